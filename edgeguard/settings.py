@@ -1,0 +1,128 @@
+"""How the agent runs here: paths, budgets, uplink address (agent.toml). Never what the device should be: that is policy.
+
+Every key is optional. An unknown key or a wrong type is an error, because a setting that is silently ignored
+is worse than a daemon that says why it does not start.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from edgeguard.errors import SettingsError
+
+DEFAULT_FILE = "/etc/edgeguard/agent.toml"
+SIZE_MAX = 64 * 1024  # bytes; a real one has less than two
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every place that EdgeGuard touches, so that a second one runs beside the first in a test."""
+
+    root: str = "/"  # what is watched
+    state: str = "/var/lib/edgeguard"
+    runtime: str = "/run/edgeguard"
+    exchange: str = "/var/spool/edgeguard"  # outbox/ (segments, read by the uplink) and inbox/ (receipts, written by it)
+    vendor_policy: str = "/usr/lib/edgeguard/policy.d"
+    site_policy: str = "/etc/edgeguard/policy.d"
+    trust: str = "/etc/edgeguard/trust.d"  # fleet keys (*.pub, 64 hex digits); empty: trust is local
+    libexec: str = "/usr/lib/edgeguard"  # helper programs
+    act_socket: str = "/run/edgeguard/act.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """Where records go. No url: they stay here, within the quota."""
+
+    url: str = ""  # https://collector.example:7443
+    ca: str = "/etc/edgeguard/uplink/ca.pem"
+    certificate: str = "/etc/edgeguard/uplink/client.pem"
+    key: str = "/etc/edgeguard/uplink/client.key"
+    collector_key: str = "/etc/edgeguard/uplink/collector.pub"  # 64 hex digits: verifies receipts
+    flush_s: int = 3600  # how long ordinary records may wait
+    spawn: bool = False  # True: the daemon starts the uplink itself (no systemd); False: it rings runtime/doorbell
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bounds on what EdgeGuard may take from the device."""
+
+    spool_bytes: int = 32 * 1024 * 1024
+    vault_bytes: int = 64 * 1024 * 1024  # protected copies for restore
+    hash_file_max: int = 4 * 1024 * 1024 * 1024  # bytes of one file that are read; larger ones: attributes only, and said so
+    sweep_s: int = 6 * 3600  # between incremental sweeps
+    findings_max: int = 10_000  # open findings kept; beyond, they are counted by code
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    name: str = ""  # of the device on screens; empty: the host name
+    fleet: str = ""
+    mode: str = "audit"  # the device's one switch; a rule is carried out only if the signed policy says enforce too
+    reader_group: str = "edgeguard"
+    admin_group: str = "edgeguard-admin"
+    paths: Paths = field(default_factory=Paths)
+    uplink: Uplink = field(default_factory=Uplink)
+    budget: Budget = field(default_factory=Budget)
+
+
+def load(path: str = DEFAULT_FILE) -> Settings:
+    """Read agent.toml; a missing file gives the defaults.
+
+    Raises SettingsError with file and, where the TOML itself is broken, line and column.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    with open(fd, "rb") as file:
+        text = file.read(SIZE_MAX + 1)
+    if len(text) > SIZE_MAX:
+        raise SettingsError(f"{path}: larger than {SIZE_MAX} bytes")
+    return parse(text, path)
+
+
+def parse(text: bytes, path: str = DEFAULT_FILE) -> Settings:
+    """The settings in a TOML text; `path` is for messages only."""
+    import tomllib  # 2.5 MB of private memory: only while a file is read
+
+    try:
+        document = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    settings: Settings = _build(Settings, document, path, "")
+    if settings.mode not in ("audit", "enforce"):
+        raise SettingsError(f'{path}: mode: expected "audit" or "enforce"')
+    return settings
+
+
+def _build(shape: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
+    """`shape` filled from a table, strictly: field names are the keys and the default's type is the type."""
+    known = {item.name: item for item in fields(shape)}
+    values: dict[str, Any] = {}
+    defaults = shape()
+    for key, value in table.items():
+        name = prefix + key
+        if key not in known:
+            raise SettingsError(f"{path}: unknown setting {name!r}; known here: {', '.join(known)}")
+        default = getattr(defaults, key)
+        if isinstance(default, (Paths, Uplink, Budget)):
+            if not isinstance(value, dict):
+                raise SettingsError(f"{path}: {name}: expected a table")
+            values[key] = _build(type(default), value, path, name + ".")
+        elif type(value) is not type(default):
+            raise SettingsError(f"{path}: {name}: expected {_noun(default)}, got {value!r}")
+        elif isinstance(value, int) and not isinstance(value, bool) and value <= 0:
+            raise SettingsError(f"{path}: {name}: expected a number above 0, got {value}")
+        else:
+            values[key] = value
+    return shape(**values)
+
+
+def _noun(default: object) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    return "a whole number" if isinstance(default, int) else "a text in quotes"
