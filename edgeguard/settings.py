@@ -23,7 +23,7 @@ class Paths:
     root: str = "/"  # what is watched
     state: str = "/var/lib/edgeguard"
     runtime: str = "/run/edgeguard"
-    exchange: str = "/var/spool/edgeguard"  # outbox/ (segments, read by the uplink) and inbox/ (receipts, written by it)
+    exchange: str = "/var/spool/edgeguard"  # outbox/: segments for the uplink; inbox/: receipts from it
     vendor_policy: str = "/usr/lib/edgeguard/policy.d"
     site_policy: str = "/etc/edgeguard/policy.d"
     trust: str = "/etc/edgeguard/trust.d"  # fleet keys (*.pub, 64 hex digits); empty: trust is local
@@ -50,7 +50,7 @@ class Budget:
 
     spool_bytes: int = 32 * 1024 * 1024
     vault_bytes: int = 64 * 1024 * 1024  # protected copies for restore
-    hash_file_max: int = 4 * 1024 * 1024 * 1024  # bytes of one file that are read; larger ones: attributes only, and said so
+    hash_file_max: int = 4 * 1024 * 1024 * 1024  # of a larger file only the attributes, and that is said
     sweep_s: int = 6 * 3600  # between incremental sweeps
     findings_max: int = 10_000  # open findings kept; beyond, they are counted by code
 
