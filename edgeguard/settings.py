@@ -1,4 +1,4 @@
-"""How the agent runs here: paths, budgets, uplink address (agent.toml). Never what the device should be: that is policy.
+"""How the agent runs here: paths, budgets, uplink (agent.toml). Never what the device should be: that is policy.
 
 Every key is optional. An unknown key or a wrong type is an error, because a setting that is silently ignored
 is worse than a daemon that says why it does not start.
