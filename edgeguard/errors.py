@@ -17,6 +17,22 @@ class DecodeError(EdgeGuardError):
     """Bytes from outside are not what they should be. The only error of every decoder in `codec` and `records`."""
 
 
+class Incomplete(DecodeError):
+    """The bytes end before the value does: more may still come, or the rest was cut off."""
+
+
+class SignatureError(EdgeGuardError):
+    """A COSE_Sign1 is well formed but not to be believed."""
+
+
+class UnknownSigner(SignatureError):
+    """Signed by a key that is not among those we trust."""
+
+
+class SignatureMismatch(SignatureError):
+    """Names a key that we trust, but that key did not sign these bytes: damaged or forged."""
+
+
 class SettingsError(EdgeGuardError):
     """agent.toml is wrong: a person must edit it."""
 

@@ -1,0 +1,172 @@
+"""CBOR, the small part of it that we speak: deterministic out (RFC 8949, 4.2.1), strict in.
+
+Values are integers of 64 bits, bytes, text, arrays, maps (keys: text or unsigned integers), true, false and null.
+No tags, no floats, no indefinite lengths: whatever has two spellings is not ours, so equal values have equal bytes and
+every byte that passes the decoder is the one that the encoder would have written.
+Encoding is cbor2's work behind a walk that orders keys and refuses other types; decoding is our own, because bytes
+come from outside and cbor2 answers hostile ones with a handful of foreign exceptions.
+Signatures are in `cose`. Nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgeguard.errors import DecodeError, Incomplete
+
+DEPTH_DEFAULT = 8  # nested containers; our deepest document, the baseline, has six
+DEPTH_MAX = 64  # whatever a caller asks for: far below the interpreter's recursion limit
+SIZE_DEFAULT = 64 * 1024  # bytes of one value; a control message or a segment is smaller
+INTEGER_MAX = 2**64 - 1  # major types 0 and 1 hold 64 bits
+
+_FALSE, _TRUE, _NULL = 0xF4, 0xF5, 0xF6
+_LEAVES = frozenset({str, bytes, bool, type(None)})
+
+
+def encode(value: object) -> bytes:
+    """The one encoding of `value`.
+
+    What is not in our small part is a bug of the caller: TypeError for a type, ValueError for a number beyond 64 bits,
+    text that is not Unicode (lone surrogates) or nesting beyond DEPTH_MAX.
+    """
+    from cbor2 import dumps  # 1.6 MB of private memory: readers do not need it
+
+    encoded: bytes = dumps(_ordered(value, DEPTH_MAX))
+    return encoded
+
+
+def decode(data: bytes, *, depth: int = DEPTH_DEFAULT, size: int = SIZE_DEFAULT) -> Any:
+    """The one value that is all of `data`; DecodeError for anything else."""
+    if len(data) > size:
+        raise DecodeError(f"{len(data)} bytes, at most {size} are read")
+    value, end = _item(data, 0, min(depth, DEPTH_MAX))
+    if end != len(data):
+        raise DecodeError(f"{len(data) - end} bytes after the value")
+    return value
+
+
+def decode_prefix(
+    data: bytes, offset: int = 0, *, depth: int = DEPTH_DEFAULT, size: int = SIZE_DEFAULT
+) -> tuple[Any, int]:
+    """The value that begins at `offset` and where it ends, for CBOR sequences. Incomplete: the data ends first."""
+    window = data[offset : offset + size]
+    try:
+        value, end = _item(window, 0, min(depth, DEPTH_MAX))
+    except Incomplete:
+        if len(data) - offset > size:
+            raise DecodeError(f"a value of more than {size} bytes") from None
+        raise
+    return value, offset + end
+
+
+def _ordered(value: Any, depth: int) -> Any:
+    """`value` with map keys in the order of their encodings and nothing in it that we do not speak."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
+    if isinstance(value, int):  # also IntEnum: the number counts
+        if not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
+            raise ValueError(f"{value} does not fit in 64 bits")
+        return int(value)
+    if isinstance(value, (list, tuple, Mapping)):
+        if depth == 0:
+            raise ValueError("nested too deeply")
+        if isinstance(value, Mapping):
+            return {key: _ordered(value[key], depth - 1) for key in sorted(value, key=_key_order)}
+        return [_ordered(item, depth - 1) for item in value]
+    if isinstance(value, str):  # StrEnum
+        return str(value)
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"CBOR of a {kind.__name__} is not spoken here")
+
+
+def _key_order(key: object) -> tuple[int, int, bytes]:
+    """Bytewise order of encoded keys: integers before text, short text before long, then by bytes."""
+    if type(key) is int and 0 <= key <= INTEGER_MAX:
+        return (0, key, b"")
+    if isinstance(key, str):
+        text = key.encode()
+        return (1, len(text), text)
+    raise TypeError(f"a map key is text or an unsigned integer, not {key!r}")
+
+
+def _head(data: bytes, at: int) -> tuple[int, int, int]:
+    """Major type, argument and the place after both; only the shortest form of the argument passes."""
+    if at >= len(data):
+        raise Incomplete(f"ends at byte {at}")
+    initial = data[at]
+    low = initial & 0x1F
+    at += 1
+    if low < 24:
+        return initial >> 5, low, at
+    if low > 27:
+        raise DecodeError(f"indefinite or reserved length at byte {at - 1}")
+    width = 1 << (low - 24)
+    if at + width > len(data):
+        raise Incomplete(f"ends at byte {len(data)}")
+    argument = int.from_bytes(data[at : at + width], "big")
+    if initial >> 5 != 7 and argument < (24, 0x100, 0x10000, 0x100000000)[low - 24]:
+        raise DecodeError(f"a longer form than needed at byte {at - 1}")
+    return initial >> 5, argument, at + width
+
+
+def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    start = at
+    major, argument, at = _head(data, at)
+    if major == 0:
+        return argument, at
+    if major == 1:
+        return -1 - argument, at
+    if major in {2, 3}:
+        end = at + argument
+        if end > len(data):
+            raise Incomplete(f"{argument} bytes announced at byte {start}, {len(data) - at} are there")
+        return (data[at:end] if major == 2 else _text(data[at:end], start)), end
+    if major in {4, 5}:
+        if depth == 0:
+            raise DecodeError(f"nested too deeply at byte {start}")
+        # Every element takes a byte at least: a count beyond that is refused before anything is allocated.
+        if argument * (major - 3) > len(data) - at:
+            raise Incomplete(f"{argument} elements announced at byte {start}, {len(data) - at} bytes are there")
+        return (_array if major == 4 else _map)(data, at, argument, depth - 1)
+    if major == 7 and at == start + 1:
+        initial = data[start]
+        if initial in {_FALSE, _TRUE}:
+            return initial == _TRUE, at
+        if initial == _NULL:
+            return None, at
+    raise DecodeError(f"a {'tag' if major == 6 else 'float or simple value'} at byte {start}")
+
+
+def _text(raw: bytes, at: int) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise DecodeError(f"text at byte {at} is not UTF-8") from None
+
+
+def _array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
+    items = []
+    for _ in range(count):
+        item, at = _item(data, at, depth)
+        items.append(item)
+    return items, at
+
+
+def _map(data: bytes, at: int, count: int, depth: int) -> tuple[dict[Any, Any], int]:
+    table = {}
+    previous = b""
+    for _ in range(count):
+        start = at
+        major, argument, end = _head(data, at)
+        if major not in {0, 3}:
+            raise DecodeError(f"a map key that is neither text nor an unsigned integer at byte {start}")
+        key, at = (argument, end) if major == 0 else _item(data, start, 0)
+        encoded = data[start:at]
+        if encoded <= previous:
+            raise DecodeError(f"map keys out of order or twice at byte {start}")
+        previous = encoded
+        table[key], at = _item(data, at, depth)
+    return table, at
