@@ -1,0 +1,49 @@
+"""Where an observation becomes a finding: observe -> evaluate -> ledger -> everyone who must know.
+
+This is the middle of the daemon and it is short on purpose. It opens nothing; time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from edgeguard.baseline.document import Baseline, References
+from edgeguard.evaluate.engine import Engine
+from edgeguard.evaluate.ledger import Ledger
+from edgeguard.model import Change, Observation
+
+Listener = Callable[[Change], None]
+
+
+class River:
+    """Takes observations, keeps the ledger, tells of changes. Without a baseline it only lets water through."""
+
+    def __init__(self, ledger: Ledger, tell: Listener) -> None:
+        self.ledger = ledger
+        self._tell = tell
+        self.engine: Engine | None = None
+        self.references: References | None = None
+        self.baseline: Baseline | None = None
+
+    def judge_by(self, baseline: Baseline, references: References) -> None:
+        """Swap the baseline as a whole; what is observed from now on is judged by the new one."""
+        self.engine = Engine(baseline.policy.rules, baseline.policy.waivers, references)
+        self.references = references
+        self.baseline = baseline
+
+    def take(self, observation: Observation, now: int) -> list[Change]:
+        if self.engine is None:
+            return []
+        changes = self.ledger.apply(self.engine.evaluate(observation, now), now)
+        for change in changes:
+            self._tell(change)
+        return changes
+
+    def take_all(self, observations: Iterable[Observation], now: int) -> None:
+        for observation in observations:
+            self.take(observation, now)
+
+    def tick(self, now: int) -> None:
+        """Waivers end and acceptances run out without anybody observing anything."""
+        for change in self.ledger.tick(now):
+            self._tell(change)
