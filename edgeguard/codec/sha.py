@@ -1,0 +1,45 @@
+"""SHA-256 without OpenSSL, for the resident daemon, which hashes a few small files an hour.
+
+`hashlib` loads OpenSSL (measured: +3.9 MB RSS); the interpreter's own implementation costs 0.07 MB at a fifth of
+the speed. Helpers that read gigabytes import hashlib instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Protocol, cast
+
+
+class Hash(Protocol):
+    """What we use of a hash object, whichever implementation it is."""
+
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+    def digest(self) -> bytes: ...
+
+
+NewHash = Callable[[], Hash]
+
+
+def _builtin() -> NewHash:
+    try:
+        module = import_module("_sha2" if sys.version_info >= (3, 12) else "_sha256")
+    except ImportError:  # a Python built without its own hashes
+        module = import_module("hashlib")
+    return cast("NewHash", module.sha256)
+
+
+new: NewHash = _builtin()
+
+
+def of_file(fd: int) -> bytes:
+    """SHA-256 of a whole file, from its start, wherever the descriptor stands."""
+    value = new()
+    offset = 0
+    while chunk := os.pread(fd, 1 << 16, offset):
+        value.update(chunk)
+        offset += len(chunk)
+    return value.digest()
