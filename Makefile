@@ -1,0 +1,68 @@
+# EdgeGuard: `make help` lists what there is. Every target installs what it needs (root, or sudo) and
+# uses Debian's own Python, because that is what devices have.
+
+PYTHON = /usr/bin/python3
+SUITE  = bookworm trixie
+TESTS  = tests/unit
+export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
+export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
+PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
+# Root and device tests: the environment that they need comes along.
+AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREFIX,HYPOTHESIS_STORAGE_DIRECTORY,EDGEGUARD_CACHE,EDGEGUARD_ROOT_BOOKWORM,EDGEGUARD_ROOT_TRIXIE)
+VENV = build/venv
+
+.DEFAULT_GOAL = help
+.PHONY: help run test test-root test-device test-newest bench lint deb lintian clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
+
+run: ## a collector and a daemon on this machine, everything below build/run; Ctrl-C ends it
+	@packaging/tools/bootstrap.sh run
+	@$(PYTHON) packaging/tools/run.py
+
+test: ## unit tests: no root, no network, a few minutes at most
+	@packaging/tools/bootstrap.sh test
+	$(PYTEST) $(TESTS)
+
+test-root: ## tests that need root: own namespaces and mounts, nothing outside them
+	@packaging/tools/bootstrap.sh test root
+	$(AS_ROOT) $(PYTEST) -m root tests/root
+
+test-device: deb ## the package on booted Debian roots (SUITE="bookworm trixie"); needs root
+	@packaging/tools/bootstrap.sh test device
+	$(AS_ROOT) $(PYTEST) -m device tests/device --suite="$(SUITE)"
+
+bench: ## the figures, each with its reference in the same run
+	@packaging/tools/bootstrap.sh test root
+	@$(PYTHON) tests/bench/run.py
+
+lint: $(VENV)/ready ## ruff and mypy --strict, versions from pyproject.toml
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy edgeguard
+
+$(VENV)/ready: pyproject.toml
+	@packaging/tools/bootstrap.sh run lint
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py ruff mypy) cryptography aiohttp
+	@touch $@
+
+test-newest: build/venv-newest/ready ## unit tests with the newest release of each dependency
+	build/venv-newest/bin/python -m pytest -o cache_dir=build/pytest-newest tests/unit
+
+build/venv-newest/ready: pyproject.toml
+	@packaging/tools/bootstrap.sh run newest
+	$(PYTHON) -m venv --clear build/venv-newest
+	build/venv-newest/bin/pip install -q --upgrade pytest hypothesis pycose psutil pyudev systemd-python cryptography cbor2 aiohttp
+	@touch $@
+
+deb: ## dist/edgeguard_*.deb and dist/edgeguard-collector_*.deb
+	@packaging/tools/bootstrap.sh deb
+	@$(PYTHON) packaging/tools/build_deb.py
+
+lintian: deb
+	lintian --pedantic --display-info --fail-on error,warning,info,pedantic dist/*.deb
+
+clean: ## remove build/ and dist/
+	rm -rf build dist
