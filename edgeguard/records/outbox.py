@@ -1,0 +1,75 @@
+"""Sealed segments on disk: `<stream>-<seq:016d>.egs`. The directory is the index; there is no other.
+
+Light, because the resident daemon and the uplink use it too. Writing segments is `seal`, sending them is `uplink`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from edgeguard.codec import cose
+from edgeguard.errors import DecodeError, SegmentRefused
+from edgeguard.records import wire
+
+SUFFIX = ".egs"
+_NAME_LENGTH = 22  # "0-0000000000000001.egs"
+
+
+class Name(NamedTuple):
+    """Which segment a file holds, by its name. Sorts by stream, then sequence."""
+
+    stream: int
+    sequence: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.stream}-{self.sequence:016d}{SUFFIX}"
+
+
+def parse_name(file: str) -> Name | None:
+    """The segment of a file name; None for any other file."""
+    stream, _, rest = file.partition("-")
+    digits, dot, suffix = rest.partition(".")
+    plain = (stream + digits).isascii() and (stream + digits).isdigit()
+    if len(file) != _NAME_LENGTH or len(stream) != 1 or not plain or dot + suffix != SUFFIX or stream > "3":
+        return None
+    return Name(int(stream), int(digits))
+
+
+def listing(directory: str) -> list[Name]:
+    """All segments there, by stream and sequence. A directory that is not there is empty."""
+    try:
+        files = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in map(parse_name, files) if name is not None)
+
+
+def newest(names: Iterable[Name]) -> dict[int, Name]:
+    """The last segment of each stream: anchor of its chain, kept even after its receipt."""
+    last: dict[int, Name] = {}
+    for name in names:
+        if name.stream not in last or name.sequence > last[name.stream].sequence:
+            last[name.stream] = name
+    return last
+
+
+def read(directory: str, name: Name) -> bytes:
+    """The bytes of one segment file, whatever they are. Raises SegmentRefused for a link or a giant, OSError else."""
+    path = os.path.join(directory, name.file)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        data = file.read(wire.SEGMENT_MAX + 1)
+    if len(data) > wire.SEGMENT_MAX:
+        raise SegmentRefused(f"{name.file}: larger than {wire.SEGMENT_MAX} bytes")
+    return data
+
+
+def header(directory: str, name: Name) -> wire.Header:
+    """What the segment says of itself, not verified. Raises SegmentRefused or OSError."""
+    try:
+        return wire.decode_header(cose.parse1(read(directory, name)).payload)
+    except DecodeError as error:
+        raise SegmentRefused(f"{name.file}: {error}") from error
