@@ -57,6 +57,8 @@ def compile_condition(condition: Condition) -> Test:
         return _same(condition.column)
     if condition.operator is Operator.NOT_BELOW:
         return _not_below(condition.column)
+    if condition.operator is Operator.IS:
+        return _exactly(condition.column, condition.operand)
     return _of_value(condition.column, _BUILDERS[condition.operator](condition.operand))
 
 
@@ -104,12 +106,27 @@ def _of_value(column: str, judge: _Judge) -> Test:
     return test
 
 
+def _exactly(column: str, operand: Value) -> Test:
+    """`is`, the most frequent one, without detours."""
+    kind = type(operand)
+
+    def test(row: Columns, _reference: Columns | None) -> bool | None:
+        value = row.get(column)
+        if value is None:
+            return None
+        return value == operand if type(value) is kind else same_value(value, operand)
+
+    return test
+
+
 def _same(column: str) -> Test:
     def test(row: Columns, reference: Columns | None) -> bool | None:
         if reference is None or column not in reference or column not in row:
             return None
         value, wanted = row[column], reference[column]
-        if value is None and wanted is not None:
+        if type(value) is type(wanted):
+            return value == wanted
+        if value is None:
             return None  # it could not be read this time
         return same_value(value, wanted)
 
@@ -126,10 +143,6 @@ def _not_below(column: str) -> Test:
 
 def _items(operand: Value) -> tuple[Value, ...]:
     return tuple(operand) if isinstance(operand, (tuple, list)) else (operand,)
-
-
-def _is(operand: Value) -> _Judge:
-    return lambda value: same_value(value, operand)
 
 
 def _is_not(operand: Value) -> _Judge:
@@ -175,7 +188,6 @@ def _lacks(operand: Value) -> _Judge:
 
 
 _BUILDERS: dict[Operator, Callable[[Value], _Judge]] = {
-    Operator.IS: _is,
     Operator.NOT: _is_not,
     Operator.IN: _in,
     Operator.NOT_IN: _not_in,
