@@ -1,0 +1,97 @@
+"""What the journeys ask of an installed EdgeGuard: its command line and nothing else, because that is the promise."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.device.lab import Device, Result
+
+NOTICE_S = 2.0  # the promise: from the act to the finding
+LEARN_S = 120.0  # a small root takes some seconds; a slow, shared machine much more
+
+
+class Guard:
+    """EdgeGuard on one device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def install(self, *packages: Path) -> Result:
+        """apt from local files; the root holds all dependencies, so no network is needed."""
+        names = []
+        for package in packages:
+            self.device.write(f"/root/{package.name}", package.read_bytes())
+            names.append(f"/root/{package.name}")
+        script = f"DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install {' '.join(names)}"
+        return self.device.run(script, timeout=300).ok()
+
+    def ask(self, words: str, *, user: str = "") -> Result:
+        return self.device.run(f"edgeguard {words}", user=user)
+
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.ask("status -o json").out)
+        return document
+
+    def learned(self, timeout: float = LEARN_S) -> dict[str, Any]:
+        """The status once learning has ended."""
+        deadline = time.monotonic() + timeout
+        answer: object = None
+        while time.monotonic() < deadline:
+            result = self.ask("status -o json")
+            answer = result
+            try:
+                document: dict[str, Any] = json.loads(result.out)
+            except ValueError:
+                document = {}
+            if document.get("verdict") in ("OK", "WARN", "CRIT") and document.get("policy"):
+                return document
+            time.sleep(0.2)
+        raise AssertionError(f"learning did not end within {timeout} s; last answer: {answer}; {self.journal()}")
+
+    def findings(self, *, all_: bool = False) -> list[dict[str, Any]]:
+        out = self.ask("findings -o jsonl" + (" --all" if all_ else "")).out
+        return [json.loads(line) for line in out.splitlines()]
+
+    def wait_open(self, code: str, subject: str, *, within: float = 10.0) -> dict[str, Any]:
+        """The open finding of that code and subject."""
+
+        def wanted(finding: dict[str, Any]) -> bool:
+            return bool(finding["code"] == code and finding["subject"] == subject and finding["state"] == "open")
+
+        return self._wait(wanted, within, f"an open {code} for {subject}")
+
+    def wait_resolved(self, identifier: str, *, within: float = 10.0) -> dict[str, Any]:
+        def wanted(finding: dict[str, Any]) -> bool:
+            return bool(finding["id"] == identifier and finding["state"] == "resolved")
+
+        return self._wait(wanted, within, f"{identifier} resolved")
+
+    def _wait(self, wanted: Callable[[dict[str, Any]], bool], within: float, what: str) -> dict[str, Any]:
+        deadline = time.monotonic() + within
+        while True:
+            found = self.findings(all_=True)
+            for finding in found:
+                if wanted(finding):
+                    return finding
+            if time.monotonic() > deadline:
+                shown = "\n".join(f"{f['state']} {f['code']} {f['subject']} {f['title']}" for f in found[:40])
+                raise AssertionError(f"no sign of {what} within {within} s. Findings:\n{shown}\n{self.journal()}")
+            time.sleep(0.1)
+
+    def journal(self) -> str:
+        return self.device.run("journalctl -u 'edgeguard*' -n 30 --no-pager -o short-monotonic").out
+
+    def settled(self) -> None:
+        """No open finding: each scenario starts from a quiet device."""
+        deadline = time.monotonic() + 15
+        found: list[dict[str, Any]] = []
+        while time.monotonic() < deadline:
+            found = [finding for finding in self.findings() if finding["state"] == "open"]
+            if not found:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"still open: {[(f['code'], f['subject']) for f in found]}\n{self.journal()}")

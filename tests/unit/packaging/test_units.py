@@ -1,0 +1,74 @@
+"""The unit files: their exposure as systemd itself counts it, and what must never be in them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[3]
+UNITS = TOP / "systemd"
+# systemd 252 counts; later ones count a little less.
+EXPOSURE = {"edgeguard": 2.8, "edgeguard-uplink": 1.3, "edgeguard-collector": 1.3, "edgeguard-act": 4.6}
+HIDING = ("PrivateTmp", "PrivateDevices", "PrivateNetwork", "PrivateUsers", "PrivateIPC", "ProcSubset", "RootDirectory")
+
+
+def lines(unit: str) -> dict[str, list[str]]:
+    """The unit's settings, repeated ones in order."""
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / unit).read_text().splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.mark.parametrize(("unit", "most"), EXPOSURE.items())
+def test_exposure(unit: str, most: float) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / f"{unit}.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    match = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+    assert match, done.stdout + done.stderr
+    assert float(match[1]) <= most
+
+
+def test_the_sensor_sees_what_it_watches() -> None:
+    unit = lines("edgeguard.service")
+    for key in HIDING:
+        assert key not in unit, f"{key} hides what is to be watched"
+    assert unit["ProtectHome"] == ["read-only"]
+    assert unit["ProtectProc"] == ["ptraceable"]
+    assert "CAP_SYS_PTRACE" in unit["AmbientCapabilities"][0], "without it ProtectProc=ptraceable hides processes"
+    assert "ProtectKernelModules" not in unit, "it hides /usr/lib/modules"
+
+
+def test_the_sensor_has_no_network() -> None:
+    unit = lines("edgeguard.service")
+    assert unit["RestrictAddressFamilies"] == ["AF_UNIX AF_NETLINK"]
+    assert unit["IPAddressDeny"] == ["any"]
+
+
+@pytest.mark.parametrize("name", ["edgeguard-uplink.service", "edgeguard-collector.service"])
+def test_who_talks_to_the_network_has_no_capability(name: str) -> None:
+    unit = lines(name)
+    assert unit["CapabilityBoundingSet"] == [""]
+    assert unit["AmbientCapabilities"] == [""]
+    assert unit["User"] != ["root"]
+
+
+def test_the_last_status_and_the_sockets_survive_a_stop() -> None:
+    assert lines("edgeguard.service")["RuntimeDirectoryPreserve"] == ["yes"]
+
+
+def test_no_python_starts_without_isolation() -> None:
+    for unit in sorted(UNITS.glob("*.service")):
+        (start,) = lines(unit.name)["ExecStart"]
+        assert not start.startswith("/usr/bin/python3") or "python3 -IS" in start, unit.name
+    for launcher in sorted((TOP / "packaging/bin").iterdir()):
+        assert launcher.read_text().startswith("#!/usr/bin/python3 -IS\n"), launcher.name
+        assert launcher.stat().st_mode & 0o111, launcher.name
