@@ -1,0 +1,200 @@
+"""Sensor `packages`: what dpkg has installed; and which package owns a path.
+
+dpkg's own files are read, neither dpkg nor apt is run. The lists say what a package brought, not that it is still
+so: a replaced /usr/bin/ssh belongs to openssh-client all the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+
+from edgeguard.model import Columns, Observation, Origin, Status
+from edgeguard.sensors import Column, Context, Rung, parse_dpkg, reading
+
+STATUS = "/var/lib/dpkg/status"
+INFO = "/var/lib/dpkg/info"
+LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock")
+DIVERSIONS_MAX = 1024 * 1024  # bytes; a hundred diversions give 10 KiB
+LISTS_MAX = 20_000  # .list files that are searched
+CHUNK = 128 * 1024  # bytes read at once from a .list; nearly all are smaller
+CACHE_MAX = 512  # paths whose owner is remembered, some 100 KiB
+LOCKS_FILE_MAX = 1024 * 1024  # bytes of /proc/locks; 20 locks give 1 KiB
+
+_KIND: Mapping[str, Column] = {
+    "version": Column("str", "version that is installed", reference=True),
+    "status": Column(
+        "str", "installed, half-configured, unpacked, half-installed, triggers-pending, config-files, ..."
+    ),
+    "architecture": Column("str", "Debian architecture, or all"),
+    "hold": Column("bool", "upgrades leave it alone"),
+    "reinstall": Column("bool", "dpkg says that it must be installed anew"),
+}
+
+
+class Packages:
+    name = "packages"
+    kinds: Mapping[str, Mapping[str, Column]] = {"package": _KIND}
+    ladder = ("dpkg",)
+    interval_s = 6 * 3600
+    triggers = (STATUS,)
+
+    def __init__(self, context: Context) -> None:
+        self._status = reading.under(context.root, STATUS)
+        self._native = ""
+
+    def start(self) -> Rung:
+        if os.path.isfile(self._status):
+            return Rung("dpkg", proven=True)
+        return Rung("dpkg", proven=False, blind=(f"packages: there is no {STATUS}",))
+
+    def fileno(self) -> int | None:
+        return None
+
+    def ready(self, now: int) -> Iterable[Observation]:
+        del now  # nothing comes by itself
+        return ()
+
+    def observe(self, now: int) -> Iterator[Observation]:
+        """One at a time out of the open file: 3,000 packages never lie in memory together."""
+        try:
+            native = self._native or self._find_native()
+            for package in self._read():
+                if package.status == "not-installed":
+                    continue
+                foreign = package.architecture not in (native, "all", "")
+                subject = f"{package.name}:{package.architecture}" if foreign else package.name
+                columns: Columns = {
+                    "version": package.version,
+                    "status": package.status,
+                    "architecture": package.architecture,
+                    "hold": package.hold,
+                    "reinstall": package.reinstall,
+                }
+                yield Observation("package", subject, columns, now, Status.PRESENT, Origin.SWEEP)
+        except FileNotFoundError:
+            return  # no Debian; the rung says so
+        except OSError as error:
+            note = reading.why(error)
+            yield Observation("package", "dpkg", {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
+
+    def close(self) -> None:
+        pass
+
+    def _read(self) -> Iterator[parse_dpkg.Package]:
+        fd = os.open(self._status, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            yield from parse_dpkg.packages(iter(lambda: file.readline(parse_dpkg.LINE_MAX), b""))
+
+    def _find_native(self) -> str:
+        """The architecture of dpkg itself: the file that could say it exists only on multi-arch machines."""
+        for package in self._read():
+            if package.name == "dpkg":
+                self._native = package.architecture
+                break
+        return self._native
+
+
+class Ownership:
+    """Which package owns a path, looked up in dpkg's lists when asked. The last answers are remembered."""
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+        self._info = reading.under(root, INFO)
+        self._known: OrderedDict[str, str] = OrderedDict()
+        self._stamp = 0
+
+    def package_of(self, path: str) -> str:
+        """Package name (with :arch where dpkg's list has it), "" if no package owns the path."""
+        try:
+            stamp = os.stat(self._info).st_mtime_ns  # each install and removal renames files in there
+        except OSError:
+            return ""
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._known.clear()
+        if path in self._known:
+            self._known.move_to_end(path)
+            return self._known[path]
+        owner = self._owner(os.fsencode(path))
+        self._known[path] = owner
+        if len(self._known) > CACHE_MAX:
+            self._known.popitem(last=False)
+        return owner
+
+    def _owner(self, path: bytes) -> str:
+        if b"\n" in path or not path.startswith(b"/"):
+            return ""  # the lists have one path a line, so no package can own such a name
+        wanted = parse_dpkg.aliases(path)
+        diverter = ""
+        for source, (target, package) in self._diversions().items():
+            if source in wanted and package != ":":
+                return package  # what lies here now came with the package that diverts
+            if target in wanted:
+                wanted, diverter = parse_dpkg.aliases(source), package
+        return self._search([b"\n" + name + b"\n" for name in wanted], diverter)
+
+    def _diversions(self) -> dict[bytes, tuple[bytes, str]]:
+        path = reading.under(self._root, "/var/lib/dpkg/diversions")
+        try:
+            return parse_dpkg.diversions(reading.read(path, DIVERSIONS_MAX))
+        except OSError:
+            return {}
+
+    def _search(self, needles: list[bytes], without: str) -> str:
+        buffer = bytearray(CHUNK)
+        try:
+            with os.scandir(self._info) as entries:
+                for _, entry in zip(range(LISTS_MAX * 8), entries, strict=False):  # eight files a package, as a bound
+                    name = entry.name.removesuffix(".list")
+                    if name != entry.name and name.split(":")[0] != without and _contains(entry.path, needles, buffer):
+                        return name
+        except OSError:
+            pass  # dpkg replaces the directory's files while we look: no answer now is "no package"
+        return ""
+
+
+def _contains(path: str, needles: list[bytes], buffer: bytearray) -> bool:
+    """Is one of the lines in this file? The end of each piece is carried over, so no line is cut in two."""
+    keep = max(map(len, needles))
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        buffer[0:1] = b"\n"
+        filled = 1
+        view = memoryview(buffer)
+        while (count := os.readv(fd, [view[filled:]])) > 0:
+            filled += count
+            if any(buffer.find(needle, 0, filled) >= 0 for needle in needles):
+                return True
+            tail = bytes(view[max(0, filled - keep) : filled])
+            view[: len(tail)] = tail
+            filled = len(tail)
+        return False
+    finally:
+        os.close(fd)
+
+
+def dpkg_running(root: str = "/") -> bool:
+    """Does somebody hold one of dpkg's locks? Asked of /proc/locks, which needs no right to the lock files.
+
+    Compared by inode number alone: btrfs and overlayfs give stat() another device number than the kernel prints.
+    """
+    inodes = set()
+    for path in LOCKS:
+        try:
+            inodes.add(os.stat(reading.under(root, path)).st_ino)
+        except OSError:
+            continue
+    if not inodes:
+        return False
+    try:
+        lines = reading.read("/proc/locks", LOCKS_FILE_MAX).split(b"\n")
+    except OSError:
+        return True  # not known: whoever asks wants to act, and waiting is the harmless answer
+    # 1: POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF; a waiting one has "->" in front of POSIX
+    held = (fields[5].rpartition(b":")[2] for fields in map(bytes.split, lines) if len(fields) >= 6)
+    return any(inode.isdigit() and int(inode) in inodes for inode in held)

@@ -1,0 +1,47 @@
+"""Reading small files of a root directory: bounded, never following a name into a device, never waiting.
+
+Used by the sensors that look at /etc, /proc and /sys. What the text means is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+def under(root: str, path: str) -> str:
+    """Where the absolute `path` lies when `root` is the root directory."""
+    return path if root == "/" else root.rstrip("/") + path
+
+
+def read(path: str, bound: int) -> bytes:
+    """The content of a regular file (or of one in /proc or /sys), at most `bound` bytes.
+
+    O_NONBLOCK: a FIFO that somebody put there must not stop us; what is not a regular file is refused with EINVAL.
+    Raises OSError: EFBIG when the file is larger than `bound`, whatever open and read give otherwise.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return drain(fd, bound, path)
+    finally:
+        os.close(fd)
+
+
+def drain(fd: int, bound: int, path: str) -> bytes:
+    """Everything from offset 0 of an open file; files in /proc give their content in pieces and have size 0."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := os.pread(fd, min(65536, bound + 1 - size), size):
+        pieces.append(piece)
+        size += len(piece)
+        if size > bound:
+            raise OSError(errno.EFBIG, f"larger than {bound} bytes", path)
+    return b"".join(pieces)
+
+
+def why(error: OSError) -> str:
+    """One plain phrase for a note."""
+    return error.strerror or str(error)
