@@ -59,11 +59,11 @@ def unblock(protocol: str, port: int, nft: str = "/usr/sbin/nft") -> None:
 def blocked(protocol: str, nft: str = "/usr/sbin/nft") -> set[int]:
     """The ports that are blocked now. Empty where there is no table of ours."""
     output = _run(nft, ("-j", "list", "tables", "inet"), "")
-    if not any(item.get("table", {}).get("name") == TABLE for item in _items(output)):
+    if not any(item.get("name") == TABLE for item in _items(output, "table")):
         return set()
     found: set[int] = set()
-    for item in _items(_run(nft, ("-j", "list", "set", "inet", TABLE, _set(protocol)), "")):
-        for element in item.get("set", {}).get("elem", ()):
+    for item in _items(_run(nft, ("-j", "list", "set", "inet", TABLE, _set(protocol)), ""), "set"):
+        for element in item.get("elem", ()):
             found.update(_span(element))
     return found
 
@@ -76,14 +76,15 @@ def _span(element: object) -> range:
     return range(element, element + 1) if isinstance(element, int) else range(0)
 
 
-def _items(output: bytes) -> list[dict[str, Any]]:
-    """The objects in nft's JSON; none where it is not what libnftables-json(5) says."""
+def _items(output: bytes, kind: str) -> list[dict[str, Any]]:
+    """The objects of one kind in nft's JSON (libnftables-json(5))."""
     try:
         document = json.loads(output)
     except ValueError as error:
         raise NftFailed("nft gave no JSON") from error
     items = document.get("nftables") if isinstance(document, dict) else None
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    found = [item.get(kind) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return [item for item in found if isinstance(item, dict)]
 
 
 def _set(protocol: str) -> str:
