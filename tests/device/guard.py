@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +58,24 @@ class Guard:
         out = self.ask("findings -o jsonl" + (" --all" if all_ else "")).out
         return [json.loads(line) for line in out.splitlines()]
 
-    def wait_open(self, code: str, subject: str, *, within: float = 10.0) -> dict[str, Any]:
-        """The open finding of that code and subject."""
+    def wait_match(self, code: str, pattern: str, *, within: float = 10.0) -> dict[str, Any]:
+        """The open finding of that code whose subject matches the pattern."""
 
         def wanted(finding: dict[str, Any]) -> bool:
-            return bool(finding["code"] == code and finding["subject"] == subject and finding["state"] == "open")
+            return bool(
+                finding["code"] == code and finding["state"] == "open" and re.fullmatch(pattern, finding["subject"])
+            )
 
-        return self._wait(wanted, within, f"an open {code} for {subject}")
+        return self._wait(wanted, within, f"an open {code} for {pattern}")
+
+    @staticmethod
+    def seconds(stamp: str) -> float:
+        """Seconds since the epoch of a time as the JSON shows it."""
+        return datetime.fromisoformat(stamp).timestamp()
+
+    def wait_open(self, code: str, subject: str, *, within: float = 10.0) -> dict[str, Any]:
+        """The open finding of that code and subject."""
+        return self.wait_match(code, re.escape(subject), within=within)
 
     def wait_resolved(self, identifier: str, *, within: float = 10.0) -> dict[str, Any]:
         def wanted(finding: dict[str, Any]) -> bool:

@@ -238,12 +238,12 @@ class Device:
 
     # -------------------------------------------------------------- work
 
-    def run(self, script: str, *, timeout: float = 60, user: str = "") -> Result:
-        """Run a shell script inside, as root or as `user`; exit code 124 if it does not end in time."""
+    def begin(self, script: str, *, user: str = "") -> subprocess.Popen[str]:
+        """Start a shell script inside, as root or as `user`, in a session of its own."""
         words = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
         words += ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
         words += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [*words, "/bin/sh", "-c", script],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -252,6 +252,10 @@ class Device:
             errors="replace",
             start_new_session=True,
         )
+
+    def run(self, script: str, *, timeout: float = 60, user: str = "") -> Result:
+        """Run a shell script inside to its end; exit code 124 if it does not end in time."""
+        process = self.begin(script, user=user)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
