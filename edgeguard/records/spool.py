@@ -27,6 +27,7 @@ SEAL_BYTES = 48 * 1024
 COMMIT_BYTES = 4 * 1024
 COMMIT_MS = (0, 2_000, 60_000, 10_000)  # by stream: findings at once, security, metrics, verbose
 QUEUE_MAX = 1024  # records in memory while the disk does not take them, about 1 MB
+RETRY_MS = 1_000  # after a failed commit
 RETRY_MS_MAX = 600_000  # between attempts to seal a journal that could not be sealed
 _EVICT_ORDER = (registry.Stream.VERBOSE, registry.Stream.METRICS, registry.Stream.SECURITY, registry.Stream.FINDINGS)
 
@@ -80,6 +81,7 @@ class Spool:
         self._attempted = 0
         self._failures = 0
         self._error = ""
+        self._retry: int | None = None  # mono ms of the next attempt after a failure
         self.damaged: list[str] = []  # journals that could not be read at `open` and were set aside
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -128,8 +130,10 @@ class Spool:
 
     def commit_due(self, now_mono: int) -> int | None:
         """Milliseconds until `commit` should be called, 0 for now, None when all is durable."""
-        if self._queue and not self._opened:
-            return 1_000  # the disk failed: try again, but do not spin
+        if self._error and (self._pending or self._queue):  # the disk failed: try again, but do not spin
+            if self._retry is None:
+                self._retry = now_mono + RETRY_MS
+            return max(0, self._retry - now_mono)
         if self._deadline is None:
             return None
         if len(self._pending) >= COMMIT_BYTES:
@@ -345,7 +349,7 @@ class Spool:
 
     def _room(self, size: int) -> bool:
         """Is there room for a frame in the active journal, after turning to the other one if need be?"""
-        if self._active is None:
+        if self._active is None and not self._restart():
             return False
         if self._end + len(self._pending) + size <= self._capacity():
             return True
@@ -354,8 +358,21 @@ class Spool:
         try:
             self._flush()
             self._turn()
-        except (OSError, SpoolError) as error:
-            self._error = str(error)
+        except OSError as error:
+            self._fail(error)
+            return False
+        except SpoolError:
+            return False
+        return True
+
+    def _restart(self) -> bool:
+        """No journal is active because the disk failed while turning: try again."""
+        if self._free() is None:
+            return False
+        try:
+            self._start()
+        except OSError as error:
+            self._fail(error)
             return False
         return True
 
@@ -417,4 +434,5 @@ class Spool:
         what = {errno.ENOSPC: "the disk is full", errno.EROFS: "the disk is read-only", errno.EIO: "the disk fails"}
         reason = what.get(error.errno or 0, error.strerror or str(error))
         self._error = f"{self._directory}: {reason}"
+        self._retry = None
         return SpoolError(self._error)

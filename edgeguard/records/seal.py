@@ -1,0 +1,476 @@
+"""`edgeguard-seal`: closed journals become signed segments; receipts let segments go. Short-lived, no capability.
+
+Every step may be the last before a kill or a power cut, and the next run ends what this one began:
+a segment is written beside, made durable and renamed; only when all of a journal is there is the journal marked free;
+a record that is in a segment already (its number is below the newest segment's end) is never sealed again.
+
+Before a chain is extended its newest segment is verified. One that is damaged is moved to quarantine and reported. The
+chain then goes on from the last good head, with the next free sequence number: a number is never used twice, because
+the collector may hold the undamaged original. Each new segment names in `drops` the damaged ones that no receipt
+covers, so that the collector knows that they will not come.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Any, NamedTuple, cast
+
+from edgeguard.codec import cose
+from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
+from edgeguard.records import journal, outbox, receipts, registry, wire
+from edgeguard.records.outbox import Name
+from edgeguard.records.receipts import Receipt
+from edgeguard.records.spool import JOURNALS, SEAL_BYTES, SEAL_RECORDS
+from edgeguard.records.wire import Drop, Header, Record
+from edgeguard.settings import Settings
+
+AUDIT_MAX = 64  # segments that every run verifies, at 0.1 ms each on a PC and 1 ms on a Pi; more on request
+QUARANTINE_MAX = 64  # files kept for a look; older ones go
+CLOCK_STEP_MS = 1_000  # a segment labels time once; where wall and monotonic time part further, a new one begins
+FULL_FACTOR = 2  # findings may take this many times the quota; all else stops at the quota
+COLLECTOR_KEY_MAX = 256  # bytes of a file that holds 64 hex digits
+STATUS_MAX = 64 * 1024
+
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4  # linux/prctl.h
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+
+
+class Head(NamedTuple):
+    """Where a stream's chain goes on."""
+
+    sequence: int  # the highest number ever used
+    hash: bytes  # of the last good segment
+    record: int  # sequence number of the first record that is in no segment
+
+
+def run(
+    settings: Settings,
+    *,
+    audit: bool = False,
+    drop_privileges: bool = True,
+    baseline: bytes = wire.NO_BASELINE,
+    reference: wire.Reference | None = None,
+) -> dict[str, Any]:
+    """Do all that is to be done and say what was done, ready for JSON or CBOR.
+
+    `audit`: verify every segment that waits, not just the newest. `baseline`, `reference`: id and entries of the
+    manifest in force; used only once a receipt says that the collector has that manifest.
+    Raises OSError (nothing is lost, try again later), DecodeError (the device key is unusable).
+    """
+    if drop_privileges:
+        give_up_capabilities()
+    sealer = Sealer(settings, baseline, reference)
+    lock = os.open(os.path.join(sealer.spool, "seal.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return sealer.run(audit=audit)
+    except BlockingIOError:
+        return {"v": 1, "busy": True}
+    finally:
+        os.close(lock)
+
+
+def main(settings: Settings) -> int:
+    """Run once and print the result as one line of JSON. For whoever starts the sealer as a program of its own."""
+    try:
+        result = run(settings)
+    except (OSError, DecodeError) as error:
+        result = {"v": 1, "error": str(error)}
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 1 if "error" in result else 0
+
+
+class Sealer:
+    """One run. Holds the key, so it does not live long."""
+
+    def __init__(
+        self, settings: Settings, baseline: bytes = wire.NO_BASELINE, reference: wire.Reference | None = None
+    ) -> None:
+        state, exchange = settings.paths.state, settings.paths.exchange
+        self.spool = os.path.join(state, "spool")
+        self.outbox = os.path.join(exchange, "outbox")
+        self.inbox = os.path.join(exchange, "inbox")
+        self.quarantine = os.path.join(self.spool, "quarantine")
+        self._quota = settings.budget.spool_bytes
+        self._collector_key = settings.uplink.collector_key if settings.uplink.url else ""
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+        keys = [os.path.join(credentials, "device.key")] if credentials else []
+        self._keys = [*keys, os.path.join(state, "keys", "device.key")]
+        self._baseline = baseline
+        self._reference = reference
+        self._seed = b""
+        self._public = b""
+        self._device = b""
+        self._receipt: Receipt | None = None
+        self._bytes = 0  # in the outbox
+        self._sealed: list[dict[str, Any]] = []
+        self._quarantined: list[dict[str, Any]] = []
+        self._dropped: dict[int, int] = {}
+        self._problems: list[str] = []
+
+    def run(self, *, audit: bool = False) -> dict[str, Any]:
+        for directory, mode in ((self.outbox, 0o750), (self.quarantine, 0o700)):
+            os.makedirs(directory, mode=mode, exist_ok=True)
+        self._seed = cose.load_seed(self._keys)
+        self._public = cose.public_of(self._seed)
+        self._device = cose.device_id(self._public)
+        self._receipt = self._take_receipt()
+        self._tidy()
+        heads = self._heads(audit=audit)
+        self._let_go()
+        released = [index for index, content in self._closed() if self._seal(content, heads)]
+        if self._sealed:
+            _sync(self.outbox)
+        for index in released:
+            self._release(index)
+        return self._result(released)
+
+    # --- receipts ------------------------------------------------------------------------------------------------
+
+    def _take_receipt(self) -> Receipt | None:
+        """The latest receipt: the stored one, or one in the inbox if it is good and says no less."""
+        publics = self._collector_publics()
+        stored = self._read_receipt(os.path.join(self.spool, "receipt.egr"), publics)
+        came = self._read_receipt(os.path.join(self.inbox, "receipt.egr"), publics)
+        if came is None or (stored is not None and came[1] == stored[1]):
+            return stored[0] if stored else None
+        receipt, data = came
+        problem = self._objection(receipt, stored[0] if stored else None)
+        if problem:
+            self._problems.append(f"receipt: {problem}")
+            return stored[0] if stored else None
+        _write(os.path.join(self.spool, "receipt.egr"), data, 0o600)
+        _sync(self.spool)
+        return receipt
+
+    def _read_receipt(self, path: str, publics: list[bytes]) -> tuple[Receipt, bytes] | None:
+        if not publics:
+            return None
+        try:
+            data = receipts.read(path)
+            return receipts.verified(data, publics, self._device), data
+        except FileNotFoundError:
+            return None
+        except (OSError, DecodeError, SignatureError) as error:
+            self._problems.append(f"receipt: {error}")
+            return None
+
+    def _objection(self, receipt: Receipt, stored: Receipt | None) -> str:
+        """Why a well-signed receipt is not followed: "" if it is."""
+        for old in stored.heads if stored else ():
+            new = receipt.head(old.stream)
+            if new is None or new.sequence < old.sequence or (new.sequence == old.sequence and new.hash != old.hash):
+                return f"says less about stream {old.stream} than the one before: an old one, sent again?"
+        for head in receipt.heads:
+            try:
+                own = sha256(outbox.read(self.outbox, Name(head.stream, head.sequence))).digest()
+            except FileNotFoundError:
+                continue
+            except (OSError, SegmentRefused):
+                own = b""
+            if own != head.hash and self._genuine(Name(head.stream, head.sequence)):
+                return f"names another segment {head.stream}-{head.sequence} than ours: is this device cloned?"
+        return ""
+
+    def _collector_publics(self) -> list[bytes]:
+        if not self._collector_key:
+            return []
+        try:
+            public = bytes.fromhex(receipts.read(self._collector_key, COLLECTOR_KEY_MAX).decode("ascii").strip())
+        except (OSError, DecodeError, ValueError) as error:
+            self._problems.append(f"the collector's key {self._collector_key}: {error}")
+            return []
+        return [public] if len(public) == cose.PUBLIC_SIZE else []
+
+    def _let_go(self) -> None:
+        """Delete what the receipt covers, except the newest of each stream: it anchors the chain."""
+        names = outbox.listing(self.outbox)
+        keep = set(outbox.newest(names).values())
+        for name in names:
+            path = os.path.join(self.outbox, name.file)
+            if self._receipt is not None and name not in keep and self._receipt.covers(name):
+                os.unlink(path)
+            else:
+                self._bytes += os.stat(path, follow_symlinks=False).st_size
+
+    # --- chains --------------------------------------------------------------------------------------------------
+
+    def _heads(self, *, audit: bool) -> dict[int, Head]:
+        """Verify what must be verified, set aside what is damaged, and find where each chain goes on."""
+        names = outbox.listing(self.outbox)
+        suspects = self._suspects()
+        everything = audit or len(names) <= AUDIT_MAX
+        heads = {stream: self._received_head(stream) for stream in range(journal.STREAMS)}
+        for name in self._set_aside():
+            old = heads[name.stream]
+            heads[name.stream] = old._replace(sequence=max(old.sequence, name.sequence))
+        for stream in range(journal.STREAMS):
+            anchored = False
+            for name in sorted((name for name in names if name.stream == stream), reverse=True):
+                if anchored and not everything and name not in suspects:
+                    continue
+                heads[stream], good = self._look_at(name, heads[stream], anchored=anchored)
+                anchored = anchored or good
+        return heads
+
+    def _received_head(self, stream: int) -> Head:
+        head = self._receipt.head(stream) if self._receipt else None
+        return Head(head.sequence, head.hash, 1) if head else Head(0, wire.NO_PREVIOUS, 1)
+
+    def _look_at(self, name: Name, head: Head, *, anchored: bool) -> tuple[Head, bool]:
+        """Verify one segment; a good one may become the head, a bad one goes to quarantine. Newest first."""
+        try:
+            data = outbox.read(self.outbox, name)
+            header = self._believe(name, data)
+        except (OSError, SegmentRefused) as error:
+            self._put_aside(name, str(error))
+            return head._replace(sequence=max(head.sequence, name.sequence)), False
+        if not anchored:
+            received = self._receipt.head(name.stream) if self._receipt else None
+            newer = received is None or name.sequence >= received.sequence
+            return Head(
+                max(head.sequence, name.sequence),
+                sha256(data).digest() if newer else head.hash,
+                header.first + header.n,
+            ), True
+        return head, True
+
+    def _believe(self, name: Name, data: bytes) -> Header:
+        """The header of a segment that we signed ourselves. Raises SegmentRefused."""
+        try:
+            header = wire.decode_header(cose.verify1(data, [self._public], cose.SEGMENT_AAD))
+        except (DecodeError, SignatureError) as error:
+            raise SegmentRefused(f"{name.file}: {error}") from error
+        if (header.stream, header.sequence, header.device) != (*name, self._device):
+            raise SegmentRefused(f"{name.file}: holds segment {header.stream}-{header.sequence}")
+        return header
+
+    def _genuine(self, name: Name) -> bool:
+        try:
+            self._believe(name, outbox.read(self.outbox, name))
+        except (OSError, SegmentRefused):
+            return False
+        return True
+
+    def _suspects(self) -> set[Name]:
+        """What the uplink says the collector refused. It may say anything: we only look at those files ourselves."""
+        try:
+            status = json.loads(receipts.read(os.path.join(self.inbox, "status.json"), STATUS_MAX))
+        except (OSError, ValueError, RecursionError, DecodeError):
+            return set()
+        refused = status.get("refused") if isinstance(status, dict) else None
+        names = (outbox.parse_name(item.get("name", "")) for item in refused or () if isinstance(item, dict))
+        return {name for name in names if name is not None}
+
+    def _put_aside(self, name: Name, reason: str) -> None:
+        source, target = os.path.join(self.outbox, name.file), os.path.join(self.quarantine, name.file)
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # spool and outbox may be on two file systems
+                raise
+            shutil.copyfile(source, target, follow_symlinks=False)
+            os.unlink(source)
+        _sync(self.quarantine)
+        _sync(self.outbox)
+        covered = self._receipt is not None and self._receipt.covers(name)
+        self._quarantined.append(
+            {"name": name.file, "stream": name.stream, "seq": name.sequence, "reason": reason, "delivered": covered}
+        )
+
+    def _set_aside(self) -> list[Name]:
+        return outbox.listing(self.quarantine)
+
+    def _tidy(self) -> None:
+        """What a killed run left, and quarantine beyond its bound."""
+        for file in os.listdir(self.outbox):
+            if file.startswith(".") and file.endswith(".tmp"):
+                os.unlink(os.path.join(self.outbox, file))
+        aside = sorted(self._set_aside(), key=lambda name: self._receipt is None or not self._receipt.covers(name))
+        for name in aside[:-QUARANTINE_MAX]:  # those that no longer need explaining first
+            os.unlink(os.path.join(self.quarantine, name.file))
+
+    # --- sealing -------------------------------------------------------------------------------------------------
+
+    def _closed(self) -> list[tuple[int, journal.Content]]:
+        """Journals that wait, oldest first."""
+        found = []
+        for index, file in enumerate(JOURNALS):
+            try:
+                content = journal.parse(journal.read(os.path.join(self.spool, file)))
+            except FileNotFoundError:
+                continue
+            if content is not None and content.header.state == journal.CLOSED:
+                found.append((index, content))
+        return sorted(found, key=lambda item: item[1].header.generation)
+
+    def _seal(self, content: journal.Content, heads: dict[int, Head]) -> bool:
+        """All of a journal into segments. True when nothing of it remains."""
+        drops = self._unexplained()
+        for stream in range(journal.STREAMS):
+            frames = [
+                frame for frame in content.frames if frame.stream == stream and frame.sequence >= heads[stream].record
+            ]
+            if frames and self._full(stream):
+                self._dropped[stream] = self._dropped.get(stream, 0) + len(frames)
+                continue
+            for chunk in _chunks(frames):
+                heads[stream] = self._write_segment(stream, heads[stream], chunk, drops)
+        return True
+
+    def _full(self, stream: int) -> bool:
+        """At the quota only findings go on, because they are what the device is for."""
+        limit = self._quota * FULL_FACTOR if stream == registry.Stream.FINDINGS else self._quota
+        return self._bytes >= limit
+
+    def _unexplained(self) -> tuple[Drop, ...]:
+        damaged = registry.REASONS.index("damaged")
+        return tuple(
+            Drop(name.sequence, name.sequence, damaged, name.stream)
+            for name in self._set_aside()
+            if self._receipt is None or not self._receipt.covers(name)
+        )
+
+    def _write_segment(
+        self, stream: int, head: Head, chunk: list[tuple[journal.Frame, Record]], drops: tuple[Drop, ...]
+    ) -> Head:
+        frames, records = [frame for frame, _ in chunk], [record for _, record in chunk]
+        known = self._receipt is not None and self._baseline in self._receipt.baselines
+        header = Header(
+            device=self._device,
+            stream=stream,
+            sequence=head.sequence + 1,
+            epoch=0,
+            boot=frames[0].boot,
+            first=frames[0].sequence,
+            n=len(records),
+            previous=head.hash,
+            mono=0,
+            wall=None,
+            clock=0,
+            baseline=self._baseline,
+            dictionary=0,
+        )
+        payload = wire.encode_segment(header, records, self._reference if known else None, drops)
+        data = cose.sign1(payload, self._seed, cose.SEGMENT_AAD)
+        name = Name(stream, header.sequence)
+        _write(os.path.join(self.outbox, name.file), data, 0o640)
+        self._bytes += len(data)
+        self._sealed.append(
+            {"stream": stream, "seq": header.sequence, "first": header.first, "n": header.n, "bytes": len(data)}
+        )
+        return Head(header.sequence, sha256(data).digest(), header.first + header.n)
+
+    def _release(self, index: int) -> None:
+        """Mark a journal free; it was closed when we looked and only a sealer, of which there is one, changes that."""
+        path = os.path.join(self.spool, JOURNALS[index])
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            header = journal.parse_header(os.pread(fd, journal.FRAMES_AT, 0))
+            if header is not None and header.state == journal.CLOSED:
+                journal.write_header(cast("journal.Files", os), fd, header._replace(state=journal.FREE))
+        finally:
+            os.close(fd)
+
+    def _result(self, released: list[int]) -> dict[str, Any]:
+        names = outbox.listing(self.outbox)
+        receipt = self._receipt
+        waiting = [name for name in names if receipt is None or not receipt.covers(name)]
+        return {
+            "v": 1,
+            "sealed": self._sealed,
+            "quarantined": self._quarantined,
+            "released": released,
+            "dropped": [{"stream": stream, "count": count} for stream, count in sorted(self._dropped.items())],
+            "problems": self._problems,
+            "waiting": len(waiting),
+            "bytes": self._bytes,
+            "full": self._bytes >= self._quota,
+            "receipt": None
+            if receipt is None
+            else {"time": receipt.time, "heads": [[head.stream, head.sequence] for head in receipt.heads]},
+        }
+
+
+def _chunks(frames: Iterable[journal.Frame]) -> Iterator[list[tuple[journal.Frame, Record]]]:
+    """Records that may share a segment: one boot, contiguous, one clock, within the bounds."""
+    chunk: list[tuple[journal.Frame, Record]] = []
+    size = 0
+    for frame in frames:
+        record = _record(frame)
+        size += len(frame.content)
+        if chunk and (len(chunk) >= SEAL_RECORDS or size > SEAL_BYTES or _parts(chunk, frame, record)):
+            yield chunk
+            chunk, size = [], len(frame.content)
+        chunk.append((frame, record))
+    if chunk:
+        yield chunk
+
+
+def _record(frame: journal.Frame) -> Record:
+    """What a frame holds. Its CRC passed, so what cannot be read is our own fault: say so in its place."""
+    try:
+        return wire.decode_record(frame.content)
+    except DecodeError as error:
+        words = f"record {frame.stream}/{frame.sequence} cannot be read: {error}"
+        return Record(registry.TEXT.number, frame.stream, 0, None, 0, 0, False, (words,))
+
+
+def _parts(chunk: list[tuple[journal.Frame, Record]], frame: journal.Frame, record: Record) -> bool:
+    """Does another segment begin here?"""
+    last, before = chunk[-1]
+    _, first = chunk[0]
+    if (frame.boot, frame.sequence, record.clock) != (last.boot, last.sequence + 1, before.clock):
+        return True
+    if record.wall is None or first.wall is None:
+        return (record.wall is None) != (first.wall is None)
+    return abs((record.wall - record.mono) - (first.wall - first.mono)) > CLOCK_STEP_MS
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    """Beside, durable, renamed. The caller makes the directory durable."""
+    directory, _, file = path.rpartition("/")
+    temporary = f"{directory}/.{file}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        journal.write_all(cast("journal.Files", os), fd, data, 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)
+
+
+def _sync(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapabilityData(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def give_up_capabilities() -> None:
+    """No capability, now and after any exec. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = _CapabilityHeader(_LINUX_CAPABILITY_VERSION_3, 0)
+    nothing = (_CapabilityData * 2)()
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)  # kernels without it have no ambient set either
+    if libc.capset(ctypes.byref(header), ctypes.byref(nothing)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
