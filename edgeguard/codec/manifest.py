@@ -333,11 +333,16 @@ class Reader:
         for number in range(self.directories_count):
             yield self._directory(number)[0]
 
-    def below(self, path: bytes) -> Iterator[tuple[bytes, Entry]]:
-        """Everything in the tree `path`, without `path` itself."""
+    def tree(self, path: bytes) -> Iterator[Block]:
+        """The directory `path` and all directories below it, in walk order ("" is everything)."""
         for block in self.blocks(self._bisect(order(path))):
             if block.directory != path and not block.directory.startswith(path + b"/"):
                 return
+            yield block
+
+    def below(self, path: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """Everything in the tree `path`, without `path` itself."""
+        for block in self.tree(path):
             for name, entry in zip(block.names, block.entries, strict=True):
                 yield block.directory + b"/" + name, entry
 

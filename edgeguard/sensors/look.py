@@ -1,0 +1,227 @@
+"""Looking at one file: attributes, content digest, and the observation that comes of it. Used live and by sweeps.
+
+A name may turn into something else between two calls, so what was opened is checked against what was seen, and
+nothing is opened that could block or act (FIFOs, devices, sockets). A file that changes while it is read is read up
+to the size it had, and said to have changed. Which files to look at is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from typing import NamedTuple
+
+from edgeguard.codec import sha
+from edgeguard.codec.manifest import CAPS_MAX, PATH_MAX, TARGET_MAX, Entry
+from edgeguard.linux import xattr
+from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Value, Watch
+from edgeguard.sensors import Column
+from edgeguard.sensors.watching import Plan
+
+KIND = "file"
+COLUMNS: Mapping[str, Column] = {
+    "type": Column("str", "file, directory, symlink, fifo, socket, block or char", reference=True),
+    "sha256": Column("bytes", "SHA-256 of the content; none where no content was read", reference=True),
+    "size": Column("int", "bytes of a regular file whose content is watched, else 0", reference=True),
+    "mode": Column("int", "permission bits, 0 to 07777", reference=True),
+    "uid": Column("int", "owner", reference=True),
+    "gid": Column("int", "group", reference=True),
+    "target": Column("str", "where a symlink points", reference=True),
+    "caps": Column("str", "file capabilities (security.capability) in hex, empty if none", reference=True),
+    "xattrs": Column("bytes", "SHA-256 over the other extended attributes, empty if none", reference=True),
+    "category": Column("str", "what the watch says that this file is: program, config, unit, ..."),
+    "setid": Column("bool", "a regular file with a set-id bit or capabilities: it runs with other rights"),
+    "world_writable": Column("bool", "anyone may write it; a directory with the sticky bit does not count"),
+    "package": Column("str", "Debian package that owns the path; only asked for what differs"),
+}
+
+CHUNK = 256 * 1024  # bytes a read; larger does not read faster
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+UNWATCHED = Watch("", "other")  # for a look at a path that no watch names
+
+
+class Seen(NamedTuple):
+    """What a look gave."""
+
+    entry: Entry
+    note: str = ""  # one line where the look has a limit
+    settled: bool = True  # False: it changed meanwhile, look again
+    postponed: bool = False  # True: too large to be read here; the digest is missing
+
+
+class CannotLook(Exception):
+    """It is there but cannot be read; the message says why in plain words."""
+
+
+class Eye:
+    """Looks at files. Holds what one process needs for it: hash function, limits, whether O_NOATIME is allowed."""
+
+    def __init__(self, largest: int, *, postpone: bool = False, new_hash: sha.NewHash = sha.new) -> None:
+        self.largest = largest  # bytes; of a larger file only the attributes are taken
+        self.bytes_read = 0
+        self._postpone = postpone  # what is larger is left to another process, not out of bounds
+        self._new_hash = new_hash
+        self._flags = OPEN | os.O_NOATIME
+        self.tee: Callable[[bytes | memoryview], object] | None = None  # gets what is read as it is read
+
+    def look(self, directory: int, name: str, watch: Watch) -> Seen:
+        """The file `name` in the open `directory`. FileNotFoundError if it is gone, CannotLook if it is unreadable."""
+        try:
+            for _attempt in range(3):
+                seen = self._look(directory, name, watch)
+                if seen is not None:
+                    return seen
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise CannotLook(error.strerror or str(error)) from error
+        raise CannotLook("it is replaced again and again while it is being read")
+
+    def _look(self, directory: int, name: str, watch: Watch) -> Seen | None:
+        """None: it was exchanged between two calls."""
+        at = os.lstat(name, dir_fd=directory)
+        kind = S_IFMT(at.st_mode)
+        if kind == S_IFREG and watch.content and self._wanted(directory, name, at, watch):
+            return self._regular(directory, name, at, watch)
+        path = xattr.member(directory, name)
+        target = os.fsencode(os.readlink(name, dir_fd=directory))[:TARGET_MAX] if kind == S_IFLNK else b""
+        caps = xattr.get(path, xattr.CAPABILITY)[:CAPS_MAX] if kind == S_IFREG else b""
+        digest = b"" if watch.only and kind == S_IFREG else self._xattrs(path)
+        return Seen(Entry(at.st_mode, at.st_uid, at.st_gid, 0, watch.category, b"", target, caps, digest))
+
+    @staticmethod
+    def _wanted(directory: int, name: str, at: os.stat_result, watch: Watch) -> bool:
+        """Is the content a subject? In a set-id watch only that of programs that run with other rights."""
+        if watch.only != "setid" or at.st_mode & 0o6000:
+            return True
+        return bool(at.st_mode & 0o111 and xattr.get(xattr.member(directory, name), xattr.CAPABILITY))
+
+    def _regular(self, directory: int, name: str, at: os.stat_result, watch: Watch) -> Seen | None:
+        if at.st_size > self.largest:
+            return self._too_large(directory, name, at, watch)
+        fd = self._open(directory, name)
+        try:
+            opened = os.fstat(fd)
+            if S_IFMT(opened.st_mode) != S_IFREG or (opened.st_dev, opened.st_ino) != (at.st_dev, at.st_ino):
+                return None
+            if opened.st_size > self.largest:
+                return self._too_large(directory, name, opened, watch)
+            digest = self._digest(fd, opened.st_size)
+            after = os.fstat(fd)
+            caps, others = xattr.get(fd, xattr.CAPABILITY)[:CAPS_MAX], self._xattrs(fd)
+        finally:
+            os.close(fd)
+        settled = (opened.st_size, opened.st_ctime_ns) == (after.st_size, after.st_ctime_ns)
+        entry = Entry(
+            opened.st_mode, opened.st_uid, opened.st_gid, opened.st_size, watch.category, digest, b"", caps, others
+        )
+        return Seen(entry, "" if settled else "it changed while it was being read", settled)
+
+    def _too_large(self, directory: int, name: str, at: os.stat_result, watch: Watch) -> Seen:
+        path = xattr.member(directory, name)
+        caps, others = xattr.get(path, xattr.CAPABILITY)[:CAPS_MAX], self._xattrs(path)
+        entry = Entry(at.st_mode, at.st_uid, at.st_gid, at.st_size, watch.category, b"", b"", caps, others)
+        if self._postpone:
+            return Seen(entry, "its content is read later", settled=False, postponed=True)
+        return Seen(entry, f"larger than {self.largest} bytes: only its attributes are watched")
+
+    def _open(self, directory: int, name: str) -> int:
+        try:
+            return os.open(name, self._flags, dir_fd=directory)
+        except PermissionError:
+            if not self._flags & os.O_NOATIME:
+                raise
+        fd = os.open(name, OPEN, dir_fd=directory)
+        self._flags = OPEN  # O_NOATIME is for owners only: do not ask again for each of 50,000 files
+        return fd
+
+    def _digest(self, fd: int, size: int) -> bytes:
+        """SHA-256 of at most the first `size` bytes: a file that grows as fast as it is read comes to an end."""
+        value = self._new_hash()
+        left = size
+        while left > 0 and (chunk := os.read(fd, min(CHUNK, left))):
+            value.update(chunk)
+            if self.tee is not None:
+                self.tee(chunk)
+            left -= len(chunk)
+        self.bytes_read += size - left
+        return value.digest()
+
+    def _xattrs(self, target: int | str) -> bytes:
+        found = xattr.lasting(xattr.names(target))
+        if not found:
+            return b""
+        value = self._new_hash()
+        for name in found:
+            content = xattr.get(target, name)
+            value.update(os.fsencode(name) + b"\0" + len(content).to_bytes(4, "little") + content)
+        return value.digest()
+
+
+def columns(entry: Entry, package: str = "") -> dict[str, Value]:
+    """All columns of kind "file"."""
+    found = entry.columns()
+    found["category"] = entry.category
+    found["setid"] = entry.setid
+    kind = S_IFMT(entry.st_mode)
+    sticky_directory = kind == S_IFDIR and entry.st_mode & 0o1000
+    found["world_writable"] = bool(entry.st_mode & 0o002 and kind != S_IFLNK and not sticky_directory)
+    found["package"] = package
+    return found
+
+
+def present(path: str, seen: Seen, at: int, origin: Origin, actor: Actor = NOBODY, package: str = "") -> Observation:
+    return Observation(KIND, path, columns(seen.entry, package), at, Status.PRESENT, origin, actor, seen.note)
+
+
+def absent(path: str, category: str, at: int, origin: Origin, actor: Actor = NOBODY) -> Observation:
+    return Observation(KIND, path, {"category": category}, at, Status.ABSENT, origin, actor)
+
+
+def unreadable(path: str, category: str, why: str, at: int, origin: Origin, actor: Actor = NOBODY) -> Observation:
+    return Observation(KIND, path, {"category": category}, at, Status.UNREADABLE, origin, actor, why)
+
+
+def is_subject(entry: Entry, watch: Watch) -> bool:
+    """In a set-id watch, only programs that run with other rights than their caller's."""
+    return watch.only != "setid" or entry.setid
+
+
+def observe(
+    eye: Eye,
+    plan: Plan,
+    root: str,
+    path: str,
+    at: int,
+    origin: Origin,
+    actor: Actor = NOBODY,
+    package_of: Callable[[str], str] | None = None,
+) -> Observation:
+    """One path, now. A path that no watch names is looked at as well; whoever asks has a reason."""
+    watch = plan.decide(path) or UNWATCHED
+    full = root.rstrip("/") + path
+    parent, _, name = full.rpartition("/")
+    try:
+        if not name or "\0" in full or len(os.fsencode(full)) >= PATH_MAX:
+            raise CannotLook("it is not a path that can be opened")
+        directory = os.open(parent or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            seen = eye.look(directory, name, watch)
+            _listable(directory, name, seen.entry)
+        finally:
+            os.close(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return absent(path, watch.category, at, origin, actor)
+    except CannotLook as why:
+        return unreadable(path, watch.category, str(why), at, origin, actor)
+    except OSError as error:
+        return unreadable(path, watch.category, error.strerror or str(error), at, origin, actor)
+    return present(path, seen, at, origin, actor, package_of(path) if package_of is not None else "")
+
+
+def _listable(directory: int, name: str, entry: Entry) -> None:
+    """A directory that cannot be opened hides what is below it, so it is unreadable itself."""
+    if entry.type == "directory":
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        os.close(os.open(name, flags, dir_fd=directory))

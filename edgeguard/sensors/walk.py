@@ -1,0 +1,226 @@
+"""Walking watched trees in a fixed order, each directory once, robustly and with little work per file.
+
+A walk stays on the file systems that watches lie on; it says what it did not enter. It never follows a symlink, never
+recurses (a tree 2,000 levels deep is a list here), and checks that the directory it opened is the one it saw listed.
+Kinds of trouble that are part of life (a directory vanishes) are silent; the others are told.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from edgeguard.codec.manifest import NAMES_MAX, PATH_MAX
+from edgeguard.errors import DecodeError
+from edgeguard.linux import mounts
+from edgeguard.model import Watch
+from edgeguard.sensors.observed import STAT
+from edgeguard.sensors.watching import Plan, Zone, literal_root
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Visit(NamedTuple):
+    """One directory, open while it is being looked at. Lists are parallel and sorted by the bytes of the names."""
+
+    path: str  # "" is /
+    fd: int
+    names: list[str]
+    joined: bytes  # the names, joined by NUL
+    stats: list[os.stat_result]
+    packed: bytes  # 24 bytes each, as in observed.db
+    watch: Watch | None  # decides for all of them; None: see `watches`
+    watches: Sequence[Watch]
+
+
+class Walker:
+    """Iterate for visits of directories that hold something watched; afterwards (or meanwhile) `troubles` and `skipped` say what was not looked at, and why."""
+
+    def __init__(self, plan: Plan, root: str = "/", start: str = "") -> None:
+        self._plan = plan
+        self._prefix = root.rstrip("/")
+        self._start = start
+        self._devices = {self._device(literal_root(watch.path)) for watch in plan.watches}
+        self._types: dict[str, str] | None = None
+        self.troubles: list[tuple[str, str]] = []  # (path, why); the consumer takes them
+        self.skipped: list[tuple[str, str]] = []  # mounts that were not entered
+        self.blocked: set[str] = set()  # nothing may be said about what is below these
+
+    def is_blocked(self, path: str) -> bool:
+        """Does `path` lie in a place that could not be looked at?"""
+        return any(path == place or path.startswith(place + "/") for place in self.blocked)
+
+    def __iter__(self) -> Iterator[Visit]:
+        stack: list[tuple[str, Zone, tuple[int, int] | None]] = [(self._start, self._plan.zone(self._start), None)]
+        while stack:
+            path, zone, identity = stack.pop()
+            fd = self._open(path, identity)
+            if fd < 0:
+                continue
+            try:
+                deeper: list[tuple[str, Zone, tuple[int, int] | None]] = []
+                visit = self._visit(path, zone, fd, deeper)
+                deeper.reverse()
+                stack += deeper
+                if visit is not None:
+                    yield visit
+            finally:
+                os.close(fd)
+
+    def _open(self, path: str, identity: tuple[int, int] | None) -> int:
+        """A descriptor, or -1 if there is nothing to visit."""
+        full = self._prefix + path or "/"
+        if len(full) >= PATH_MAX // 4 and len(os.fsencode(full)) >= PATH_MAX:
+            self._trouble(path, f"its path is longer than {PATH_MAX - 1} bytes: what is below is not watched")
+            return -1
+        try:
+            fd = os.open(full, DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return -1
+        except OSError as error:
+            self._trouble(path, error.strerror or str(error))
+            return -1
+        if identity is not None:
+            at = os.fstat(fd)
+            if (at.st_dev, at.st_ino) != identity:  # exchanged since it was listed, or reached through a symlink
+                os.close(fd)
+                self._trouble(path, "it was exchanged while it was being looked at")
+                return -1
+        return fd
+
+    def _visit(
+        self, path: str, zone: Zone, fd: int, deeper: list[tuple[str, Zone, tuple[int, int] | None]]
+    ) -> Visit | None:
+        wanted = zone.names()
+        try:
+            names = os.listdir(fd) if wanted is None else wanted
+        except OSError as error:
+            self._trouble(path, error.strerror or str(error))
+            return None
+        if len(names) > NAMES_MAX:
+            self._trouble(path, f"more than {NAMES_MAX} entries in one directory")
+            return None
+        names.sort()
+        joined = "\0".join(names)
+        if not joined.isascii():
+            names.sort(key=os.fsencode)
+            joined = "\0".join(names)
+        stats: list[os.stat_result] = []
+        packed: list[bytes] = []
+        directories: list[tuple[str, os.stat_result]] = []
+        try:
+            self._stat(names, fd, stats, packed, directories)
+        except OSError:  # one vanished, or is unreadable: once more, each for itself
+            names = self._surviving(path, names, fd)
+            joined = "\0".join(names)
+            stats, packed, directories = [], [], []
+            try:
+                self._stat(names, fd, stats, packed, directories)
+            except OSError as error:
+                self._trouble(path, f"it keeps changing while it is being looked at ({error.strerror})")
+                return None
+        self._descend(path, fd, zone, directories, deeper)
+        if not names:
+            return None
+        if zone.plain:
+            return Visit(path, fd, names, os.fsencode(joined), stats, b"".join(packed), zone.watch, ())
+        return self._chosen(path, fd, zone, names, stats, packed)
+
+    @staticmethod
+    def _stat(
+        names: list[str],
+        fd: int,
+        stats: list[os.stat_result],
+        packed: list[bytes],
+        directories: list[tuple[str, os.stat_result]],
+    ) -> None:
+        # The inner loop of every sweep: each operation here runs once a file.
+        lstat, pack, keep, add = os.lstat, STAT.pack, stats.append, packed.append
+        for name in names:
+            at = lstat(name, dir_fd=fd)
+            keep(at)
+            add(pack(at.st_ino, at.st_ctime_ns, at.st_size))
+            if at.st_mode & 0o170000 == 0o040000:
+                directories.append((name, at))
+
+    def _surviving(self, path: str, names: list[str], fd: int) -> list[str]:
+        left = []
+        for name in names:
+            try:
+                os.lstat(name, dir_fd=fd)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._trouble(f"{path}/{name}", error.strerror or str(error))
+                continue
+            left.append(name)
+        return left
+
+    def _descend(
+        self,
+        path: str,
+        fd: int,
+        zone: Zone,
+        directories: list[tuple[str, os.stat_result]],
+        deeper: list[tuple[str, Zone, tuple[int, int] | None]],
+    ) -> None:
+        if not directories:
+            return
+        device = os.fstat(fd).st_dev
+        for name, at in directories:
+            below = f"{path}/{name}"
+            inner = zone if zone.plain else zone.child(below)
+            if not inner.dead and (at.st_dev == device or self._enter(below, at.st_dev)):
+                deeper.append((below, inner, (at.st_dev, at.st_ino)))
+
+    @staticmethod
+    def _chosen(
+        path: str, fd: int, zone: Zone, names: list[str], stats: list[os.stat_result], packed: list[bytes]
+    ) -> Visit | None:
+        watches: list[Watch] = []
+        chosen: list[int] = []
+        for at, name in enumerate(names):
+            watch = zone.decide(f"{path}/{name}")
+            if watch is not None:
+                watches.append(watch)
+                chosen.append(at)
+        if not chosen:
+            return None
+        names = [names[at] for at in chosen]
+        joined = os.fsencode("\0".join(names))
+        bits = b"".join(packed[at] for at in chosen)
+        return Visit(path, fd, names, joined, [stats[at] for at in chosen], bits, None, watches)
+
+    def _enter(self, path: str, device: int) -> bool:
+        """May the walk enter what is mounted here? Only if a watch lies on that file system."""
+        if device in self._devices:
+            return True
+        if self._types is None:
+            self._types = _types()
+        kind = self._types.get(self._prefix + path, "unknown")
+        self.skipped.append((path, f"{kind} is mounted there and no watch names it"))
+        self.blocked.add(path)
+        return False
+
+    def _device(self, path: str) -> int:
+        """The file system that a watch begins on (what does not exist yet would come to lie on its parent's)."""
+        while True:
+            try:
+                return os.lstat(self._prefix + path or "/").st_dev
+            except OSError:
+                if not path:
+                    return 0
+                path = path[: path.rfind("/")]
+
+    def _trouble(self, path: str, why: str) -> None:
+        self.troubles.append((path or "/", why))
+        self.blocked.add(path)
+
+
+def _types() -> dict[str, str]:
+    """Mount point -> type of the file system; only for words, so nothing depends on it."""
+    try:
+        return {mount.point: mount.fstype for mount in mounts.read()}
+    except (OSError, DecodeError):
+        return {}
