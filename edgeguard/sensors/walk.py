@@ -35,7 +35,8 @@ class Visit(NamedTuple):
 
 
 class Walker:
-    """Iterate for visits of directories that hold something watched; afterwards (or meanwhile) `troubles` and `skipped` say what was not looked at, and why."""
+    """Iterate for visits of directories that hold something watched. `troubles` and `skipped` say what was not looked
+    at, and why; the consumer may take them meanwhile."""
 
     def __init__(self, plan: Plan, root: str = "/", start: str = "") -> None:
         self._plan = plan
