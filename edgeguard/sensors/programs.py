@@ -120,7 +120,15 @@ class Programs:
             return link, "ok"
         if running.st_nlink == 0:  # unlinked between reading the link and now
             return link, "deleted" if there is None else "replaced"
+        if self._moved_on(pid, link):
+            return link, "ok"  # it started something else since; that is judged when its own turn comes
         return link, "foreign"  # another mount namespace: a container's file that only has the same name
+
+    def _moved_on(self, pid: int, link: str) -> bool:
+        try:
+            return os.readlink(f"/proc/{pid}/exe") != link
+        except OSError:
+            return True
 
     def _place(self, path: str, uid: int | None) -> tuple[bool, bool]:
         judged = self._judged.get((path, uid))

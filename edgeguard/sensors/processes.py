@@ -1,0 +1,510 @@
+"""Processes: every program that starts, and what its file looks like. Columns and ladder; the table is in running.py.
+
+Ladder, and why these rungs:
+* "proc connector": the kernel tells of every exec. Missing in stock Raspberry Pi kernels.
+* "fanotify exec": the files sensor hands over FAN_OPEN_EXEC events through `exec_hint`. It sees programs from memory
+  and deleted ones too, because their dynamic loader is opened for execution; statically linked ones it does not.
+* "polling": /proc once a second.
+Audit is no rung: its multicast only tells of execs where somebody loaded rules for that, and then each costs more
+than the connector's event.
+
+One descriptor serves the loop: an epoll set that holds the connector, a pidfd for each suspicious process (its end is
+told at once), an inotify watch on their files (so is their deletion) and a timer for what lingers.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from edgeguard.errors import Unavailable
+from edgeguard.linux import pidfd
+from edgeguard.linux.procconn import ProcConnector
+from edgeguard.linux.procfs import Process, Procfs
+from edgeguard.linux.timerfd import Timer
+from edgeguard.model import Actor, Columns, Observation, Origin, Status
+from edgeguard.sensors import Column, Context, Rung
+from edgeguard.sensors.actors import Actors
+from edgeguard.sensors.programs import Program, Programs
+from edgeguard.sensors.running import Running, Table
+
+COLUMNS: Mapping[str, Column] = {
+    "exe": Column("str", "path of the program as the kernel names it; memfd:NAME for one that runs from memory"),
+    "exe_state": Column(
+        "str",
+        "ok; deleted; replaced (another file has the path now); memfd; foreign (a container's file, not the one at"
+        " this path here); unknown",
+    ),
+    "writable_dir": Column(
+        "bool", "others than root and the user who runs it can put files there; in homes: anybody can"
+    ),
+    "exe_known": Column("bool", "the file is in the baseline"),
+    "package": Column("str", "Debian package of the file; only looked up for unusual programs"),
+    "pid": Column("int", "process number"),
+    "ppid": Column("int", "number of the parent"),
+    "uid": Column("int", "real user id"),
+    "user": Column("str", "its name"),
+    "login_uid": Column("int", "user who logged in, whatever became of the process since; empty for services"),
+    "tty": Column("str", "terminal, below /dev"),
+    "unit": Column("str", "systemd unit"),
+    "argv": Column("list", "command line; secrets covered, cut to 2048 characters"),
+    "parents": Column("list", "programs of the parents, nearest first, at most 8"),
+    "start": Column("int", "when the process started, ms since 1970"),
+    "script": Column("str", "the script that an interpreter runs"),
+    "script_writable": Column("bool", "writable_dir, for that script"),
+    "running": Column("int", "processes of this program now"),
+    "repeats": Column("int", "further starts since the last observation that are only counted"),
+}
+VOLATILE = frozenset(COLUMNS) - {"exe", "exe_state", "writable_dir", "exe_known", "package", "script_writable"}
+
+SELF_TEST_S = 0.5  # for the event of our own exec; it comes within a millisecond
+HELD_MAX = 64  # suspicious processes whose end is told at once; of others the next look tells
+POLLING_S, CROSS_CHECK_S = 1, 30
+YOUNG_LOOKS = 10  # polling: a process found between fork and exec is looked at again this often
+SLICES = 16  # polling: of the old ones, one in 16 is looked at again each time
+RENEW_LOOKS = 10  # looks after which directories and manifest are asked anew
+EVENTS_MAX = 128
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Processes:
+    """Sensor of kind "process". `actors` is fed with every exec; `hints`: the files sensor will call exec_hint."""
+
+    name = "processes"
+    kinds: Mapping[str, Mapping[str, Column]] = {"process": COLUMNS}
+    ladder = ("proc connector", "fanotify exec", "polling")
+    triggers: tuple[str, ...] = ()
+    volatile = VOLATILE
+
+    def __init__(self, context: Context, actors: Actors | None = None, *, hints: bool = False) -> None:
+        self.interval_s = CROSS_CHECK_S
+        self.rung = Rung("", proven=False)
+        self.lost = 0  # times that the kernel dropped events; each is followed by a full look
+        self.vanished = 0  # programs that had ended before they could be looked at
+        self.on_exec: Callable[[Process], None] | None = None  # every exec, if somebody wants to log them
+        self._context = context
+        self._real = context.root.rstrip("/") == ""  # below another root there are only files, no events
+        self._actors = actors or Actors(context.root)
+        self._hints = hints
+        self._procfs = Procfs(context.root)
+        self._programs = Programs(context.root, context.known_file)
+        self._table = Table()
+        self._connector: ProcConnector | None = None
+        self._epoll: select.epoll | None = None
+        self._timer: Timer | None = None
+        self._armed = False
+        self._held: dict[int, int] = {}  # pidfd -> pid
+        self._holds: dict[int, int] = {}  # pid -> pidfd
+        self._ignored: set[int] = set()  # kernel threads, and what we may not see
+        self._young: dict[int, int] = {}  # pid -> looks left
+        self._looks = 0
+        self._test_pid = 0
+
+    # -- the contract of sensors
+
+    def start(self) -> Rung:
+        self._epoll = select.epoll()
+        tried: list[tuple[str, str]] = []
+        try:
+            self._timer = Timer()
+            self._epoll.register(self._timer.fileno(), select.EPOLLIN)
+        except Unavailable:  # then what lingers is told at the next look
+            self._timer = None
+        try:
+            self.rung = self._climb(tried)
+        except OSError as error:
+            self.rung = Rung("polling", proven=False, blind=(f"Processes cannot be listed: {error}.",))
+        self.interval_s = POLLING_S if self.rung.name == "polling" and self._real else CROSS_CHECK_S
+        return self.rung
+
+    def fileno(self) -> int | None:
+        return self._epoll.fileno() if self._epoll else None
+
+    def ready(self, now: int) -> Iterable[Observation]:
+        if self._epoll is None:
+            return []
+        found: list[Observation] = []
+        for fd, _events in self._epoll.poll(0, EVENTS_MAX):
+            if self._connector is not None and fd == self._connector.fileno():
+                found += self._execs(now)
+            elif self._timer is not None and fd == self._timer.fileno():
+                self._timer.expired()
+                self._armed = False
+            elif fd in self._held:
+                found += self._ended(self._held[fd], now)
+        found += self._check_files(now)
+        found += self._due(now)
+        return found
+
+    def observe(self, now: int) -> Iterable[Observation]:
+        self._look(now, tell=False)
+        yield from self._due(now)
+        for name, pid, running in self._table.items():
+            if (observed := self._current(name, pid, running, now)) is not None:
+                self._table.mark(name, running.program, time.monotonic())
+                yield observed
+
+    def close(self) -> None:
+        for fd in self._held:
+            os.close(fd)
+        self._held.clear()
+        self._holds.clear()
+        for part in (self._connector, self._timer, self._programs, self._epoll):
+            if part is not None:
+                part.close()
+        self._connector = self._timer = self._epoll = None
+
+    # -- for the rest of the house
+
+    def exec_hint(self, pid: int, now: int) -> list[Observation]:
+        """The files sensor saw a program being opened for execution by `pid`."""
+        if pid == self._test_pid and self.rung.name == "fanotify exec":
+            self.rung = self.rung._replace(proven=True)
+        if self.rung.name == "proc connector" or pid <= 0:
+            return []
+        known = self._table.processes.get(pid)
+        if known is not None and self._procfs.exe(pid) == known.link and self._procfs.start(pid) == known.start:
+            return []  # the loader's open after the program's: the same exec
+        found = self._started(pid, now)
+        found += self._due(now)
+        return found
+
+    def renew(self) -> None:
+        """Another baseline is in force: ask anew what is known."""
+        self._programs.forget()
+        self._looks = 0
+
+    @property
+    def running(self) -> int:
+        """Processes at the last look, without kernel threads."""
+        return len(self._table.processes)
+
+    def describe(self, pid: int) -> dict[str, Any]:
+        """Details of one process for a person, by psutil; {} when it is gone."""
+        import psutil  # 4 MB: only when somebody asks
+
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                memory = process.memory_info()
+                cpu = process.cpu_times()
+                return {
+                    "status": process.status(),
+                    "rss": memory.rss,
+                    "cpu_s": round(cpu.user + cpu.system, 2),
+                    "threads": process.num_threads(),
+                    "files": process.num_fds(),
+                    "cwd": process.cwd(),
+                    "nice": process.nice(),
+                }
+        except psutil.Error:
+            return {}
+
+    # -- rungs
+
+    def _climb(self, tried: list[tuple[str, str]]) -> Rung:
+        blind: list[str] = []
+        if self._real:
+            try:
+                self._connector = ProcConnector()
+                self._prove_connector(self._connector)
+            except Unavailable as error:
+                tried.append(("proc connector", str(error)))
+                if self._connector is not None:
+                    self._connector.close()
+                    self._connector = None
+            else:
+                assert self._epoll is not None
+                self._epoll.register(self._connector.fileno(), select.EPOLLIN)
+        self._look(0, tell=False)  # what runs already: the first observe() tells it
+        if hidden := sum(self._hidden(pid) for pid in self._ignored):
+            blind.append(f"The programs of {hidden} running processes cannot be seen (not ours, no CAP_SYS_PTRACE).")
+        if self._connector is not None:
+            return Rung("proc connector", proven=True, blind=tuple(blind), tried=tuple(tried))
+        if self._hints and self._real:
+            self._test_pid = _run_nothing()
+            blind.append("Statically linked programs that run for less than 30 s may be missed.")
+            return Rung("fanotify exec", proven=False, blind=tuple(blind), tried=tuple(tried))
+        if self._real:
+            tried.append(("fanotify exec", "the files sensor does not report executions"))
+        blind.append("Programs that run for less than a second are missed.")
+        return Rung("polling", proven=True, blind=tuple(blind), tried=tuple(tried))
+
+    def _prove_connector(self, connector: ProcConnector) -> None:
+        """Run a program and wait for the kernel to tell of it. In a container it tells of other pids, or nothing."""
+        pid = _run_nothing()
+        if not pid:
+            raise Unavailable("no program to prove it with")
+        poll = select.poll()
+        poll.register(connector.fileno(), select.POLLIN)
+        deadline = time.monotonic() + SELF_TEST_S
+        while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+            if pid in connector.read():
+                return
+        raise Unavailable("proc connector: our own exec was not reported (another pid namespace?)")
+
+    def _hidden(self, pid: int) -> bool:
+        try:
+            os.readlink(f"{self._procfs.path}/{pid}/exe")
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    # -- events
+
+    def _execs(self, now: int) -> list[Observation]:
+        assert self._connector is not None
+        found: list[Observation] = []
+        for pid in dict.fromkeys(self._connector.read()):
+            found += self._started(pid, now)
+        if self._connector.lost != self.lost:
+            self.lost = self._connector.lost
+            found += self._look(now, tell=True)
+        return found
+
+    def _started(self, pid: int, now: int) -> list[Observation]:
+        process = self._actors.remember(pid)
+        if process is None:
+            self.vanished += 1
+            return []
+        if self.on_exec is not None:
+            self.on_exec(process)
+        return self._enter(process, now, Origin.LIVE)
+
+    def _enter(self, process: Process, now: int, origin: Origin, *, tell: bool = True) -> list[Observation]:
+        """A process runs this program now: into the table, and tell it if it is news."""
+        pid = process.pid
+        program = self._programs.judge(pid, process.link, process.uid)
+        before = self._table.processes.get(pid)
+        if before is not None and before.start != process.start:
+            self._release(pid)
+        left = self._table.enter(pid, Running(process.start, process.link, process.uid, program))
+        ended = False
+        if program.suspicious:
+            ended = not self._hold(pid, process.start)
+        else:
+            self._release(pid)
+        found = self._reconsider(left, now) if left and tell else []
+        if tell and self._table.tell(program, time.monotonic()):
+            found += self._tell(program.subject, now, origin, process)
+        if ended:
+            found += self._ended(pid, now)
+        return found
+
+    def _ended(self, pid: int, now: int) -> list[Observation]:
+        self._release(pid)
+        self._young.pop(pid, None)
+        name = self._table.leave(pid, time.monotonic())
+        return self._reconsider(name, now) if name else []
+
+    def _reconsider(self, name: str, now: int) -> list[Observation]:
+        """A subject lost a process: if it was the worst, another one speaks for it now."""
+        subject, worst = self._table.subjects.get(name), self._table.worst(name)
+        if subject is None or worst is None or subject.told is None or subject.told == worst[1].program:
+            return []
+        if not self._table.tell(worst[1].program, time.monotonic()):
+            return []
+        return self._tell(name, now, Origin.LIVE, None)
+
+    def _check_files(self, now: int) -> list[Observation]:
+        """Suspicious programs whose file is still there: is it?"""
+        found: list[Observation] = []
+        for pid in [pid for pid in self._holds if self._may_be_deleted(pid)]:
+            found += self._recheck(pid, now, tell=True)
+        return found
+
+    def _may_be_deleted(self, pid: int) -> bool:
+        program = self._table.processes[pid].program
+        return program.writable_dir and program.exe_state == "ok"
+
+    def _due(self, now: int) -> list[Observation]:
+        """What the passing of time has made due; sets the timer for what it will."""
+        mono = time.monotonic()
+        found: list[Observation] = []
+        for name in self._table.repeated(mono):
+            found += self._tell(name, now, Origin.LIVE, None)
+        crowds, quiet = self._table.take_crowds(mono)
+        found += [_crowd(name, count, now) for name, count in crowds.items()]
+        for name in (*self._table.gone(mono), *quiet):
+            found.append(Observation("process", name, {}, now, Status.ABSENT))
+        waiting = self._table.waiting() or any(self._may_be_deleted(pid) for pid in self._holds)
+        if self._timer is not None and not self._armed and waiting:
+            self._timer.arm(1.0)
+            self._armed = True
+        return found
+
+    # -- looking
+
+    def _look(self, now: int, *, tell: bool) -> list[Observation]:
+        """All of /proc once: what is new, what ended, whose file changed. `tell`: no full list follows."""
+        self._looks += 1
+        if self._looks % RENEW_LOOKS == 1:
+            self._programs.forget()
+            self._ignored.clear()
+        found: list[Observation] = []
+        pids = set(self._procfs.pids())
+        for pid in [pid for pid in self._table.processes if pid not in pids]:
+            found += self._ended(pid, now)
+        self._ignored &= pids
+        for pid in sorted(pids - self._table.processes.keys() - self._ignored):
+            if (process := self._procfs.look(pid)) is None:
+                self._ignored.add(pid)
+                continue
+            self._young[pid] = YOUNG_LOOKS
+            found += self._enter(process, now, Origin.SWEEP, tell=tell)
+        for pid in list(self._table.processes):
+            if self._wants_recheck(pid):
+                found += self._recheck(pid, now, tell=tell)
+        self._table.tidy()
+        return found if tell else []
+
+    def _wants_recheck(self, pid: int) -> bool:
+        """On the polling rung each look is cheap: what is young or suspicious, and of the others one in 16."""
+        young = self._young.pop(pid, 0)
+        if young > 1:
+            self._young[pid] = young - 1
+        if young or self.interval_s != POLLING_S:
+            return True
+        return self._table.processes[pid].program.suspicious or pid % SLICES == self._looks % SLICES
+
+    def _recheck(self, pid: int, now: int, *, tell: bool) -> list[Observation]:
+        """A known process may run another program by now, or its file may be gone."""
+        running = self._table.processes[pid]
+        link = self._procfs.exe(pid)
+        if not link:
+            return self._ended(pid, now)
+        if link == running.link:
+            if not running.program.suspicious and self._looks % RENEW_LOOKS != 1:
+                return []
+            if self._programs.judge(pid, link, running.uid) == running.program:
+                return []
+        process = self._procfs.look(pid)
+        return self._enter(process, now, Origin.SWEEP, tell=tell) if process else []
+
+    # -- holding on to suspicious processes
+
+    def _hold(self, pid: int, start: int) -> bool:
+        """Get told of the end of this process. False if it has ended already."""
+        if pid in self._holds or len(self._held) >= HELD_MAX or not self._real or self._epoll is None:
+            return True
+        try:
+            fd = pidfd.open_same(pid, start, self._procfs)
+        except ProcessLookupError:
+            return False
+        except (OSError, Unavailable):  # no descriptors left, or an old kernel: the next look tells
+            return True
+        self._epoll.register(fd, select.EPOLLIN)
+        self._held[fd], self._holds[pid] = pid, fd
+        return True
+
+    def _release(self, pid: int) -> None:
+        fd = self._holds.pop(pid, None)
+        if fd is not None:
+            del self._held[fd]
+            os.close(fd)
+
+    # -- observations
+
+    def _tell(self, name: str, now: int, origin: Origin, process: Process | None) -> list[Observation]:
+        """The worst process of a subject, now. `process` is what was just read of one of them."""
+        subject, worst = self._table.subjects.get(name), self._table.worst(name)
+        observed: Observation | None = None
+        if worst is not None:
+            pid, running = worst
+            if process is None or process.pid != pid:
+                process = self._procfs.look(pid)
+            if process is not None:
+                observed = self._observation(name, process, running, now, origin)
+        elif subject is not None and subject.last is not None:  # only a count is to be told
+            last = subject.last
+            columns = {**last.columns, "running": 0, "repeats": self._table.take_repeats(name)}
+            observed = last._replace(columns=columns, at=now)
+        return [observed] if observed else []
+
+    def _current(self, name: str, pid: int, running: Running, now: int) -> Observation | None:
+        """For a full look: the last observation while nothing that lasts has changed, else a new one."""
+        last = self._table.subjects[name].last
+        if last is not None and last.columns.get("pid") == pid and _lasting(last) == running.program[1:]:
+            return last
+        process = self._procfs.look(pid)
+        return self._observation(name, process, running, now, Origin.SWEEP) if process else None
+
+    def _observation(self, name: str, process: Process, running: Running, now: int, origin: Origin) -> Observation:
+        actor = self._actors.describe(process)
+        subject = self._table.subjects[name]
+        columns = self._columns(process, running.program, actor)
+        columns["running"] = len(subject.pids)
+        columns["repeats"] = self._table.take_repeats(name)
+        subject.last = Observation("process", name, columns, now, Status.PRESENT, origin, actor)
+        return subject.last
+
+    def _columns(self, process: Process, program: Program, actor: Actor) -> dict[str, Any]:
+        script = self._script(process)
+        look_up = program.suspicious and program.exe_state in ("ok", "replaced", "deleted")
+        return {
+            "exe": program.exe,
+            "exe_state": program.exe_state,
+            "writable_dir": program.writable_dir,
+            "exe_known": program.exe_known,
+            "package": self._context.package_of(program.exe) if look_up else "",
+            "pid": process.pid,
+            "ppid": process.ppid,
+            "uid": process.uid,
+            "user": actor.user,
+            "login_uid": process.login_uid,
+            "tty": process.tty,
+            "unit": process.unit,
+            "argv": actor.argv,
+            "parents": tuple(exe for _, exe in actor.parents),
+            "start": _started_at(process.start),
+            "script": script,
+            "script_writable": bool(script) and self._programs.writable(script, process.uid),
+        }
+
+    def _script(self, process: Process) -> str:
+        try:
+            cwd: str | None = os.readlink(f"{self._procfs.path}/{process.pid}/cwd")
+        except OSError:
+            cwd = None
+        return self._programs.script_of(process, cwd)
+
+
+def _lasting(observation: Observation) -> tuple[Any, ...]:
+    columns = observation.columns
+    return tuple(columns.get(name) for name in ("exe", "exe_state", "writable_dir", "exe_known"))
+
+
+def _crowd(directory: str, count: int, now: int) -> Observation:
+    """Too many different programs from one directory to tell each."""
+    columns: Columns = {
+        "exe": directory,
+        "exe_state": "memfd" if directory.startswith("memfd:") else "unknown",
+        "writable_dir": not directory.startswith("memfd:"),
+        "exe_known": False,
+        "repeats": count - 1,
+    }
+    return Observation("process", directory, columns, now, note="many programs in a short time; counted, not listed")
+
+
+def _started_at(start: int) -> int:
+    """Clock ticks since boot as ms since 1970, by the clock as it is set now."""
+    boot_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return boot_ns // 1_000_000 + start * 1000 // _TICKS
+
+
+def _run_nothing() -> int:
+    """Run a program that does nothing and wait for its end; its pid, 0 if there is none to run."""
+    for path in ("/bin/true", "/usr/bin/true"):
+        try:
+            pid = os.posix_spawn(path, ["true"], {})
+        except OSError:
+            continue
+        os.waitpid(pid, 0)
+        return pid
+    return 0
