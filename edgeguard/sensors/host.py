@@ -19,6 +19,8 @@ from edgeguard.linux import procwatch, uevent
 from edgeguard.model import NOBODY, Actor, Columns, Observation, Origin, Status
 from edgeguard.sensors import Column, Context, Rung, parse_modules, parse_mounts, parse_sysctl, reading, sshd
 
+MECHANISMS = ("fanotify", "inotify")  # that tell writes, best first
+
 _SYSCTL: Mapping[str, Column] = {
     "value": Column("str", "the value as the kernel gives it", reference=True),
     "level": Column("int", "how strong the value is: higher is stronger, -1 not known", reference=True),
@@ -112,7 +114,7 @@ class Host:
         if denied:
             blind.append(f"only root may read these settings: {', '.join(denied)}")
         tried: list[tuple[str, str]] = []
-        for mechanism in ("fanotify", "inotify"):
+        for mechanism in MECHANISMS:
             try:
                 watch = procwatch.Watch(mechanism)
             except Unavailable as error:
