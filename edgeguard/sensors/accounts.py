@@ -164,12 +164,16 @@ class Accounts:
         patterns = sshd.key_files(self._root)
         self.malformed = 0
         budget = KEYS_MAX
+        paths: set[tuple[str, str]] = set()
+        known: dict[str, dict[str, set[tuple[str, ...]]]] = {}  # user -> fingerprint -> options; names come twice
         for user in users[:KEY_USERS_MAX]:
             if user.nis or not user.home.startswith("/"):
                 continue
-            seen: dict[str, set[tuple[str, ...]]] = {}
-            for path in dict.fromkeys(_expand(pattern, user) for pattern in patterns):
-                for observation in self._key_file(user.name, path, seen, now):
+            for path in (_expand(pattern, user) for pattern in patterns):
+                if (user.name, path) in paths:
+                    continue
+                paths.add((user.name, path))
+                for observation in self._key_file(user.name, path, known.setdefault(user.name, {}), now):
                     budget -= 1
                     if budget < 0:
                         return

@@ -32,7 +32,9 @@ class Tree:
         self.devices = root / "sys/bus/usb/devices"
         self.devices.mkdir(parents=True)
 
-    def plug(self, port: str, vendor: str = "046d", product: str = "c31c", data: bytes | None = None, **files: bytes) -> None:
+    def plug(
+        self, port: str, vendor: str = "046d", product: str = "c31c", data: bytes | None = None, **files: bytes
+    ) -> None:
         place = self.devices / port
         place.mkdir()
         content = {"idVendor": vendor.encode(), "idProduct": product.encode(), "authorized": b"1", **files}
@@ -220,7 +222,9 @@ def test_without_descriptors_the_directories_are_read(tree: Tree) -> None:
 
 
 def test_alternate_settings_with_other_functions_count() -> None:
-    data = descriptors(interface(0, "020600"), interface(1, "0a0000"), interface(1, "0a0000", 1), interface(1, "ff0000", 2))
+    data = descriptors(
+        interface(0, "020600"), interface(1, "0a0000"), interface(1, "0a0000", 1), interface(1, "ff0000", 2)
+    )
     assert parse_usb.interfaces_of(data) == ("020600", "0a0000", "ff0000")
 
 
