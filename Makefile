@@ -61,8 +61,9 @@ deb: ## dist/edgeguard_*.deb and dist/edgeguard-collector_*.deb
 	@packaging/tools/bootstrap.sh deb
 	@$(PYTHON) packaging/tools/build_deb.py
 
-lintian: deb
-	lintian --pedantic --display-info --fail-on error,warning,info,pedantic dist/*.deb
+lintian: deb ## what Debian thinks of the packages
+	# Debian 12's lintian still asks for init scripts; both releases run systemd, and so do the devices.
+	lintian --suppress-tags package-supports-alternative-init-but-no-init.d-script --pedantic --display-info --fail-on error,warning,info,pedantic dist/*.deb
 
 clean: ## remove build/ and dist/
 	rm -rf build dist

@@ -122,7 +122,8 @@ def main() -> int:
     }
     log = work / "build.log"
     with log.open("wb") as output:
-        command = ["dpkg-buildpackage", "-us", "-uc", "-b"]
+        # -d: the tools were looked for above; it would also insist on a C compiler, and nothing here is compiled
+        command = ["dpkg-buildpackage", "-us", "-uc", "-b", "-d"]
         done = subprocess.run(command, cwd=tree, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         sys.stderr.write(log.read_text(errors="replace")[-4000:])
