@@ -19,6 +19,7 @@ LINE_MAX = 4096  # bytes of a request or a reply
 TIMEOUT_S = 60.0  # restoring 256 MiB from and to an SD card takes 50 s; more means that it hangs
 WAITING_MAX = 64  # requests; beyond, the device has more wrong with it than acts can put right
 DETAIL_MAX = 1024  # characters
+RETRY_MAX_S = 86_400  # a day; an answer that asks for more is nonsense
 
 OnReply = Callable[[ActRequest, Reply], None]
 
@@ -119,10 +120,10 @@ def parse_reply(data: bytes, nonce: int) -> Reply:
         return _trouble("edgeguard-act answered nonsense")
     if not isinstance(document, dict) or document.get("nonce") != nonce:
         return _trouble("edgeguard-act answered another request")
-    ok, state, detail = document.get("ok"), document.get("state"), document.get("detail")
-    retry = document.get("retry_s", 0)
-    sound = isinstance(ok, bool) and state in ("done", "refused", "failed") and isinstance(detail, str)
-    if not sound or type(retry) is not int or not 0 <= retry <= 86_400:
+    ok, state, detail, retry = (document.get(name) for name in ("ok", "state", "detail", "retry_s"))
+    if not isinstance(ok, bool) or state not in ("done", "refused", "failed") or not isinstance(detail, str):
+        return _trouble("edgeguard-act answered nonsense")
+    if type(retry) is not int or not 0 <= retry <= RETRY_MAX_S:
         return _trouble("edgeguard-act answered nonsense")
     return Reply(ok, state, detail[:DETAIL_MAX], retry)
 

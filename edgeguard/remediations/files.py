@@ -6,6 +6,7 @@ verified manifest. What was there goes to the quarantine first. How a path is re
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from typing import Any
@@ -14,6 +15,7 @@ from edgeguard.errors import RemediationFailed, RemediationRefused
 from edgeguard.model import Columns
 from edgeguard.remediations import CAPABILITY, Order, Plan, World, quarantine
 from edgeguard.remediations.place import (
+    XATTRS_MAX,
     Facts,
     Place,
     clear,
@@ -26,6 +28,8 @@ from edgeguard.remediations.place import (
     same,
     sha256,
     temporary_name,
+    xattrs_from_text,
+    xattrs_text,
 )
 
 VAULT_FILE_MAX = 64 * 1024 * 1024  # bytes; the vault's whole budget by default
@@ -135,19 +139,26 @@ def _wanted(entry: Columns, before: dict[str, Any], world: World) -> dict[str, A
     digest = entry.get("sha256")
     if kind != "file" or not isinstance(digest, bytes) or len(digest) != 32:
         raise RemediationRefused("only a file or a symlink can be restored")
-    want |= {"sha256": digest.hex(), "size": entry.get("size"), "xattrs": _xattrs(entry, before)}
+    want |= {"sha256": digest.hex(), "size": entry.get("size"), "xattrs": _xattrs(entry, before, world)}
     if before.get("sha256") != digest.hex():
         os.close(_open_vault(digest.hex(), world))
     return want
 
 
-def _xattrs(entry: Columns, before: dict[str, Any]) -> list[list[str]]:
-    """Capabilities come from the baseline. Of the others it holds only a digest: those that are there are kept."""
-    caps = entry.get("caps")
+def _xattrs(entry: Columns, before: dict[str, Any], world: World) -> list[list[str]]:
+    """Capabilities come from the baseline. Of the others it holds a digest: they come from the file, or the vault."""
+    caps, digest = entry.get("caps"), entry.get("xattrs")
     pairs = [[CAPABILITY, caps]] if isinstance(caps, str) and caps else []
-    if entry.get("xattrs"):
-        pairs += [list(pair) for pair in before.get("xattrs", []) if pair[0] != CAPABILITY]
-    return pairs
+    if not isinstance(digest, bytes) or not digest:
+        return pairs
+    there = [list(pair) for pair in before.get("xattrs", []) if pair[0] != CAPABILITY]
+    if hashlib.sha256(xattrs_text(there)).digest() == digest:
+        return pairs + there
+    with open(_open_vault(digest.hex(), world), "rb") as file:
+        text = file.read(XATTRS_MAX + 1)
+    if hashlib.sha256(text).digest() != digest:
+        raise RemediationRefused("the protected copy of its extended attributes is not what the baseline says")
+    return pairs + xattrs_from_text(text)
 
 
 def _open_vault(digest: str, world: World) -> int:
@@ -209,9 +220,8 @@ def _is(place: Place, want: dict[str, Any]) -> bool:
     try:
         found = facts(fd)
         there = dict(found.xattrs)
-        caps = {name: value for name, value in want["xattrs"] if name == CAPABILITY}
         attributes = (found.mode, found.uid, found.gid) == (want["mode"], want["uid"], want["gid"])
-        sound = attributes and there.get(CAPABILITY, "") == caps.get(CAPABILITY, "")
+        sound = attributes and there == dict(want["xattrs"])
         return sound and sha256(fd, quarantine.FILE_MAX).hex() == want["sha256"] and same(os.fstat(fd), place.status())
     finally:
         os.close(fd)

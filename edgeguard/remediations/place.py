@@ -11,10 +11,11 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 from edgeguard.errors import RemediationRefused
+from edgeguard.linux import xattr
 from edgeguard.remediations import CAPABILITY, World
 
 PATH_MAX = 4096  # bytes, linux/limits.h
@@ -161,16 +162,33 @@ def facts(fd: int) -> Facts:
 
 
 def extended(fd: int) -> tuple[tuple[str, str], ...]:
-    """All extended attributes of an open file, sorted."""
-    try:
-        names = sorted(os.listxattr(fd))
-        pairs = tuple((name, os.getxattr(fd, name).hex()) for name in names)
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENODATA):
-            return ()
-        raise
+    """The extended attributes that belong to the file, sorted; labels that the kernel gives it are not ours."""
+    names = xattr.names(fd)
+    kept = [name for name in names if name == CAPABILITY or name in xattr.lasting(names)]
+    pairs = tuple((name, xattr.get(fd, name).hex()) for name in kept)
     if sum(len(name) + len(value) // 2 for name, value in pairs) > XATTRS_MAX:
         raise RemediationRefused(f"its extended attributes are larger than {XATTRS_MAX} bytes")
+    return pairs
+
+
+def xattrs_text(pairs: Iterable[Sequence[str]]) -> bytes:
+    """The bytes whose SHA-256 the manifest holds for all extended attributes but the capabilities; b"" for none."""
+    text = b""
+    for name, value in sorted(map(tuple, pairs)):
+        if name != CAPABILITY:
+            content = bytes.fromhex(value)
+            text += os.fsencode(name) + b"\0" + len(content).to_bytes(4, "little") + content
+    return text
+
+
+def xattrs_from_text(text: bytes) -> list[list[str]]:
+    """Extended attributes from the bytes of `xattrs_text`. Only for bytes whose digest the baseline holds."""
+    pairs = []
+    while text:
+        name, _, rest = text.partition(b"\0")
+        size = int.from_bytes(rest[:4], "little")
+        pairs.append([os.fsdecode(name), rest[4 : 4 + size].hex()])
+        text = rest[4 + size :]
     return pairs
 
 

@@ -117,7 +117,10 @@ def test_a_process_that_vanishes_while_we_look_is_not_there(proc):
 
 
 TCP = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-ROW = "   0: 00000000:{port:04X} 00000000:0000 {state:02X} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1\n"
+ROW = (
+    "   0: 00000000:{port:04X} 00000000:0000 {state:02X} 00000000:00000000 00:00000000 00000000"
+    "     0        0 {inode} 1\n"
+)
 
 
 def test_a_port_that_the_baseline_expects_is_never_blocked(proc):

@@ -137,6 +137,28 @@ def test_only_the_mode_differs_and_no_protected_copy_is_needed(house):
     assert (stat.S_IMODE(os.lstat(real).st_mode), _read(real)) == (0o640, b"root:*\n")
 
 
+@pytest.mark.parametrize("kept", ["in the file", "in the vault", "nowhere"])
+def test_extended_attributes_are_put_back(house, kept):
+    real = house.known(b"/usr/sbin/sshd")
+    text = b"user.origin\0" + (3).to_bytes(4, "little") + b"pkg"
+    house.entries[b"/usr/sbin/sshd"]["xattrs"] = hashlib.sha256(text).digest()
+    with open(real, "wb") as file:
+        file.write(b"trojan")
+    try:
+        os.setxattr(real, "user.origin", b"pkg" if kept == "in the file" else b"me")
+    except OSError:
+        pytest.skip("this file system has no extended attributes")
+    if kept == "in the vault":
+        with open(os.path.join(house.world.vault, hashlib.sha256(text).hexdigest()), "wb") as file:
+            file.write(text)
+    reply = house.act(b"/usr/sbin/sshd")
+    assert reply.ok == (kept != "nowhere"), reply
+    if reply.ok:
+        assert os.getxattr(real, "user.origin") == b"pkg"
+        assert house.undo().ok
+    assert os.getxattr(real, "user.origin") == (b"pkg" if kept == "in the file" else b"me")
+
+
 def test_a_symlink_is_turned_back(house):
     link = os.path.join(house.root, "etc/localtime")
     os.symlink("/tmp/evil", link)
