@@ -38,7 +38,10 @@ def from_plain(value: Any) -> Value:
             return items  # type: ignore[return-value]  # the line above has just checked it
         raise DecodeError("a column holds texts or whole numbers, not a mixture")
     if isinstance(value, dict) and set(value) == {"f"} and isinstance(value["f"], bytes):
-        return os.fsdecode(value["f"])
+        text = os.fsdecode(value["f"])
+        if to_plain(text) == text:
+            raise DecodeError("a column value that is UTF-8, written as if it were not")  # one value, one spelling
+        return text
     raise DecodeError(f"not a column value: {type(value).__name__}")
 
 

@@ -1,0 +1,119 @@
+"""The keys of a device: its own, made on first start, and those of the fleet that it trusts.
+
+Where one of the fleet's keys lies in the trust directory, only they count: a device that is enrolled believes no
+baseline that it could have signed itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from edgeguard.codec import cose
+from edgeguard.errors import SettingsError
+
+CREDENTIAL = "device.key"
+TRUSTED_MAX = 64  # keys of a fleet; two or three are in use at a time
+HEX_FILE_MAX = 256  # bytes; 64 digits and a newline
+
+
+def ensure_device_key(state: str) -> bytes:
+    """The device's private key, made now if there is none. systemd's credential store comes first."""
+    directory = os.path.join(state, "keys")
+    path = os.path.join(directory, "device.key")
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    paths = [os.path.join(credentials, CREDENTIAL)] if credentials else []
+    try:
+        seed = cose.load_seed([*paths, path])
+    except FileNotFoundError:
+        seed = _make(directory, path)
+    _publish(directory, cose.public_of(seed))
+    return seed
+
+
+def device_public(state: str) -> bytes:
+    """The public key as published; needs no cryptography. SettingsError if there is none."""
+    return read_public(os.path.join(state, "keys", "device.pub"))
+
+
+def trusted_keys(trust_dir: str, device_pub: bytes) -> tuple[list[bytes], str]:
+    """Whose baselines count, and whether that is "fleet" or "local"."""
+    try:
+        names = sorted(name for name in os.listdir(trust_dir) if name.endswith(".pub") and not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    if not names:
+        return [device_pub], "local"
+    if len(names) > TRUSTED_MAX:
+        raise SettingsError(f"{trust_dir}: {len(names)} keys, at most {TRUSTED_MAX}")
+    return [read_public(os.path.join(trust_dir, name)) for name in names], "fleet"
+
+
+def read_public(path: str) -> bytes:
+    """A public key of 64 hex digits."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    with open(fd, "rb") as file:
+        raw = file.read(HEX_FILE_MAX)
+    try:
+        public = bytes.fromhex(raw.decode("ascii"))
+    except ValueError:  # UnicodeDecodeError among them
+        public = b""
+    if len(public) != cose.PUBLIC_SIZE:
+        raise SettingsError(f"{path}: expected a public key of {2 * cose.PUBLIC_SIZE} hex digits")
+    return public
+
+
+def _make(directory: str, path: str) -> bytes:
+    """A new key, on disk before it is used: a baseline signed by a key that a power cut took would lock us out."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    temporary = f"{path}.new"
+    seed = cose.generate_seed()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)  # left by a crash: never used, because it never got its name
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(seed)
+        file.flush()
+        os.fsync(fd)
+    try:
+        os.link(temporary, path)  # not rename: whoever was first wins, a key is never replaced
+    except FileExistsError:
+        seed = cose.load_seed([path])
+    os.unlink(temporary)
+    sync_directory(directory)
+    return seed
+
+
+def _publish(directory: str, public: bytes) -> None:
+    path = os.path.join(directory, "device.pub")
+    try:
+        if read_public(path) == public:
+            return
+    except SettingsError:
+        pass  # absent or damaged: written anew below
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    write_durably(path, public.hex().encode() + b"\n", 0o644)
+
+
+def write_durably(path: str, data: bytes, mode: int) -> None:
+    """Replace a file so that after a power cut it is the old one or the new one, whole."""
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    with open(fd, "wb") as file:
+        os.fchmod(fd, mode)
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    os.replace(temporary, path)
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
