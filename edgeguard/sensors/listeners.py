@@ -129,7 +129,7 @@ class Listeners:
         for subject, (one, group) in self._subjects(self._settled(sockets)).items():
             known = self._known[one.inode]
             told = known.told
-            if told is None or told.subject != subject or self._known_by_now(told):
+            if told is None or told.subject != subject or self._known_by_now(told, known):
                 told = self._observation(subject, one, known, now)
                 self._known[one.inode] = known._replace(told=told)
             if len(group) > 1 and len(sharers := self._sharers(group)) > 1:
@@ -223,10 +223,11 @@ class Listeners:
         actor = self._context.actor_of(known.owner.pid) if known.owner else NOBODY
         return Observation("listener", subject, self._columns(one, known), now, Status.PRESENT, Origin.LIVE, actor)
 
-    def _known_by_now(self, told: Observation) -> bool:
+    def _known_by_now(self, told: Observation, known: _Known) -> bool:
         """The program was not in the baseline; is it now?"""
-        exe = str(told.columns["exe"])
-        return told.columns["exe_known"] is False and exe.startswith("/") and self._context.known_file(exe)
+        if told.columns["exe_known"] or not known.link.startswith("/") or known.link != told.columns["exe"]:
+            return False
+        return self._context.known_file(known.link)
 
     def _columns(self, one: Socket, known: _Known) -> dict[str, Any]:
         exe = known.link.removesuffix(DELETED)
@@ -318,7 +319,7 @@ def _nobody(sequence: int) -> _Known:
 def _may_see_all(procfs: Procfs) -> bool:
     """May we look into processes of others? pid 1 is somebody else's for every ordinary user."""
     try:
-        os.listdir(f"{procfs.path}/1/fd")
+        os.readlink(f"{procfs.path}/1/exe")
     except OSError:
         return False
     return True
