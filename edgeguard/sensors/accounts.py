@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from edgeguard.model import Columns, Observation, Origin, Status
 from edgeguard.sensors import Column, Context, Rung, parse_accounts, reading, sshd
+from edgeguard.sensors.snapshot import WHOLE_KIND
 
 DAY_MS = 86_400_000
 SYSTEM_BELOW = 1000  # UID_MIN and GID_MIN of Debian's login.defs
@@ -87,7 +88,8 @@ class Accounts:
             groups = list(parse_accounts.groups(self._read("/etc/group")))
         except OSError as error:
             note = f"{error.filename}: {reading.why(error)}"
-            yield Observation("account", "accounts", {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
+            for kind in self.kinds:
+                yield Observation(kind, WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
             return
         yield from self._users(users, groups, now)
         yield from self._groups(groups, now)

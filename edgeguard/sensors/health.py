@@ -13,14 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from edgeguard.linux import clockwatch
+from edgeguard.errors import Unavailable
+from edgeguard.linux import adjtimex, timerfd
 from edgeguard.model import Columns, Observation, Origin, Status
 from edgeguard.sensors import Column, Context, Rung
 
 SUBJECTS_MAX = 256  # there are some thirty; beyond, those that are well make room
 DETAIL_MAX = 512  # characters of one detail
 HOUR_S = 3600
-STEP_MIN_MS = 2000  # a smaller step is what time daemons do
+STEP_MIN_S = 2.0  # a smaller step is what time daemons do
 
 _KIND: Mapping[str, Column] = {
     "ok": Column("bool", "works as it should"),
@@ -116,22 +117,22 @@ class Health:
         self._times: Counter[tuple[str, Reason]] = Counter()
         self._ended: dict[tuple[str, str], None] = {}  # subject and code of failures that gave way to another
         self._pending: dict[str, None] = {}  # subjects to tell at the next `ready`, in order
-        self._clock: clockwatch.ClockWatch | None = None
+        self._clock: timerfd.ClockSteps | None = None
         self._synchronised = False
         self._last = 0
 
     def start(self) -> Rung:
-        self._synchronised = clockwatch.synchronised()
+        self._synchronised = adjtimex.synchronised()
         try:
-            self._clock = clockwatch.ClockWatch()
-        except OSError as error:
+            self._clock = timerfd.ClockSteps()
+        except (Unavailable, OSError) as error:
             return Rung(
                 "polling", proven=True, blind=("setting the clock is not noticed",), tried=(("timerfd", str(error)),)
             )
         return Rung("timerfd", proven=True)
 
     def fileno(self) -> int | None:
-        return self._clock.fd if self._clock is not None else None
+        return self._clock.fileno() if self._clock is not None else None
 
     @property
     def pending(self) -> bool:
@@ -185,7 +186,7 @@ class Health:
         return [f"{subject}: {entry.detail}" for subject, entry in self._entries.items() if not entry.ok]
 
     def clock_synchronised(self) -> bool:
-        return clockwatch.synchronised()
+        return adjtimex.synchronised()
 
     def ready(self, now: int) -> Iterator[Observation]:
         self._last = max(self._last, now)
@@ -202,7 +203,7 @@ class Health:
     def observe(self, now: int) -> Iterable[Observation]:
         self._last = max(self._last, now)
         self._check_clock(now)
-        self._synchronised = clockwatch.synchronised()
+        self._synchronised = adjtimex.synchronised()
         for subject, entry in list(self._entries.items()):
             lasting = CASES[entry.reason].lasting_s
             if not entry.ok and lasting and abs(now - entry.at) > lasting * 1000:
@@ -216,13 +217,13 @@ class Health:
             self._clock = None
 
     def _check_clock(self, now: int) -> None:
-        step = self._clock.read() if self._clock is not None else None
-        if step is None or abs(step) < STEP_MIN_MS:
+        step = self._clock.step() if self._clock is not None else 0.0
+        if abs(step) < STEP_MIN_S:
             return
         # A device without a battery-backed clock starts in the past; its first synchronisation is no incident.
         first = step > 0 and not self._synchronised
-        self._synchronised = clockwatch.synchronised()
-        detail = f"the clock was set {abs(step) / 1000:.1f} s {'forward' if step > 0 else 'back'}"
+        self._synchronised = adjtimex.synchronised()
+        detail = f"the clock was set {abs(step):.1f} s {'forward' if step > 0 else 'back'}"
         detail += " (it had not been synchronised before)" if first else ""
         self.report(Reason.CLOCK_STEP, "clock", detail, ok=first, now=now)
 

@@ -14,10 +14,11 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from edgeguard.errors import Unavailable
-from edgeguard.linux import procwatch, uevent
+from edgeguard.errors import DecodeError, Unavailable
+from edgeguard.linux import mounts, procwatch, uevent
 from edgeguard.model import NOBODY, Actor, Columns, Observation, Origin, Status
 from edgeguard.sensors import Column, Context, Rung, parse_modules, parse_mounts, parse_sysctl, reading, sshd
+from edgeguard.sensors.snapshot import WHOLE_KIND
 
 MECHANISMS = ("fanotify", "inotify")  # that tell writes, best first
 
@@ -50,6 +51,7 @@ class Host:
     ladder = ("fanotify", "inotify", "polling")
     interval_s = 300  # for the kernel's own changes, and for writes through another mount of /proc
     triggers = sshd.TRIGGERS
+    volatile = frozenset({"size", "used_by"})
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -67,7 +69,7 @@ class Host:
         self._start_modules(blind)
         self._start_mounts(blind)
         self._loaded = self._read_modules()  # what is here already is no event
-        with suppress(OSError):
+        with suppress(OSError, DecodeError):
             self._mounted = self._read_mounts()
         return Rung(rung, proven=True, blind=tuple(blind), tried=tuple(tried))
 
@@ -87,13 +89,14 @@ class Host:
         self._loaded = self._read_modules()
         for name, columns in self._loaded.items():
             yield Observation("module", name, columns, now, Status.PRESENT, Origin.SWEEP)
+        yield from sshd.observe(self._context.root, now)
         try:
             self._mounted = self._read_mounts()
-        except OSError as error:
-            yield _unreadable("mount", "/", error, now)
+        except (OSError, DecodeError) as error:
+            yield _unreadable("mount", WHOLE_KIND, error, now)
+            return
         for point, columns in self._mounted.items():
             yield Observation("mount", point, columns, now, Status.PRESENT, Origin.SWEEP)
-        yield from sshd.observe(self._context.root, now)
 
     def close(self) -> None:
         if self._writes is not None:
@@ -234,8 +237,8 @@ class Host:
     def _mount_changes(self, now: int) -> Iterator[Observation]:
         try:
             after = self._read_mounts()
-        except OSError as error:
-            yield _unreadable("mount", "/", error, now)
+        except (OSError, DecodeError) as error:
+            yield _unreadable("mount", WHOLE_KIND, error, now)
             return
         before, self._mounted = self._mounted, after
         yield from _differences("mount", before, after, now)
@@ -243,7 +246,7 @@ class Host:
     def _read_mounts(self) -> dict[str, Columns]:
         fd = self._open_mounts() if self._mounts is None else self._mounts
         try:
-            data = reading.drain(fd, parse_mounts.MOUNTINFO_MAX, "mountinfo")
+            data = reading.drain(fd, mounts.SIZE_MAX, "mountinfo")
         finally:
             if self._mounts is None:
                 os.close(fd)
@@ -251,10 +254,11 @@ class Host:
             mount.point: {
                 "fstype": mount.fstype,
                 "source": mount.source,
-                "options": mount.options,
-                "category": mount.category,
+                "options": parse_mounts.options(mount),
+                "category": category,
             }
-            for mount in parse_mounts.parse(data)
+            for mount in mounts.parse(data)
+            if (category := parse_mounts.category(mount))
         }
 
 
@@ -279,5 +283,6 @@ def _differences(
             yield Observation(kind, subject, columns, now, Status.ABSENT)
 
 
-def _unreadable(kind: str, subject: str, error: OSError, now: int) -> Observation:
-    return Observation(kind, subject, {}, now, Status.UNREADABLE, Origin.SWEEP, note=reading.why(error))
+def _unreadable(kind: str, subject: str, error: OSError | DecodeError, now: int) -> Observation:
+    note = reading.why(error) if isinstance(error, OSError) else str(error)
+    return Observation(kind, subject, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)

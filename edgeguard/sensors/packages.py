@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from edgeguard.model import Columns, Observation, Origin, Status
 from edgeguard.sensors import Column, Context, Rung, parse_dpkg, reading
+from edgeguard.sensors.snapshot import WHOLE_KIND
 
 STATUS = "/var/lib/dpkg/status"
 INFO = "/var/lib/dpkg/info"
@@ -77,7 +78,7 @@ class Packages:
             return  # no Debian; the rung says so
         except OSError as error:
             note = reading.why(error)
-            yield Observation("package", "dpkg", {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
+            yield Observation("package", WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
 
     def close(self) -> None:
         pass

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from edgeguard.model import Columns, Observation, Origin, Status
 from edgeguard.sensors import Column, parse_sshd, reading
+from edgeguard.sensors.snapshot import WHOLE_KIND
 
 CONFIG = "/etc/ssh/sshd_config"
 TRIGGERS = ("/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*")
@@ -37,7 +38,7 @@ def observe(root: str, now: int) -> Iterator[Observation]:
         return
     except OSError as error:
         note = reading.why(error)
-        yield Observation("sshd", "sshd_config", {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
+        yield Observation("sshd", WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
         return
     for keyword, value, level, match in parse_sshd.settings(lines):
         subject = f"{keyword} match {match}" if match else keyword

@@ -41,6 +41,7 @@ class Usb:
     kinds: Mapping[str, Mapping[str, Column]] = {"usb": _KIND}
     ladder = ("udev", "kernel", "polling")
     triggers: tuple[str, ...] = ()
+    volatile = frozenset({"driver"})
 
     def __init__(self, context: Context) -> None:
         self.interval_s = 15

@@ -14,14 +14,12 @@ from edgeguard.sensors.health import CASES, HOUR_S, SUBJECTS_MAX, Health, Reason
 
 
 class Clock:
-    fd = 99
-
     def __init__(self) -> None:
-        self.step: int | None = None
+        self.moved = 0.0
 
-    def read(self) -> int | None:
-        step, self.step = self.step, None
-        return step
+    def step(self) -> float:
+        moved, self.moved = self.moved, 0.0
+        return moved
 
     def close(self) -> None:
         pass
@@ -98,7 +96,7 @@ def test_a_lower_rung_is_no_failure_and_none_is_one(sensor: Health) -> None:
 def test_clock_set_back_is_a_failure(sensor: Health) -> None:
     clock = Clock()
     sensor._clock = clock  # type: ignore[assignment]
-    clock.step = -7_200_000
+    clock.moved = -7200.0
     [seen] = sensor.ready(1)
     assert seen.subject == "clock"
     assert (seen.columns["ok"], seen.columns["code"]) == (False, "EG-HLTH-003")
@@ -108,12 +106,12 @@ def test_clock_set_back_is_a_failure(sensor: Health) -> None:
 def test_the_first_synchronisation_is_none(sensor: Health) -> None:
     clock = Clock()
     sensor._clock = clock  # type: ignore[assignment]
-    clock.step = 500
+    clock.moved = 0.5
     assert list(sensor.ready(1)) == []
-    clock.step = 86_400_000
+    clock.moved = 86_400.0
     sensor._synchronised = False
     assert [each.columns["ok"] for each in sensor.ready(2)] == [True]
-    clock.step = 86_400_000
+    clock.moved = 86_400.0
     sensor._synchronised = True
     assert [each.columns["ok"] for each in sensor.ready(3)] == [False]
 
