@@ -63,7 +63,7 @@ deb: ## dist/edgeguard_*.deb and dist/edgeguard-collector_*.deb
 
 lintian: deb ## what Debian thinks of the packages
 	# Debian 12's lintian still asks for init scripts; both releases run systemd, and so do the devices.
-	lintian --suppress-tags package-supports-alternative-init-but-no-init.d-script --pedantic --display-info --fail-on error,warning,info,pedantic dist/*.deb
+	lintian $$(lintian-explain-tags --list-tags | sed -n 's/^package-supports-alternative-init-but-no-init.d-script$$/--suppress-tags=&/p') --pedantic --display-info --fail-on error,warning,info,pedantic dist/*.deb
 
 clean: ## remove build/ and dist/
 	rm -rf build dist

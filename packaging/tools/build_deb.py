@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -37,23 +38,21 @@ def releases(text: str) -> list[Release]:
         match = re.fullmatch(r"(\S+) \((\d{4}-\d\d-\d\d)\)", heading.strip())
         if not match:
             raise SystemExit(f"CHANGELOG.md: {heading!r} is not `VERSION (YYYY-MM-DD)`")
-        changes = [" ".join(item.split()) for item in re.findall(r"^- (.*?)(?=^- |\Z|^$)", body, re.S | re.M)]
+        changes = [
+            " ".join(item.split()) for item in re.findall(r"^- (.*?)(?=^- |\Z|^$)", body, re.DOTALL | re.MULTILINE)
+        ]
         found.append(Release(match[1], datetime.fromisoformat(match[2]).replace(tzinfo=UTC), changes))
     return found
 
 
 def debian_changelog(entries: list[Release]) -> str:
     """The same in Debian's form, wrapped at 80 columns."""
-    import textwrap
-
     stanzas = []
     for entry in entries:
-        items = ["\n".join(textwrap.wrap(x, 78, initial_indent="  * ", subsequent_indent="    ")) for x in entry.changes]
+        items = [textwrap.fill(x, 78, initial_indent="  * ", subsequent_indent="    ") for x in entry.changes]
         body = "\n".join(items or ["  * See CHANGELOG.md."])
         date = format_datetime(entry.date)
-        stanzas.append(
-            f"edgeguard ({entry.version}) unstable; urgency=medium\n\n{body}\n\n -- {MAINTAINER}  {date}\n"
-        )
+        stanzas.append(f"edgeguard ({entry.version}) unstable; urgency=medium\n\n{body}\n\n -- {MAINTAINER}  {date}\n")
     return "\n".join(stanzas)
 
 

@@ -31,7 +31,9 @@ def figure(line: str) -> dict[str, Any] | None:
 
 
 def number(value: object) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,}" if isinstance(value, (int, float)) else str(value or "")
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:,.3g}"
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value or "")
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -49,7 +51,9 @@ def main(names: list[str]) -> int:
     for script in scripts:
         command = ["/usr/bin/python3", str(script)]
         try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
         except subprocess.TimeoutExpired:
             print(f"{script.name}: no end within {TIMEOUT_S} s")
             failed += 1

@@ -21,7 +21,6 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -111,7 +110,7 @@ class Device:
             raise
         return self
 
-    def __exit__(self, *_why: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_why: object) -> None:
         self.close()
 
     # -------------------------------------------------------------- life
@@ -143,7 +142,7 @@ class Device:
                     "SYSTEMD_SECCOMP": "0",
                     "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1",
                 },
-                preexec_fn=self._enter_own_cgroup,
+                preexec_fn=self._enter_own_cgroup,  # noqa: PLW1509 - no thread ever runs here
             )
         with listener:
             self._await_boot(listener, began + BOOT_S)
@@ -238,13 +237,17 @@ class Device:
 
     # -------------------------------------------------------------- work
 
+    def enter(self, *words: str, user: str = "") -> list[str]:
+        """The host's command that runs `words` inside, as root or as `user`."""
+        inside = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
+        inside += ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
+        inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
+        return [*inside, *words]
+
     def begin(self, script: str, *, user: str = "") -> subprocess.Popen[str]:
-        """Start a shell script inside, as root or as `user`, in a session of its own."""
-        words = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
-        words += ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
-        words += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
+        """Start a shell script inside, in a session of its own."""
         return subprocess.Popen(
-            [*words, "/bin/sh", "-c", script],
+            self.enter("/bin/sh", "-c", script, user=user),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from tests.device.lab import command
 
+# fmt: off
 PACKAGES = (
-    "systemd systemd-sysv dbus udev kmod iproute2 nftables procps e2fsprogs apt sudo cron openssh-server "
-    "netcat-openbsd python3 python3-psutil python3-cbor2 python3-pyudev python3-systemd python3-cryptography "
-    "python3-aiohttp openssl"
-).split()
+    "systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "nftables", "procps", "e2fsprogs", "apt", "sudo",
+    "cron", "openssh-server", "netcat-openbsd", "python3", "python3-psutil", "python3-cbor2", "python3-pyudev",
+    "python3-systemd", "python3-cryptography", "python3-aiohttp", "openssl",
+)
+# fmt: on
 # Nothing runs on its own during a test; the journal is kept, as on a device.
 SETUP = """set -eu; cd "$1"
 echo edgedev >etc/hostname; echo '127.0.0.1 localhost edgedev' >etc/hosts; : >etc/machine-id

@@ -36,7 +36,8 @@ time.sleep(5)
 ZOO = """import os, socket, time
 top = b"/usr/local/bin/zoo"
 os.mkdir(top)
-for name in (b"new\\nline", b"\\x1b[31mred", b"\\xff\\xfe", b"n" * 255, b"-rf", b"$(reboot)", b" ", "\\u202egpj.exe".encode()):
+NAMES = b"new\\nline", b"\\x1b[31mred", b"\\xff\\xfe", b"n" * 255, b"-rf", b"$(reboot)", b" ", "\\u202egpj".encode()
+for name in NAMES:
     with open(top + b"/" + name, "wb") as file:
         file.write(b"#!/bin/sh\\n")
 os.mkfifo(top + b"/fifo")
@@ -72,7 +73,7 @@ def quiet(guard: Guard) -> Iterator[None]:
     [
         ('[[rule]]\nid = "x"\ncolour = "red"\n', "colour"),
         ('[[watch]]\npath = 7\ncategory = "config"\n', "path"),
-        ('[[watch]\n', "99-test.toml:1"),
+        ("[[watch]\n", "99-test.toml:1"),
     ],
     ids=["key", "type", "syntax"],
 )
@@ -96,7 +97,8 @@ def test_a_wrong_policy_is_refused_with_its_place(guard: Guard, text: str, said:
 
 def test_hostile_clients_do_not_delay_status(guard: Guard) -> None:
     flood = guard.device.begin(f"cat >/run/flood.py <<'E'\n{FLOOD}E\npython3 /run/flood.py")
-    assert flood.stdout and flood.stdout.readline() == "up\n"
+    assert flood.stdout
+    assert flood.stdout.readline() == "up\n"
     try:
         began = time.monotonic()
         answer = guard.ask("status -o json")
@@ -111,7 +113,7 @@ def test_hostile_clients_do_not_delay_status(guard: Guard) -> None:
 def test_an_unknown_verb_is_refused_by_name(guard: Guard) -> None:
     code = (
         "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/edgeguard/control.sock'); "
-        "s.sendall(b'{\\\"method\\\":\\\"org.edgeguard.Nonsense\\\"}\\\\n'); print(s.recv(4096).decode())"
+        's.sendall(b\'{\\"method\\":\\"org.edgeguard.Nonsense\\"}\\\\n\'); print(s.recv(4096).decode())'
     )
     out = guard.device.run(f'python3 -c "{code}"').ok().out
     assert '"error"' in out
@@ -133,8 +135,7 @@ def test_a_zoo_of_names_and_files(guard: Guard) -> None:
         # Meanwhile the other sensors keep their pace.
         began = time.time()
         guard.device.run(
-            "python3 -c 'import socket, time; s = socket.create_server((\"0.0.0.0\", 4499)); time.sleep(4)' &"
-            " sleep 0.1"
+            "python3 -c 'import socket, time; s = socket.create_server((\"0.0.0.0\", 4499)); time.sleep(4)' & sleep 0.1"
         )
         port = guard.wait_open("EG-PORT-001", "tcp/0.0.0.0:4499")
         assert guard.seconds(port["first_seen"]) - began <= NOTICE_S

@@ -33,7 +33,10 @@ with open("/bin/sleep", "rb") as file:
     os.write(fd, file.read())
 os.execv(f"/proc/self/fd/{fd}", ["quiet", "600"])
 """
-LISTEN = "import socket, time; s = socket.socket({family}, {kind}); {option}s.bind(({address!r}, {port})); {listen}time.sleep(600)"
+LISTEN = (
+    "import socket, time; s = socket.socket({family}, {kind}); {option}"
+    "s.bind(({address!r}, {port})); {listen}time.sleep(600)"
+)
 BACKGROUND = "</dev/null >/dev/null 2>&1 & echo $! >/run/act.pid"
 END = "kill $(cat /run/act.pid); rm /run/act.pid"
 

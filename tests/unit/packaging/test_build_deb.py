@@ -17,14 +17,15 @@ DEBIAN = TOP / "packaging/debian"
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
     spec = importlib.util.spec_from_file_location("build_deb", TOP / "packaging/tools/build_deb.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_changelog_becomes_debian(build: ModuleType) -> None:
-    text = "# Changelog\n\n## 1.2.3 (2026-11-23)\n\nWords.\n\n- one\n  goes on\n- two\n\n## 1.2.2 (2026-01-02)\n\n- old\n"
+    text = "# Changelog\n\n## 1.2.3 (2026-11-23)\n\n- one\n  goes on\n- two\n\n## 1.2.2 (2026-01-02)\n\n- old\n"
     entries = build.releases(text)
     assert [entry.version for entry in entries] == ["1.2.3", "1.2.2"]
     assert entries[0].date == datetime(2026, 11, 23, tzinfo=UTC)
