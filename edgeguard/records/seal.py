@@ -18,19 +18,20 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple, cast
 
-from edgeguard.codec import cose
-from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
+from edgeguard.codec import cbor, cose
+from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
 from edgeguard.records import journal, outbox, receipts, registry, wire
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
 from edgeguard.records.spool import JOURNALS, SEAL_BYTES, SEAL_RECORDS
 from edgeguard.records.wire import Drop, Header, Record
-from edgeguard.settings import Settings
+from edgeguard.settings import DEFAULT_FILE, Settings, load
 
 AUDIT_MAX = 64  # segments that every run verifies, at 0.1 ms each on a PC and 1 ms on a Pi; more on request
 QUARANTINE_MAX = 64  # files kept for a look; older ones go
@@ -38,6 +39,7 @@ CLOCK_STEP_MS = 1_000  # a segment labels time once; where wall and monotonic ti
 FULL_FACTOR = 2  # findings may take this many times the quota; all else stops at the quota
 COLLECTOR_KEY_MAX = 256  # bytes of a file that holds 64 hex digits
 STATUS_MAX = 64 * 1024
+REQUEST_MAX = 64 * 1024  # bytes of the daemon's question
 
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4  # linux/prctl.h
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
@@ -78,14 +80,34 @@ def run(
         os.close(lock)
 
 
-def main(settings: Settings) -> int:
-    """Run once and print the result as one line of JSON. For whoever starts the sealer as a program of its own."""
+def main(argv: list[str]) -> int:
+    """`edgeguard-seal [seal] [--settings FILE]`: asked by a CBOR map on standard input, answers with one frame
+    [length u32][CBOR map], as every helper of the daemon does."""
+    words = argv[1:] if argv[:1] == ["seal"] else argv
+    if words and (len(words) != 2 or words[0] != "--settings"):
+        sys.stderr.write("usage: edgeguard-seal [--settings FILE]\n")
+        return 64
     try:
-        result = run(settings)
-    except (OSError, DecodeError) as error:
-        result = {"v": 1, "error": str(error)}
-    sys.stdout.write(json.dumps(result) + "\n")
+        settings = load(words[1] if words else DEFAULT_FILE)
+        request = _request()
+        result = run(settings, audit=request.get("audit") is True)
+    except (OSError, DecodeError, SettingsError) as error:
+        result = {"error": str(error)}
+    answer = cbor.encode(result)
+    sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer)
+    sys.stdout.buffer.flush()
     return 1 if "error" in result else 0
+
+
+def _request() -> dict[str, Any]:
+    """What the daemon asks for; nothing when a person started us."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return {}
+    data = sys.stdin.buffer.read(REQUEST_MAX)
+    request = cbor.decode(data, size=REQUEST_MAX) if data else {}
+    if not isinstance(request, dict):
+        raise DecodeError("the request is not a map")
+    return request
 
 
 class Sealer:

@@ -37,8 +37,9 @@ READ_S = 30  # between two bytes
 EXCHANGE_S = 120  # for one POST and its whole reply, however it drips
 RETRY_AFTER_MAX = 24 * 3600
 ROUNDS_MAX = 10_000  # POSTs in one run: 2.5 GB, far beyond any quota; a loop that never ends would be our bug
-STATUS_MAX = 64 * 1024
-REFUSED_SHOWN = 64
+STATUS_MAX = 4096  # bytes of status.json: the daemon reads no more
+REFUSED_SHOWN = 16
+ERROR_MAX = 300  # letters
 
 EX_TEMPFAIL = 75  # sysexits.h: something waits and could not be sent
 
@@ -209,13 +210,14 @@ class Uplink:
             "v": 1,
             "ok": error is None,
             "name": error.name if error else "",
-            "error": str(error) if error else "",
+            "error": str(error)[:ERROR_MAX] if error else "",
             "retry_after": error.retry_after if error else None,
             "waiting": len(self._waiting()),
             "sent": self._sent,
             "last_sent": self._last_sent,
             "refused": [
-                {"name": name, "reason": reason} for name, reason in sorted(self._refused.items())[:REFUSED_SHOWN]
+                {"name": name, "reason": reason[: receipts.REASON_MAX]}
+                for name, reason in sorted(self._refused.items())[:REFUSED_SHOWN]
             ],
             "at": time.time_ns() // 1_000_000,
         }
@@ -233,8 +235,9 @@ def in_order(names: list[Name]) -> list[Name]:
 
 
 def main(argv: list[str]) -> int:
-    """`edgeguard-uplink [--settings FILE]`."""
+    """`edgeguard-uplink [uplink] [--settings FILE]`; the daemon, where it starts us itself, names the verb."""
     path = DEFAULT_FILE
+    argv = argv[1:] if argv[:1] == ["uplink"] else argv
     if argv[:1] == ["--settings"] and len(argv) == 2:
         path = argv[1]
     elif argv:
@@ -346,7 +349,8 @@ def _deadline(seconds: int) -> Iterator[None]:
 
 def _replace(path: str, data: bytes) -> None:
     """Write a file as a whole. Not fsynced: after a power cut the collector only sends a receipt again."""
-    temporary = f"{path}.tmp"
+    directory, _, name = path.rpartition("/")
+    temporary = f"{directory}/.{name}.tmp"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)

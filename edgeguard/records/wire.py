@@ -41,6 +41,7 @@ RECORD_MAX = 16 * 1024  # bytes of one row in the journal, whose frames count to
 TEXT_MAX = 1024  # bytes of a text before it is cut, with a mark
 LIST_MAX = 64  # elements of a list in a record
 UINT_MAX = 2**64 - 1
+COUNT_MAX = 2**62  # sequence numbers and times: sums of two still fit where SQL keeps its integers
 
 Reference = Callable[[str], int | None]  # text -> entry of the baseline's manifest
 Resolve = Callable[[int], str | None]  # and back
@@ -350,11 +351,11 @@ def _header(parts: list[Any]) -> tuple[Header, int, bytes]:
     _need(isinstance(device, bytes) and len(device) == 16, "payload: device id")
     _need(_is_uint(stream) and stream < 4, "payload: stream")
     for name, value in (("seq", sequence), ("epoch", epoch), ("boot", boot), ("first", first), ("mono0", mono)):
-        _need(_is_uint(value) and value < 2**63, f"payload: {name}")  # 2**63: what SQL integers hold
+        _need(_is_uint(value) and value < COUNT_MAX, f"payload: {name}")
     _need(sequence > 0, "payload: seq starts at 1")
     _need(_is_uint(count) and 0 < count <= RECORDS_MAX, "payload: number of records")
     _need(isinstance(previous, bytes) and len(previous) == 32, "payload: hash of the previous segment")
-    _need(wall is None or (type(wall) is int and abs(wall) < 2**62), "payload: wall0")
+    _need(wall is None or (type(wall) is int and abs(wall) < COUNT_MAX), "payload: wall0")
     _need(_is_uint(clock) and clock < 4, "payload: clock quality")
     _need(isinstance(baseline, bytes) and len(baseline) == 8, "payload: baseline id")
     _need(_is_uint(dictionary) and dictionary == 0, f"payload: dictionary {dictionary!r} is not here")
@@ -404,7 +405,10 @@ def _drops(entries: Any) -> tuple[Drop, ...]:
     drops = []
     for entry in entries:
         shaped = isinstance(entry, list) and len(entry) >= 4 and all(_is_uint(item) for item in entry[:4])
-        _need(shaped and entry[0] <= entry[1] < 2**63 and entry[3] < 4, "drops: not [from, to, reason, stream]")
+        _need(
+            shaped and 0 < entry[0] <= entry[1] < COUNT_MAX and entry[2] < 2**16 and entry[3] < 4,
+            "drops: not [from, to, reason, stream]",
+        )
         drops.append(Drop(*entry[:4]))
     return tuple(drops)
 
@@ -412,7 +416,7 @@ def _drops(entries: Any) -> tuple[Drop, ...]:
 def _parse_row(row: Any, reader: _Reader, mono: int) -> tuple[int, Record]:
     _need(isinstance(row, list) and len(row) >= 2 and _is_uint(row[0]) and _is_uint(row[1]), "row: no [dt, head]")
     mono += row[0]
-    _need(mono < 2**63, "row: dt")
+    _need(mono < COUNT_MAX, "row: dt")
     number, rule, severity = row[1] >> 4, bool(row[1] & 8), row[1] & 7
     kind = TYPES.get(number)
     if kind is None:

@@ -1,0 +1,413 @@
+"""What happens to a segment that came: verify, decode, store, advance the head, and say so in a receipt.
+
+No network and no clock of its own, so that all of it can be tested with bytes. The signature is verified before the
+payload is looked at. One transaction takes in a whole POST; the receipt is made from what that transaction committed.
+The same segments any number of times, in any order, give the same database: (device, stream, seq) is the key, and a
+head only ever moves over what is there or explained.
+
+Everything that is not as it should be has a name:
+    bad signature, malformed, unknown device, wrong device      not taken, told to the device
+    equivocation      another segment with this number is here: a cloned device or a stolen key. Kept as evidence only
+    chain broken      taken, but it does not name the segment before it: the chain was cut and made anew
+    gap               segments are missing before one that is here; resolved when they come or a drop explains them
+    records missing   two neighbouring segments, but record numbers between them are in neither
+    explained loss    the device says itself that it lost segments
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from edgeguard.codec import cose
+from edgeguard.collector import events, store
+from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
+from edgeguard.records import receipts, registry, wire
+from edgeguard.records.receipts import Range, Receipt, Refusal
+from edgeguard.records.wire import Header, Segment
+
+STREAMS = 4
+REASON_MAX = 1 << 16  # a number of tomorrow is kept, a giant one is not
+EVIDENCE_MAX = 16  # conflicting segments kept for one device
+UNKNOWN = bytes(16)  # incidents about nobody we know
+
+
+class Verdict(NamedTuple):
+    """What became of one segment. `name` is "stored", "duplicate", or the name of what is wrong."""
+
+    name: str
+    hash: bytes
+    stream: int = -1
+    sequence: int = 0
+    detail: str = ""
+
+    @property
+    def taken(self) -> bool:
+        return self.name in {"stored", "duplicate"}
+
+
+class Device(NamedTuple):
+    id: bytes
+    name: str
+    public: bytes
+
+
+class Ingest:
+    """One database, one writer. `now` gives milliseconds since the epoch."""
+
+    def __init__(self, connection: sqlite3.Connection, seed: bytes, now: Callable[[], int]) -> None:
+        self._db = connection
+        self._seed = seed
+        self._now = now
+
+    # --- devices -------------------------------------------------------------------------------------------------
+
+    def add_device(self, name: str, public: bytes) -> Device:
+        """Know a device from now on. Raises ValueError if its name or key is known already."""
+        device = Device(cose.device_id(public), name, public)
+        try:
+            self._db.execute(
+                "INSERT INTO devices (id, name, public, added) VALUES (?, ?, ?, ?)", (*device, self._now())
+            )
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"a device with the name {name!r} or this key is known already") from error
+        return device
+
+    def device(self, identity: bytes) -> Device | None:
+        row = self._db.execute("SELECT id, name, public FROM devices WHERE id = ?", (identity,)).fetchone()
+        return Device(*row) if row else None
+
+    # --- segments ------------------------------------------------------------------------------------------------
+
+    def take(self, data: bytes, device: Device) -> tuple[list[Verdict], bytes]:
+        """A POST's body from a device that TLS has vouched for: what became of each segment, and the signed receipt.
+
+        Raises SegmentRefused when the body is not a sequence of segments at all.
+        """
+        parts = wire.split(data)
+        with store.transaction(self._db):
+            verdicts = [self._take_one(part, device) for part in parts]
+            for stream in range(STREAMS):
+                self._advance(device, stream)
+            duplicates = sum(verdict.name == "duplicate" for verdict in verdicts)
+            self._db.execute(
+                "UPDATE devices SET seen = ?, duplicates = duplicates + ? WHERE id = ?",
+                (self._now(), duplicates, device.id),
+            )
+        refused = [Refusal(verdict.hash, verdict.name) for verdict in verdicts if not verdict.taken]
+        return verdicts, self.receipt(device, refused)
+
+    def take_files(self, parts: Sequence[bytes]) -> list[Verdict]:
+        """Segments that came on a stick: each names its device by its key."""
+        verdicts = []
+        for part in parts:
+            device = self._device_by_key(part)
+            if device is None:
+                verdict = Verdict("unknown device", sha256(part).digest())
+                with store.transaction(self._db):
+                    self._incident(UNKNOWN, -1, 0, verdict.name, _kid(part))
+            else:
+                verdict = self.take(part, device)[0][0]
+            verdicts.append(verdict)
+        return verdicts
+
+    def unknown_device(self, identity: str) -> None:
+        """Somebody with a certificate of ours whom we do not know (any more)."""
+        with store.transaction(self._db):
+            self._incident(UNKNOWN, -1, 0, "unknown device", identity[:64])
+
+    def explain(self, device: Device, stream: int, last: int) -> None:
+        """An operator says that what is missing up to `last` will not come."""
+        with store.transaction(self._db):
+            head = self._head(device, stream)
+            if last > head[0]:
+                self._explain(device, stream, head[0] + 1, last, registry.REASONS.index("operator"))
+            self._advance(device, stream)
+
+    def receipt(self, device: Device, refused: Sequence[Refusal] = ()) -> bytes:
+        """What is committed for this device, signed."""
+        rows = self._db.execute(
+            "SELECT stream, seq, hash FROM heads WHERE device = ? AND seq > 0 ORDER BY stream", (device.id,)
+        ).fetchall()
+        receipt = Receipt(
+            device=device.id,
+            time=self._now(),
+            heads=tuple(receipts.Head(*row) for row in rows),
+            held=tuple(self._held(device)),
+            refused=tuple(refused[: receipts.REFUSED_MAX]),
+        )
+        return cose.sign1(receipts.encode(receipt), self._seed, cose.RECEIPT_AAD)
+
+    # --- one segment ---------------------------------------------------------------------------------------------
+
+    def _take_one(self, data: bytes, device: Device) -> Verdict:
+        digest = sha256(data).digest()
+        try:
+            payload = cose.verify1(data, [device.public], cose.SEGMENT_AAD)
+        except SignatureError as error:
+            return self._refuse(device, Verdict("bad signature", digest, detail=str(error)))
+        except DecodeError as error:
+            return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
+        try:
+            segment = wire.decode_segment(payload)
+        except SegmentRefused as error:
+            return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
+        header = segment.header
+        if header.device != device.id:
+            return self._refuse(
+                device, Verdict("wrong device", digest, header.stream, header.sequence, header.device.hex())
+            )
+        return self._store(segment, data, digest, device)
+
+    def _store(self, segment: Segment, data: bytes, digest: bytes, device: Device) -> Verdict:
+        header = segment.header
+        found = self._db.execute(
+            "SELECT hash FROM segments WHERE device = ? AND stream = ? AND seq = ?",
+            (device.id, header.stream, header.sequence),
+        ).fetchone()
+        if found and found[0] == digest:
+            return Verdict("duplicate", digest, header.stream, header.sequence)
+        if found:
+            detail = f"another segment {header.stream}-{header.sequence} is here: cloned device or stolen key"
+            self._incident(device.id, header.stream, header.sequence, "equivocation", digest.hex(), data)
+            return Verdict("equivocation", digest, header.stream, header.sequence, detail)
+        if self._behind(header, device):
+            detail = "its number was passed over as lost, and now it is here"
+            self._incident(device.id, header.stream, header.sequence, "late", detail)
+        row = self._insert(header, data, digest)
+        self._insert_records(row, segment)
+        self._learn_time(header)
+        for drop in segment.drops:
+            self._explain(device, drop.stream, drop.first, drop.last, drop.reason)
+        self._explain_by_records(segment, device)
+        return Verdict("stored", digest, header.stream, header.sequence)
+
+    def _behind(self, header: Header, device: Device) -> bool:
+        return header.sequence <= self._head(device, header.stream)[0]
+
+    def _insert(self, header: Header, data: bytes, digest: bytes) -> int:
+        cursor = self._db.execute(
+            "INSERT INTO segments (device, stream, seq, hash, previous, first, n, epoch, boot, mono, wall, clock,"
+            " received, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                header.device,
+                header.stream,
+                header.sequence,
+                digest,
+                header.previous,
+                header.first,
+                header.n,
+                header.epoch,
+                header.boot,
+                header.mono,
+                header.wall,
+                header.clock,
+                self._now(),
+                data,
+            ),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def _insert_records(self, row: int, segment: Segment) -> None:
+        header = segment.header
+        self._db.executemany(
+            "INSERT INTO records (segment, device, stream, seq, type, severity, boot, mono, wall, code, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    row,
+                    header.device,
+                    header.stream,
+                    header.first + place,
+                    record.type,
+                    record.severity,
+                    header.boot,
+                    record.mono,
+                    record.wall,
+                    events.code(record),
+                    json.dumps(events.body(record), separators=(",", ":")),
+                )
+                for place, record in enumerate(segment.records)
+            ],
+        )
+
+    def _learn_time(self, header: Header) -> None:
+        """Once one segment of a boot has a good clock, the times of that whole boot are known."""
+        base = events.offset(header)
+        if base is None:
+            return
+        self._db.execute(
+            "INSERT INTO boots (device, boot, offset, clock) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (device, boot) DO UPDATE SET offset = excluded.offset, clock = excluded.clock"
+            " WHERE excluded.clock > clock",
+            (header.device, header.boot, base, header.clock),
+        )
+
+    # --- chains --------------------------------------------------------------------------------------------------
+
+    def _head(self, device: Device, stream: int) -> tuple[int, bytes, int, int]:
+        """(sequence up to which nothing is missing, hash of the last segment that is here, its number, next record)."""
+        row = self._db.execute(
+            "SELECT seq, hash, last_good, next_record FROM heads WHERE device = ? AND stream = ?", (device.id, stream)
+        ).fetchone()
+        return (row[0], row[1], row[2], row[3]) if row else (0, wire.NO_PREVIOUS, 0, 1)
+
+    def _advance(self, device: Device, stream: int) -> None:
+        """Move the head over everything that is here or explained, looking at each joint of the chain once."""
+        before = self._head(device, stream)
+        sequence, digest, last, record = before
+        while True:
+            row = self._db.execute(
+                "SELECT hash, previous, first, n FROM segments WHERE device = ? AND stream = ? AND seq = ?",
+                (device.id, stream, sequence + 1),
+            ).fetchone()
+            if row is None:
+                explained = self._explained_to(device, stream, sequence + 1)
+                if explained is None:
+                    break
+                sequence = explained
+                continue
+            sequence += 1
+            self._check_joint(device, stream, sequence, row, (digest, last, record))
+            digest, last, record = row[0], sequence, row[2] + row[3]
+        if sequence != before[0]:
+            self._db.execute(
+                "INSERT INTO heads (device, stream, seq, hash, last_good, next_record) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (device, stream) DO UPDATE SET seq = excluded.seq, hash = excluded.hash,"
+                " last_good = excluded.last_good, next_record = excluded.next_record",
+                (device.id, stream, sequence, digest, last, record),
+            )
+        self._note_gap(device, stream, sequence)
+
+    def _check_joint(
+        self,
+        device: Device,
+        stream: int,
+        sequence: int,
+        row: tuple[bytes, bytes, int, int],
+        head: tuple[bytes, int, int],
+    ) -> None:
+        _, previous, first, _ = row
+        digest, last, record = head
+        if previous != digest and not self._damaged_since(device, stream, sequence, previous):
+            detail = f"names {previous.hex()} as the segment before it, {digest.hex()} is"
+            self._incident(device.id, stream, sequence, "chain broken", detail)
+        if first != record and last == sequence - 1:
+            name = "records missing" if first > record else "records twice"
+            self._incident(device.id, stream, sequence, name, f"begins with record {first}, expected {record}")
+
+    def _damaged_since(self, device: Device, stream: int, sequence: int, previous: bytes) -> bool:
+        """The device says that what we have before this was damaged on its side, and went on from the one before."""
+        rows = self._db.execute(
+            "SELECT seq, previous FROM segments WHERE device = ? AND stream = ? AND seq < ? ORDER BY seq DESC LIMIT 64",
+            (device.id, stream, sequence),
+        )
+        for number, before in rows:
+            if self._explained_to(device, stream, number) is None:
+                return False
+            if before == previous:
+                return True
+        return False
+
+    def _explained_to(self, device: Device, stream: int, sequence: int) -> int | None:
+        row = self._db.execute(
+            "SELECT max(last) FROM drops WHERE device = ? AND stream = ? AND first <= ? AND last >= ?",
+            (device.id, stream, sequence, sequence),
+        ).fetchone()
+        return row[0] if row else None
+
+    def _explain(self, device: Device, stream: int, first: int, last: int, reason: int) -> None:
+        """A segment that is here is worth more than the word that it is lost."""
+        inserted = self._db.execute(
+            "INSERT OR IGNORE INTO drops (device, stream, first, last, reason) VALUES (?, ?, ?, ?, ?)",
+            (device.id, stream, first, last, reason),
+        ).rowcount
+        if not inserted:
+            return
+        name = registry.REASONS[reason] if reason < len(registry.REASONS) else str(reason)
+        self._incident(device.id, stream, first, "explained loss", f"segments {first} to {last}: {name}")
+
+    def _explain_by_records(self, segment: Segment, device: Device) -> None:
+        for record in segment.records:
+            if record.type == registry.DROP.number and segment.header.stream == registry.Stream.FINDINGS:
+                stream, first, last, reason = (*record.fields[:4], *[None] * 4)[:4]
+                whole = all(type(item) is int for item in (stream, first, last))
+                if whole and 0 <= stream < STREAMS and 0 < first <= last < wire.COUNT_MAX:
+                    self._explain(device, stream, first, last, min(reason or 0, REASON_MAX))
+
+    def _note_gap(self, device: Device, stream: int, head: int) -> None:
+        row = self._db.execute(
+            "SELECT min(seq) FROM segments WHERE device = ? AND stream = ? AND seq > ?", (device.id, stream, head)
+        ).fetchone()
+        self._db.execute(
+            "UPDATE incidents SET resolved = ? WHERE device = ? AND stream = ? AND name = 'gap' AND seq <= ?"
+            " AND resolved IS NULL",
+            (self._now(), device.id, stream, head),
+        )
+        if row[0] is not None:
+            self._incident(device.id, stream, head + 1, "gap", "segments are missing")
+
+    def _held(self, device: Device) -> list[Range]:
+        """Segments beyond the heads, as ranges."""
+        held: list[Range] = []
+        rows = self._db.execute(
+            "SELECT s.stream, s.seq FROM segments s LEFT JOIN heads h ON h.device = s.device AND h.stream = s.stream"
+            " WHERE s.device = ? AND s.seq > coalesce(h.seq, 0) ORDER BY s.stream, s.seq LIMIT 10000",
+            (device.id,),
+        )
+        for stream, sequence in rows:
+            if held and held[-1].stream == stream and held[-1].last == sequence - 1:
+                held[-1] = held[-1]._replace(last=sequence)
+            elif len(held) < receipts.HELD_MAX:
+                held.append(Range(stream, sequence, sequence))
+            else:
+                break
+        return held
+
+    # --- trouble -------------------------------------------------------------------------------------------------
+
+    def _refuse(self, device: Device, verdict: Verdict) -> Verdict:
+        self._incident(device.id, verdict.stream, verdict.sequence, verdict.name, verdict.detail)
+        return verdict
+
+    def _incident(
+        self, device: bytes, stream: int, sequence: int, name: str, detail: str, evidence: bytes | None = None
+    ) -> None:
+        """Note it once, count it after; the table is bounded."""
+        now = self._now()
+        detail = events.printable(detail)[:300]
+        updated = self._db.execute(
+            "UPDATE incidents SET last_seen = ?, count = count + 1"
+            " WHERE device = ? AND stream = ? AND seq = ? AND name = ? AND detail = ?",
+            (now, device, stream, sequence, name, detail),
+        ).rowcount
+        if updated:
+            return
+        rows, kept = self._db.execute(
+            "SELECT count(*), sum(device = ? AND evidence IS NOT NULL) FROM incidents", (device,)
+        ).fetchone()
+        if rows >= store.INCIDENTS_MAX:
+            return
+        self._db.execute(
+            "INSERT INTO incidents (device, stream, seq, name, detail, first_seen, last_seen, evidence)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (device, stream, sequence, name, detail, now, now, evidence if (kept or 0) < EVIDENCE_MAX else None),
+        )
+
+    def _device_by_key(self, data: bytes) -> Device | None:
+        kid = _kid(data)
+        for row in self._db.execute("SELECT id, name, public FROM devices"):
+            if cose.kid_of(row[2]).hex() == kid:
+                return Device(*row)
+        return None
+
+
+def _kid(data: bytes) -> str:
+    try:
+        return cose.parse1(data).kid.hex()
+    except DecodeError:
+        return "not a segment"

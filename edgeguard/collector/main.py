@@ -1,0 +1,312 @@
+"""`edgeguard-collector`: the command line of the receiving side."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from edgeguard import __version__
+from edgeguard.codec import cose
+from edgeguard.collector import authority, events, store
+from edgeguard.collector.ingest import Ingest
+from edgeguard.errors import EdgeGuardError, SegmentRefused
+from edgeguard.records import registry, wire
+
+POLL_S = 0.2  # of `events -f`
+EX_USAGE = 64
+FILE_MAX = 64 * 1024 * 1024  # bytes of a file given to `import`: an export of many segments
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Wrong(Exception):
+    """The person asked for something that cannot be; the message says why."""
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except Wrong as error:
+        return _complain(str(error), EX_USAGE)
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 130
+    except (OSError, EdgeGuardError, sqlite3.Error) as error:
+        return _complain(str(error), 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeguard-collector",
+        description="Receives what EdgeGuard devices record: verifies, stores, answers with receipts.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"edgeguard-collector {__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], help_: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help_, description=help_, allow_abbrev=False)
+        added.add_argument("dir", metavar="DIR", help="directory of this collector: keys, certificates, database")
+        added.set_defaults(run=run)
+        return added
+
+    init = verb("init", _init, "create a collector: a CA, a server certificate, a key for receipts, a database")
+    init.add_argument(
+        "--host",
+        action="append",
+        metavar="NAME",
+        help="name or address by which devices reach it; may be repeated (default: localhost 127.0.0.1 ::1)",
+    )
+    add = verb("add-device", _add_device, "know a device and make the certificate that it shows")
+    add.add_argument("--name", required=True, help="what to call it")
+    add.add_argument("--key", required=True, metavar="HEX", help="its public key: 64 hex digits, or a device.pub file")
+    add.add_argument("--out", metavar="FOLDER", help="where to put what the device needs (default: DIR/devices/NAME)")
+    serve = verb("serve", _serve, "receive segments")
+    serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
+    show = verb("events", _events, "print decoded records, oldest first")
+    show.add_argument("-o", "--output", choices=("text", "jsonl"), default="text")
+    show.add_argument("-f", "--follow", action="store_true", help="go on as records come in")
+    show.add_argument("--device", metavar="NAME", help="of this device only")
+    devices = verb("devices", _devices, "print devices, how far each chain is complete, and what is wrong")
+    devices.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    take = verb("import", _import, "take in segment files that came by other means")
+    take.add_argument("files", nargs="+", metavar="SEGMENTS")
+    explain = verb("explain-gap", _explain_gap, "say that missing segments will not come, so that the chain goes on")
+    explain.add_argument("--device", required=True, metavar="NAME")
+    explain.add_argument("--stream", required=True, type=int, choices=range(4))
+    explain.add_argument("--through", required=True, type=int, metavar="SEQ", help="the last that is missing")
+    return parser
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    try:
+        authority.create(arguments.dir, arguments.host or ["localhost", "127.0.0.1", "::1"])
+    except FileExistsError as error:
+        raise Wrong(f"{error.filename} is there already; a collector is created once") from error
+    store.connect(_database(arguments.dir)).close()
+    _say(f"Collector created in {arguments.dir}.")
+    _say(f"Next: edgeguard-collector add-device {arguments.dir} --name NAME --key DEVICE.PUB")
+    return 0
+
+
+def _add_device(arguments: argparse.Namespace) -> int:
+    if not _NAME.fullmatch(arguments.name):
+        raise Wrong(f"{arguments.name!r}: a name has letters, digits, '.', '_', '-', at most 64")
+    public = _public(arguments.key)
+    target = arguments.out or os.path.join(arguments.dir, "devices", arguments.name)
+    os.makedirs(os.path.dirname(os.path.abspath(target)), mode=0o700, exist_ok=True)
+    if os.path.exists(target):
+        raise Wrong(f"{target} is there already")
+    ingest = _ingest(arguments.dir)
+    try:
+        device = ingest.add_device(arguments.name, public)
+    except ValueError as error:
+        raise Wrong(str(error)) from error
+    authority.bundle(arguments.dir, target, device.id)
+    _say(f"Device {device.name} is {device.id.hex()}.")
+    _say(f"Put ca.pem, client.pem, client.key and collector.pub from {target} into /etc/edgeguard/uplink on it.")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector.server import Server  # aiohttp: the other commands do without
+
+    host, _, port = arguments.listen.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise Wrong(f"{arguments.listen!r}: expected ADDRESS:PORT")
+    server = Server(arguments.dir, host.strip("[]") or "127.0.0.1", int(port), _log)
+    asyncio.run(server.run())
+    return 0
+
+
+def _events(arguments: argparse.Namespace) -> int:
+    connection = store.connect_readonly(_existing(arguments.dir))
+    shape = events.line if arguments.output == "jsonl" else events.sentence
+    after = 0
+    while True:
+        seen = after
+        for row, event in events.page(connection, seen):
+            after = row
+            if arguments.device in {None, event["name"]}:
+                sys.stdout.write(shape(event) + "\n")
+        if after != seen:
+            continue
+        if not arguments.follow:
+            return 0
+        sys.stdout.flush()
+        time.sleep(POLL_S)
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    connection = store.connect_readonly(_existing(arguments.dir))
+    documents = [
+        _device_document(connection, row)
+        for row in connection.execute("SELECT id, name, seen, duplicates FROM devices ORDER BY name").fetchall()
+    ]
+    strangers = _incidents(connection, bytes(16))
+    if arguments.output == "json":
+        sys.stdout.write(events.line({"v": 1, "devices": documents, "strangers": strangers}) + "\n")
+        return 0
+    for document in documents:
+        for line in _device_lines(document):
+            _say(line)
+    for incident in strangers:
+        _say(f"!    {incident['name']} {incident['detail']} (x{incident['count']})")
+    if not documents:
+        _say("No devices yet: edgeguard-collector add-device")
+    return 0
+
+
+def _device_document(connection: sqlite3.Connection, row: tuple[bytes, str, int | None, int]) -> dict[str, object]:
+    device, name, seen, duplicates = row
+    streams = []
+    for stream in registry.Stream:
+        head = connection.execute(
+            "SELECT seq, hash, next_record FROM heads WHERE device = ? AND stream = ?", (device, stream)
+        ).fetchone()
+        stored, last = connection.execute(
+            "SELECT count(*), max(seq) FROM segments WHERE device = ? AND stream = ?", (device, stream)
+        ).fetchone()
+        if stored:
+            streams.append(
+                {
+                    "stream": int(stream),
+                    "name": stream.name.lower(),
+                    "complete_to": head[0] if head else 0,
+                    "hash": head[1].hex() if head else None,
+                    "records": (head[2] - 1) if head else 0,
+                    "segments": stored,
+                    "newest": last,
+                    "missing": head is None or last > head[0],
+                }
+            )
+    return {
+        "id": device.hex(),
+        "name": name,
+        "last_seen": events.iso(seen) if seen else None,
+        "duplicates": duplicates,
+        "streams": streams,
+        "incidents": _incidents(connection, device),
+    }
+
+
+def _incidents(connection: sqlite3.Connection, device: bytes) -> list[dict[str, object]]:
+    rows = connection.execute(
+        "SELECT name, stream, seq, detail, count, first_seen, last_seen FROM incidents"
+        " WHERE device = ? AND resolved IS NULL ORDER BY id LIMIT 1000",
+        (device,),
+    )
+    return [
+        {
+            "name": name,
+            "stream": stream,
+            "seq": seq,
+            "detail": detail,
+            "count": count,
+            "first_seen": events.iso(first),
+            "last_seen": events.iso(last),
+        }
+        for name, stream, seq, detail, count, first, last in rows
+    ]
+
+
+def _device_lines(document: dict[str, object]) -> list[str]:
+    lines = [f"{document['name']}  {document['id']}  last heard {document['last_seen'] or 'never'}"]
+    streams, incidents = document["streams"], document["incidents"]
+    assert isinstance(streams, list)
+    assert isinstance(incidents, list)
+    for stream in streams:
+        state = f"GAP, newest is {stream['newest']}" if stream["missing"] else "complete"
+        lines.append(
+            f"     {stream['name']:9} segments to {stream['complete_to']}, records to {stream['records']}, {state}"
+        )
+    lines += [
+        f"!    {item['name']}: stream {item['stream']}, segment {item['seq']}: {item['detail']} (x{item['count']})"
+        for item in incidents
+    ]
+    return lines
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    ingest = _ingest(arguments.dir)
+    failed = 0
+    for path in arguments.files:
+        with open(path, "rb") as file:
+            data = file.read(FILE_MAX + 1)
+        if len(data) > FILE_MAX:
+            raise Wrong(f"{path}: larger than {FILE_MAX} bytes")
+        try:
+            verdicts = ingest.take_files(wire.split(data))
+        except SegmentRefused as error:
+            verdicts = []
+            failed += 1
+            _say(f"{path}: malformed {error}")
+        for verdict in verdicts:
+            failed += not verdict.taken
+            where = f"{verdict.stream}-{verdict.sequence}" if verdict.sequence else ""
+            _say(f"{path}: {verdict.name} {where} {verdict.detail}".rstrip())
+    return 1 if failed else 0
+
+
+def _explain_gap(arguments: argparse.Namespace) -> int:
+    connection = store.connect(_existing(arguments.dir))
+    row = connection.execute("SELECT id FROM devices WHERE name = ?", (arguments.device,)).fetchone()
+    ingest = _ingest(arguments.dir)
+    device = ingest.device(row[0]) if row else None
+    if device is None:
+        raise Wrong(f"no device is called {arguments.device!r}")
+    ingest.explain(device, arguments.stream, arguments.through)
+    return 0
+
+
+def _ingest(directory: str) -> Ingest:
+    seed = cose.load_seed([os.path.join(directory, "collector.key")])
+    return Ingest(store.connect(_existing(directory)), seed, lambda: time.time_ns() // 1_000_000)
+
+
+def _database(directory: str) -> str:
+    return os.path.join(directory, "collector.db")
+
+
+def _existing(directory: str) -> str:
+    path = _database(directory)
+    if not os.path.exists(path):
+        raise Wrong(f"no collector in {directory}: edgeguard-collector init {directory}")
+    return path
+
+
+def _public(key: str) -> bytes:
+    if os.path.exists(key):
+        with open(key, "rb") as file:
+            key = file.read(256).decode("ascii", "replace").strip()
+    try:
+        public = bytes.fromhex(key)
+    except ValueError:
+        public = b""
+    if len(public) != cose.PUBLIC_SIZE:
+        raise Wrong("expected a public key of 64 hex digits, or a file with one (device.pub)")
+    return public
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(events.printable(line) + "\n")
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(events.printable(line) + "\n")
+    sys.stderr.flush()
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"edgeguard-collector: {events.printable(message)}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
