@@ -19,6 +19,7 @@ from edgeguard.remediations.place import (
     Facts,
     Place,
     clear,
+    components,
     copy,
     facts,
     from_document,
@@ -43,6 +44,7 @@ class RestoreFile:
 
     def prepare(self, order: Order, world: World) -> Plan:
         path = os.fsencode(order.subject)
+        components(path)
         entry = world.lookup(path)
         if entry is None:
             raise RemediationRefused("the baseline has no reference value for this path")
@@ -80,6 +82,7 @@ class QuarantineFile:
 
     def prepare(self, order: Order, world: World) -> Plan:
         path = os.fsencode(order.subject)
+        components(path)
         if world.lookup(path) is not None:
             raise RemediationRefused("the baseline knows this path; it can be restored, not taken away")
         with reach(path, world, trusted=False) as place:
