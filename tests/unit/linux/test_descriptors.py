@@ -35,7 +35,8 @@ def test_own_mounts_and_the_longest_wins():
     try:
         assert not table.changed()
         assert table.of("/proc/1").fstype == "proc"
-        assert table.of("/procession").fstype != "proc"
+        above = table.of("/procession")  # None in a chroot whose top is no mount
+        assert above is None or above.fstype != "proc"
     finally:
         table.close()
 
