@@ -67,9 +67,9 @@ def actor_document(actor: Actor) -> dict[str, Any] | None:
     """None: it is not known who did it."""
     if actor == NOBODY:
         return None
-    document: dict[str, Any] = {
-        name: plain(value) for name, value in zip(Actor._fields, actor, strict=True) if name != "parents"
-    }
+    *simple, _ = actor
+    values: list[Any] = list(simple)
+    document = {name: plain(value) for name, value in zip(Actor._fields, values, strict=False)}
     document["parents"] = [[pid, escape(exe)] for pid, exe in actor.parents]
     return document
 

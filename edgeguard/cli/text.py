@@ -48,7 +48,7 @@ def _marks(text: str) -> str:
     """No heaps of combining marks, and nothing that Unicode itself calls a control or unassigned."""
     if text.isascii():
         return text
-    out = []
+    out: list[str] = []
     heap = 0
     for character in text:
         category = unicodedata.category(character) if character > "\x7f" else "L"
