@@ -9,7 +9,8 @@ Audit is no rung: its multicast only tells of execs where somebody loaded rules 
 than the connector's event.
 
 One descriptor serves the loop: an epoll set that holds the connector, a pidfd for each suspicious process (its end is
-told at once), an inotify watch on their files (so is their deletion) and a timer for what lingers.
+told at once) and a timer. The timer runs only while something suspicious does: for what repeats, what lingers, and to
+see within a second that the file of a program in a writable directory was deleted.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ COLUMNS: Mapping[str, Column] = {
     "running": Column("int", "processes of this program now"),
     "repeats": Column("int", "further starts since the last observation that are only counted"),
 }
-VOLATILE = frozenset(COLUMNS) - {"exe", "exe_state", "writable_dir", "exe_known", "package", "script_writable"}
+LASTING = ("exe", "exe_state", "writable_dir", "exe_known")  # Program without its subject, in this order
+VOLATILE = frozenset(COLUMNS) - {*LASTING, "package", "script_writable"}
 
 SELF_TEST_S = 0.5  # for the event of our own exec; it comes within a millisecond
 HELD_MAX = 64  # suspicious processes whose end is told at once; of others the next look tells
@@ -67,6 +69,9 @@ YOUNG_LOOKS = 10  # polling: a process found between fork and exec is looked at 
 SLICES = 16  # polling: of the old ones, one in 16 is looked at again each time
 RENEW_LOOKS = 10  # looks after which directories and manifest are asked anew
 EVENTS_MAX = 128
+HINT_LOOKS = 10  # seconds, with one look a second, in which the first hint must come
+HINTS_MISS = "Statically linked programs that run for less than 30 s may be missed."
+POLLING_MISSES = "Programs that run for less than a second are missed."
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -118,7 +123,7 @@ class Processes:
             self.rung = self._climb(tried)
         except OSError as error:
             self.rung = Rung("polling", proven=False, blind=(f"Processes cannot be listed: {error}.",))
-        self.interval_s = POLLING_S if self.rung.name == "polling" and self._real else CROSS_CHECK_S
+        self.interval_s = CROSS_CHECK_S if self._connector is not None or not self._real else POLLING_S
         return self.rung
 
     def fileno(self) -> int | None:
@@ -142,6 +147,8 @@ class Processes:
 
     def observe(self, now: int) -> Iterable[Observation]:
         self._look(now, tell=False)
+        if self.rung.name == "fanotify exec" and not self.rung.proven:
+            self._expect_hint()
         yield from self._due(now)
         for name, pid, running in self._table.items():
             if (observed := self._current(name, pid, running, now)) is not None:
@@ -160,16 +167,19 @@ class Processes:
 
     # -- for the rest of the house
 
-    def exec_hint(self, pid: int, now: int) -> list[Observation]:
-        """The files sensor saw a program being opened for execution by `pid`."""
-        if pid == self._test_pid and self.rung.name == "fanotify exec":
-            self.rung = self.rung._replace(proven=True)
+    def exec_hint(self, pid: int, path: str, now: int) -> list[Observation]:
+        """The files sensor saw `pid` opening `path` for execution (the program, or its loader)."""
         if self.rung.name == "proc connector" or pid <= 0:
+            return []
+        if not self.rung.proven:
+            self.rung = self.rung._replace(name="fanotify exec", proven=True, blind=self._blind(HINTS_MISS))
+            self.interval_s = CROSS_CHECK_S
+        if pid == self._test_pid:
             return []
         known = self._table.processes.get(pid)
         if known is not None and self._procfs.exe(pid) == known.link and self._procfs.start(pid) == known.start:
             return []  # the loader's open after the program's: the same exec
-        found = self._started(pid, now)
+        found = self._started(pid, now) or self._glimpsed(pid, path, now)
         found += self._due(now)
         return found
 
@@ -206,8 +216,20 @@ class Processes:
 
     # -- rungs
 
+    def _blind(self, what: str) -> tuple[str, ...]:
+        hidden = sum(self._hidden(pid) for pid in self._ignored)
+        unseen = f"The programs of {hidden} running processes cannot be seen (not ours, no CAP_SYS_PTRACE)."
+        return (*((unseen,) if hidden else ()), *((what,) if what else ()))
+
+    def _expect_hint(self) -> None:
+        """On the rung "fanotify exec": make an event, and if none comes in ten looks, take the last rung."""
+        if not self._test_pid:
+            self._test_pid = _run_nothing()
+        elif self._looks > HINT_LOOKS:
+            tried = (*self.rung.tried, ("fanotify exec", "the files sensor reports no executions"))
+            self.rung = Rung("polling", proven=True, blind=self._blind(POLLING_MISSES), tried=tried)
+
     def _climb(self, tried: list[tuple[str, str]]) -> Rung:
-        blind: list[str] = []
         if self._real:
             try:
                 self._connector = ProcConnector()
@@ -221,18 +243,13 @@ class Processes:
                 assert self._epoll is not None
                 self._epoll.register(self._connector.fileno(), select.EPOLLIN)
         self._look(0, tell=False)  # what runs already: the first observe() tells it
-        if hidden := sum(self._hidden(pid) for pid in self._ignored):
-            blind.append(f"The programs of {hidden} running processes cannot be seen (not ours, no CAP_SYS_PTRACE).")
         if self._connector is not None:
-            return Rung("proc connector", proven=True, blind=tuple(blind), tried=tuple(tried))
-        if self._hints and self._real:
-            self._test_pid = _run_nothing()
-            blind.append("Statically linked programs that run for less than 30 s may be missed.")
-            return Rung("fanotify exec", proven=False, blind=tuple(blind), tried=tuple(tried))
+            return Rung("proc connector", proven=True, blind=self._blind(""), tried=tuple(tried))
+        if self._hints and self._real:  # unproven, and so polling, until the first hint comes
+            return Rung("fanotify exec", proven=False, blind=self._blind(POLLING_MISSES), tried=tuple(tried))
         if self._real:
-            tried.append(("fanotify exec", "the files sensor does not report executions"))
-        blind.append("Programs that run for less than a second are missed.")
-        return Rung("polling", proven=True, blind=tuple(blind), tried=tuple(tried))
+            tried.append(("fanotify exec", "the files sensor reports no executions"))
+        return Rung("polling", proven=True, blind=self._blind(POLLING_MISSES), tried=tuple(tried))
 
     def _prove_connector(self, connector: ProcConnector) -> None:
         """Run a program and wait for the kernel to tell of it. In a container it tells of other pids, or nothing."""
@@ -276,6 +293,19 @@ class Processes:
         if self.on_exec is not None:
             self.on_exec(process)
         return self._enter(process, now, Origin.LIVE)
+
+    def _glimpsed(self, pid: int, path: str, now: int) -> list[Observation]:
+        """A program that ended before it could be looked at, of which only the path is known."""
+        if not path.startswith("/") or pid in self._table.processes:
+            return []
+        program = self._programs.judge_path(path)
+        if not program.writable_dir or not self._table.glimpse(program, time.monotonic()):
+            return []
+        columns: dict[str, Any] = dict(zip(LASTING, program[1:], strict=True))
+        columns |= {"pid": pid, "running": 0, "repeats": 0}
+        observed = Observation("process", program.subject, columns, now, actor=self._actors.actor_of(pid))
+        self._table.subjects[program.subject].last = observed
+        return [observed]
 
     def _enter(self, process: Process, now: int, origin: Origin, *, tell: bool = True) -> list[Observation]:
         """A process runs this program now: into the table, and tell it if it is news."""
@@ -353,10 +383,14 @@ class Processes:
             found += self._ended(pid, now)
         self._ignored &= pids
         for pid in sorted(pids - self._table.processes.keys() - self._ignored):
-            if (process := self._procfs.look(pid)) is None:
+            first = self._looks == 1  # what ran before us need not be remembered: it is there to be read
+            process = self._procfs.look(pid) if first else self._actors.remember(pid)
+            if process is None:
                 self._ignored.add(pid)
                 continue
             self._young[pid] = YOUNG_LOOKS
+            if self.on_exec is not None and not first:
+                self.on_exec(process)
             found += self._enter(process, now, Origin.SWEEP, tell=tell)
         for pid in list(self._table.processes):
             if self._wants_recheck(pid):
@@ -477,7 +511,7 @@ class Processes:
 
 def _lasting(observation: Observation) -> tuple[Any, ...]:
     columns = observation.columns
-    return tuple(columns.get(name) for name in ("exe", "exe_state", "writable_dir", "exe_known"))
+    return tuple(columns.get(name) for name in LASTING)
 
 
 def _crowd(directory: str, count: int, now: int) -> Observation:

@@ -75,6 +75,11 @@ class Programs:
         writable, known = self._place(path, uid)
         return Program(path, path, state, writable, known and state == "ok")
 
+    def judge_path(self, path: str) -> Program:
+        """A program of which only the path is known, because the process is gone."""
+        writable, known = self._place(path, None)
+        return Program(path, path, "unknown", writable, known)
+
     def script_of(self, process: Process, cwd: str | None) -> str:
         """The script that an interpreter runs: its first argument that is no option; "" if there is none."""
         name = process.link.removesuffix(DELETED).rpartition("/")[2]

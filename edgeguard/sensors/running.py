@@ -106,6 +106,13 @@ class Table:
         subject.told, subject.told_at = program, mono
         return True
 
+    def glimpse(self, program: Program, mono: float) -> bool:
+        """A program started and ended before it could be looked at. True if that is to be told."""
+        subject = self.subjects.setdefault(program.subject, Subject())
+        if not subject.pids:
+            subject.ended = mono
+        return self.tell(program, mono)
+
     def mark(self, name: str, program: Program, mono: float) -> None:
         """A full look tells this subject, whatever the limits say."""
         subject = self.subjects[name]
