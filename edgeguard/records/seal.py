@@ -463,6 +463,7 @@ def _write(path: str, data: bytes, mode: int) -> None:
     temporary = f"{directory}/.{file}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
+        os.fchmod(fd, mode)  # whatever the umask is: the uplink's group must be able to read segments
         journal.write_all(cast("journal.Files", os), fd, data, 0)
         os.fsync(fd)
     finally:

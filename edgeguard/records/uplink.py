@@ -354,6 +354,7 @@ def _replace(path: str, data: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    os.fchmod(fd, 0o644)  # whatever the umask is: the sealer is another user
     with open(fd, "wb") as file:
         file.write(data)
     os.replace(temporary, path)

@@ -199,8 +199,24 @@ def learn(run: Run) -> None:
 
 
 def collector(run: Run, port: int) -> None:
-    """A collector on 127.0.0.1 that knows this device."""
-    raise NotImplementedError(port)
+    """A collector on 127.0.0.1."""
+    program, folder = BIN / "edgeguard-collector", RUN / "collector"
+    once(program, "init", folder)
+    run.start("collector", program, "serve", folder, "--listen", f"127.0.0.1:{port}")
+    for _ in waiting(run, START_S):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+
+
+def introduce(run: Run) -> None:
+    """Once the daemon has made the device's key: the collector gets to know it and gives it a certificate."""
+    key = RUN / "state/keys/device.pub"
+    for _ in waiting(run, START_S):
+        if key.exists():
+            break
+    device = RUN / "collector/devices/here"
+    once(BIN / "edgeguard-collector", "add-device", RUN / "collector", "--name", "here", "--key", key)
+    shutil.copytree(device, RUN / "uplink", dirs_exist_ok=True)
 
 
 def tell(command: str) -> None:
@@ -239,6 +255,7 @@ def main() -> int:
         for _ in waiting(run, START_S):
             if status():
                 break
+        introduce(run)
         learn(run)
         subprocess.run([*client, "status"], check=False)
         if os.geteuid():
