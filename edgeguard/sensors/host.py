@@ -3,6 +3,7 @@
 One descriptor for the loop: an epoll of the writes to /proc/sys, the kernel's module events and the mount table.
 Which of them woke us cannot be asked: the mount table forgets its change as soon as anybody polls it, and the loop's
 own poll of our epoll already does. So `ready` looks at all three; together that costs less than a millisecond.
+A mount between `start` and the moment when the loop begins to wait on us wakes nobody: the first full look finds it.
 """
 
 from __future__ import annotations

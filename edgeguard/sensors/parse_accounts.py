@@ -6,10 +6,11 @@ No hash and no key leaves this file: of a password only its state, of a key only
 from __future__ import annotations
 
 import binascii
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from edgeguard.codec import sha
 
 FILE_MAX = 4 * 1024 * 1024  # bytes of passwd and its like; 10,000 accounts give about 1 MiB
 KEYS_MAX = 1024 * 1024  # bytes of one authorized_keys file
@@ -147,7 +148,9 @@ def _key(line: bytes) -> Key | None:
     kind = blob[4 : 4 + length]
     if len(blob) < 16 or not kind.isascii() or len(kind) != length or not _is_type(kind + b" "):
         return None
-    digest = binascii.b2a_base64(hashlib.sha256(blob).digest(), newline=False).rstrip(b"=").decode()
+    value = sha.new()
+    value.update(blob)
+    digest = binascii.b2a_base64(value.digest(), newline=False).rstrip(b"=").decode()
     comment = _text(fields[2][:COMMENT_MAX]) if len(fields) > 2 else ""
     return Key(f"SHA256:{digest}", kind.decode(), comment, options)
 
