@@ -91,7 +91,7 @@ def test_a_mount_comes_changes_and_goes(tmp_path: Path) -> None:
             "options": ("nosuid", "noexec"),
             "category": "memory",
         }
-        subprocess.run(["mount", "-o", "remount,bind,nosuid", point], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,nosuid,exec", point], check=True)
         [seen] = [each for each in loop.wait() if each.subject == point]
         assert seen.columns["options"] == ("nosuid",)
     finally:
