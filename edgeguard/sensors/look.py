@@ -38,6 +38,7 @@ COLUMNS: Mapping[str, Column] = {
 
 CHUNK = 256 * 1024  # bytes a read; larger does not read faster
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+LATER = "its content is read later"  # the note of a look whose digest a helper must find
 UNWATCHED = Watch("", "other")  # for a look at a path that no watch names
 
 
@@ -47,7 +48,6 @@ class Seen(NamedTuple):
     entry: Entry
     note: str = ""  # one line where the look has a limit
     settled: bool = True  # False: it changed meanwhile, look again
-    postponed: bool = False  # True: too large to be read here; the digest is missing
 
 
 class CannotLook(Exception):
@@ -123,7 +123,7 @@ class Eye:
         caps, others = xattr.get(path, xattr.CAPABILITY)[:CAPS_MAX], self._xattrs(path)
         entry = Entry(at.st_mode, at.st_uid, at.st_gid, at.st_size, watch.category, b"", b"", caps, others)
         if self._postpone:
-            return Seen(entry, "its content is read later", settled=False, postponed=True)
+            return Seen(entry, LATER, settled=False)
         return Seen(entry, f"larger than {self.largest} bytes: only its attributes are watched")
 
     def _open(self, directory: int, name: str) -> int:

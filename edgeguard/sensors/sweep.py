@@ -23,7 +23,7 @@ from edgeguard.sensors import observed
 from edgeguard.sensors.look import CannotLook, Eye, Seen, absent, is_subject, observe, present, unreadable
 from edgeguard.sensors.observed import STAT, UNSURE, Record, same
 from edgeguard.sensors.vault import Vault
-from edgeguard.sensors.walk import Visit, Walker
+from edgeguard.sensors.walk import Visit, Walker, resolved
 from edgeguard.sensors.watching import Plan
 
 RACY_NS = 2_000_000_000  # a file changed less than this before the look may change again within the same ctime tick
@@ -82,7 +82,7 @@ def learn(
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> Summary:
     """Read every watched file and write manifest and observed.db. `emit` gets each subject too (origin LEARN)."""
-    plan = Plan(watches)
+    plan = Plan(resolved(watches, root))
     summary = Summary(written=True)
     walker = Walker(plan, root)
     looker = _Looker(summary, hash_file_max, Vault(vault, vault_max) if vault else None, clock_ns)
@@ -138,7 +138,7 @@ def sweep(
     `full`: read every content again and compare with the manifest. `compare`: compare with the manifest, but only
     read what changed (after a new baseline). Without a usable `observed_in` both happen. `start`: only this tree.
     """
-    plan = Plan(watches)
+    plan = Plan(resolved(watches, root))
     summary = Summary()
     if observed_in is not None:
         try:
@@ -170,7 +170,7 @@ def revisit(
     """Look at some paths and all that is below them; emit the paths themselves and, below, what differs from the
     manifest. For what the resident daemon leaves to a helper: large files, large new trees."""
     summary = Summary()
-    plan = Plan(watches)
+    plan = Plan(resolved(watches, root))
     eye = Eye(hash_file_max, new_hash=_openssl)
     for target in targets:
         seen = observe(eye, plan, root, target, now, origin)

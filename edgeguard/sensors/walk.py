@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from edgeguard.codec.manifest import NAMES_MAX, PATH_MAX
@@ -225,3 +226,24 @@ def _types() -> dict[str, str]:
         return {mount.point: mount.fstype for mount in mounts.read()}
     except (OSError, DecodeError):
         return {}
+
+
+def resolved(watches: Sequence[Watch], root: str) -> list[Watch]:
+    """The watches with symlinked directories in their paths followed: /lib/systemd is /usr/lib/systemd.
+
+    The last component stays, because a symlink can itself be what is watched; so does what follows a wildcard.
+    """
+    prefix = root.rstrip("/")
+    if prefix and os.path.realpath(prefix) != prefix:
+        return list(watches)  # a tree that is itself reached by a symlink: links in it would lead anywhere
+    found = []
+    for watch in watches:
+        literal = literal_root(watch.path)
+        parent, _, name = literal.rpartition("/")
+        real = os.path.realpath(prefix + parent) if parent else prefix
+        inside = not prefix or real == prefix or real.startswith(prefix + "/")
+        if parent and inside and real[len(prefix) :] != parent:
+            rest = watch.path.rstrip("/")[len(literal) :]
+            watch = replace(watch, path=f"{real[len(prefix) :].rstrip('/')}/{name}{rest}")  # noqa: PLW2901
+        found.append(watch)
+    return found

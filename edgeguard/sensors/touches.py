@@ -1,0 +1,322 @@
+"""What the kernel says happened to files, whichever mechanism tells it: touches, with the zone that they fall into.
+
+`FanotifySource` watches whole file systems and knows the actor; `InotifySource` watches single directories and does
+not. Both drop what no watch can care about as early as possible. What a touch means is found by looking at the path
+(sensors/files.py); only directories that came or went need more than that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from edgeguard.codec.manifest import PATH_MAX
+from edgeguard.errors import DecodeError, Unavailable
+from edgeguard.linux import fanotify, inotify, mounts
+from edgeguard.model import Watch
+from edgeguard.sensors.watching import Plan, Zone, literal_root
+
+PLACES_MAX = 1024  # directories remembered by handle: about 250 bytes each
+WATCHES_MAX = 8192  # inotify watches: 1 KiB of kernel memory and 250 bytes here each
+
+OnExec = Callable[[int, str], None]
+
+
+class Touch(NamedTuple):
+    """Something happened to `path`. For directories, `came` and `went` say that what is below moved with them."""
+
+    path: str
+    zone: Zone  # of the directory that holds it
+    pid: int
+    came: bool = False
+    went: bool = False
+
+
+class _Place(NamedTuple):
+    path: str  # of a directory; "" is /
+    zone: Zone
+
+
+class FanotifySource:
+    """Marks on every file system that a watch lies on. Raises Unavailable where there can be no group at all."""
+
+    MASK = (
+        fanotify.FAN_CREATE
+        | fanotify.FAN_DELETE
+        | fanotify.FAN_MOVED_FROM
+        | fanotify.FAN_MOVED_TO
+        | fanotify.FAN_CLOSE_WRITE
+        | fanotify.FAN_ATTRIB
+        | fanotify.FAN_ONDIR
+    )
+
+    def __init__(self, plan: Plan, root: str, on_exec: OnExec | None = None) -> None:
+        self._group = fanotify.Group()
+        self._plan = plan
+        self._prefix = root.rstrip("/")
+        self._on_exec = on_exec
+        self._mask = self.MASK | (fanotify.FAN_OPEN_EXEC if on_exec is not None else 0)
+        self._points: dict[bytes, str] = {}  # file system id -> a mount of it
+        self._places: dict[bytes, _Place | None] = {}
+        self._own = os.getpid()
+        self.lost = 0  # overflows of the kernel's queue
+        self.proof = b""  # name of the self-test's file
+        self.proven = False
+
+    def fileno(self) -> int:
+        return self._group.fileno()
+
+    def mark(self, watches: tuple[Watch, ...]) -> list[tuple[Watch, str]]:
+        """Mark the file systems of all watches (again: new mounts come in). Which watches cannot be served, and why."""
+        failed = []
+        results: dict[int, str] = {}
+        table = _mounts()
+        for watch in watches:
+            path = existing(self._prefix + literal_root(watch.path))
+            device = os.lstat(path).st_dev
+            if device not in results:
+                results[device] = self._mark_one(path, table)
+            if results[device]:
+                failed.append((watch, results[device]))
+        return failed
+
+    def _mark_one(self, path: str, table: list[mounts.Mount]) -> str:
+        """ "" or why it cannot be marked."""
+        try:
+            key = fanotify.fsid(path)
+            self._group.mark(path, self._mask)
+        except Unavailable as why:
+            return str(why)
+        except OSError as error:
+            return error.strerror or str(error)
+        self._points[key] = _mount_of(path, table)
+        return ""
+
+    def covers(self, path: str) -> bool:
+        return fanotify.fsid(path) in self._points
+
+    def add_temporarily(self, path: str) -> None:
+        """Mark one more file system, for the self-test. Raises Unavailable."""
+        self._group.mark(path, self._mask)
+
+    def remove(self, path: str) -> None:
+        self._group.unmark(path, self._mask)
+
+    def renew(self, plan: Plan) -> None:
+        self._plan = plan
+        self._places.clear()
+
+    def read(self) -> Iterator[Touch]:
+        """One read from the queue."""
+        for event in fanotify.parse(self._group.read()):
+            if event.mask & fanotify.FAN_Q_OVERFLOW:
+                self.lost += 1
+            elif self.proof and event.name == self.proof:
+                self.proven = True
+            elif event.pid != self._own:
+                touch = self._touch(event)
+                if touch is not None:
+                    yield touch
+
+    def _touch(self, event: fanotify.Event) -> Touch | None:
+        key = event.fsid + event.handle
+        place = self._places[key] if key in self._places else self._resolve(event, key)
+        if place is None:
+            return None
+        mask = event.mask
+        if mask & fanotify.FAN_OPEN_EXEC:
+            if self._on_exec is not None:
+                self._on_exec(event.pid, f"{place.path}/{os.fsdecode(event.name)}")
+            if not mask & (self.MASK & ~fanotify.FAN_ONDIR):
+                return None
+        came = went = False
+        if mask & fanotify.FAN_ONDIR:
+            came = bool(mask & fanotify.FAN_MOVED_TO)  # a directory made here tells of its children by itself
+            went = bool(mask & (fanotify.FAN_MOVED_FROM | fanotify.FAN_MOVED_TO | fanotify.FAN_DELETE))
+            if went:
+                self._places.clear()  # paths of everything below are others now
+        if place.zone.dead:
+            return None
+        if event.name == b".":
+            parent = place.path.rpartition("/")[0]
+            return Touch(place.path, self._plan.zone(parent), event.pid) if place.path else None
+        return Touch(f"{place.path}/{os.fsdecode(event.name)}", place.zone, event.pid, came, went)
+
+    def _resolve(self, event: fanotify.Event, key: bytes) -> _Place | None:
+        """The directory behind a handle; None if it is gone, or not in our tree."""
+        point = self._points.get(fanotify.fsid_key(event.fsid))
+        if point is None:
+            return None
+        try:
+            path = _path_of(point, event.handle)
+        except OSError:
+            return None  # gone: what happened in it is told by its parent
+        place = None
+        if path is not None and (not self._prefix or path == self._prefix or path.startswith(self._prefix + "/")):
+            inner = path[len(self._prefix) :].rstrip("/")
+            place = _Place(inner, self._plan.zone(inner))
+        if len(self._places) >= PLACES_MAX:
+            self._places.clear()
+        self._places[key] = place
+        return place
+
+    def close(self) -> None:
+        self._group.close()
+
+
+class InotifySource:
+    """Watches on the directories of the watched trees, up to a bound. Set-id-only trees are too large for that."""
+
+    MASK = (
+        inotify.IN_CREATE
+        | inotify.IN_DELETE
+        | inotify.IN_MOVED_FROM
+        | inotify.IN_MOVED_TO
+        | inotify.IN_CLOSE_WRITE
+        | inotify.IN_ATTRIB
+    )
+
+    def __init__(self, plan: Plan, root: str) -> None:
+        self._queue = inotify.Queue()
+        self._prefix = root.rstrip("/")
+        self._plan = plan
+        self._places: dict[int, _Place] = {}
+        self._limit = min(WATCHES_MAX, inotify.watches_max() // 2)
+        self.lost = 0
+        self.full = False  # the bound is reached: some directories are not watched
+        self._proof = -1
+        self.proven = False
+
+    def fileno(self) -> int:
+        return self._queue.fileno()
+
+    def watch(self) -> None:
+        """Watch all directories that the plan names, and those on the way to them."""
+        self._add_tree("", self._plan.top)
+
+    def watch_proof(self, directory: str) -> None:
+        self._proof = self._queue.add(directory, self.MASK)
+
+    def renew(self, plan: Plan) -> None:
+        self._plan = plan
+        for number in list(self._places):
+            self._drop(number)
+        self.full = False
+        self.watch()
+
+    def read(self) -> Iterator[Touch]:
+        """One read from the queue."""
+        for event in inotify.parse(self._queue.read()):
+            if event.mask & inotify.IN_Q_OVERFLOW:
+                self.lost += 1
+                continue
+            if event.watch == self._proof:
+                self.proven = True
+            place = self._places.get(event.watch)
+            if place is None:
+                continue
+            if event.mask & inotify.IN_IGNORED:
+                del self._places[event.watch]
+                continue
+            touch = self._touch(event, place)
+            if touch is not None:
+                yield touch
+
+    def _touch(self, event: inotify.Event, place: _Place) -> Touch | None:
+        if not event.name:  # the watched directory itself
+            return Touch(place.path, self._plan.zone(place.path.rpartition("/")[0]), 0) if place.path else None
+        path = f"{place.path}/{os.fsdecode(event.name)}"
+        if not event.mask & inotify.IN_ISDIR:
+            return Touch(path, place.zone, 0)
+        came = bool(event.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO))
+        went = bool(event.mask & (inotify.IN_DELETE | inotify.IN_MOVED_FROM))
+        if went:
+            for number, other in list(self._places.items()):
+                if other.path == path or other.path.startswith(path + "/"):
+                    self._drop(number)
+        if came:
+            zone = place.zone.child(path)
+            if not zone.dead:
+                self._add_tree(path, zone)
+        return Touch(path, place.zone, 0, came, went)
+
+    def _drop(self, number: int) -> None:
+        del self._places[number]
+        self._queue.remove(number)
+
+    def _add_tree(self, path: str, zone: Zone) -> None:
+        stack = [(path, zone)]
+        while stack:
+            path, zone = stack.pop()
+            full = self._prefix + path or "/"
+            if zone.setid_only or (len(full) * 4 >= PATH_MAX and len(os.fsencode(full)) >= PATH_MAX):
+                continue
+            if len(self._places) >= self._limit:
+                self.full = True
+                return
+            try:
+                number = self._queue.add(full, self.MASK)
+                names = zone.names()
+                below = _directories(full) if names is None else names
+            except OSError:
+                continue  # gone, not a directory, or unreadable: the sweep says so
+            self._places[number] = _Place(path, zone)
+            for name in below:
+                inner = f"{path}/{name}"
+                child = zone.child(inner)
+                if not child.dead:
+                    stack.append((inner, child))
+
+    def close(self) -> None:
+        self._queue.close()
+
+
+def existing(path: str) -> str:
+    """The path, or its nearest ancestor that exists."""
+    while path and not os.path.lexists(path):
+        path = path.rpartition("/")[0]
+    return path or "/"
+
+
+def _directories(path: str) -> list[str]:
+    with os.scandir(path) as listing:
+        return [entry.name for entry in listing if entry.is_dir(follow_symlinks=False)]
+
+
+def _mounts() -> list[mounts.Mount]:
+    try:
+        return mounts.read()
+    except (OSError, DecodeError):
+        return []
+
+
+def _mount_of(path: str, table: list[mounts.Mount]) -> str:
+    """A mount through which handles of this file system can be opened, best one that shows all of it."""
+    best: mounts.Mount | None = None
+    for mount in table:
+        inside = mount.point in {"/", path} or path.startswith(mount.point + "/")
+        if inside and (best is None or len(mount.point) >= len(best.point)):
+            best = mount
+    if best is None:
+        return path if os.path.isdir(path) else os.path.dirname(path)
+    whole = [mount.point for mount in table if mount.device == best.device and mount.root == "/"]
+    return best.point if best.root == "/" or not whole else whole[0]
+
+
+def _path_of(mount: str, handle: bytes) -> str | None:
+    """The path of a directory by its handle; None if that path leads elsewhere (hidden by a mount, or unlinked)."""
+    # Opened each time: a descriptor that is kept would keep the file system from being unmounted.
+    through = os.open(mount, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = fanotify.open_handle(through, handle)
+    finally:
+        os.close(through)
+    try:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        there, here = os.fstat(fd), os.lstat(path)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(fd)
+    return path if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) else None

@@ -1,0 +1,240 @@
+"""The real-time sensor on its unprivileged rung (inotify), in a small tree."""
+
+import os
+import select
+import sys
+import time
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from files_world import ABSENT, PRESENT, World, statuses
+
+from edgeguard.codec.manifest import Reader
+from edgeguard.model import Origin, Watch
+from edgeguard.sensors import Context
+from edgeguard.sensors import files as module
+from edgeguard.sensors.files import Files
+
+WATCHES = [
+    Watch("/etc", "config", exclude=("/etc/skip",)),
+    Watch("/home/*/.ssh", "key"),
+    Watch("/", "other", only="setid"),
+    Watch("/opt/one", "other", recurse=False),
+]
+
+
+class Live:
+    """A sensor with its surroundings, waited for on its own descriptor."""
+
+    def __init__(self, world, tmp_path, rungs=("inotify", "sweep"), **options):
+        self.work = []
+        self.lost = []
+        proof = tmp_path / "run"
+        proof.mkdir(exist_ok=True)
+        context = options.pop("context", Context(str(world.root), package_of=lambda path: "pkg"))
+        self.sensor = Files(
+            context,
+            world.watches,
+            world.manifest,
+            str(proof),
+            on_work=lambda rescan, targets: self.work.append((rescan, targets)),
+            on_lost=self.lost.append,
+            rungs=rungs,
+            **options,
+        )
+        self.rung = self.sensor.start()
+
+    def seen(self, until, seconds=5.0):
+        """All observations by subject, the newest each, until `until(seen)` holds."""
+        found = {}
+        poll = select.poll()
+        poll.register(self.sensor.fileno(), select.POLLIN)
+        end = time.monotonic() + seconds
+        while not until(found):
+            left = end - time.monotonic()
+            assert left > 0, f"only saw {found}"
+            if poll.poll(left * 1000):
+                found.update({observation.subject: observation for observation in self.sensor.ready(7)})
+        return found
+
+
+@pytest.fixture
+def world(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    made = World(root, WATCHES)
+    made.write("/etc/passwd", b"root:x:0:0\n")
+    made.write("/etc/ssh/sshd_config")
+    made.write("/etc/ssh/keys/host")
+    made.write("/etc/skip/cache")
+    made.write("/opt/one")
+    made.write("/opt/two")
+    made.write("/home/joe/.ssh/authorized_keys")
+    made.write("/bin/su", mode=0o4755)
+    made.learn()
+    return made
+
+
+@pytest.fixture
+def live(world, tmp_path):
+    made = Live(world, tmp_path)
+    yield made
+    made.sensor.close()
+
+
+def test_the_rung_proves_itself_and_says_what_is_blind(live):
+    assert (live.rung.name, live.rung.proven) == ("inotify", True)
+    assert module.BLIND_SETID in live.rung.blind
+
+
+def test_content_mode_new_and_gone(live, world):
+    world.write("/etc/passwd", b"root::0:0\n")
+    os.chmod(world.path("/etc/ssh/sshd_config"), 0o666)
+    world.write("/etc/new")
+    os.unlink(world.path("/home/joe/.ssh/authorized_keys"))
+    world.write("/etc/skip/cache", b"other")
+    world.write("/opt/two", b"other")
+    world.write("/opt/one", b"other")
+    expected = {
+        "/etc/passwd": PRESENT,
+        "/etc/ssh/sshd_config": PRESENT,
+        "/etc/new": PRESENT,
+        "/home/joe/.ssh/authorized_keys": ABSENT,
+        "/opt/one": PRESENT,
+    }
+    seen = live.seen(lambda found: found.keys() >= expected.keys())
+    seen.pop("/etc", None)  # its own attributes are looked at too
+    assert statuses(seen) == expected
+    assert seen["/etc/passwd"].columns["size"] == 10
+    assert seen["/etc/passwd"].columns["package"] == "pkg"
+    assert seen["/etc/ssh/sshd_config"].columns["world_writable"] is True
+    assert seen["/etc/passwd"].origin is Origin.LIVE
+
+
+def test_rename_over_link_and_symlink_swap(live, world):
+    world.write("/etc/passwd.new", b"evil")
+    os.rename(world.path("/etc/passwd.new"), world.path("/etc/passwd"))
+    os.link(world.path("/etc/ssh/sshd_config"), world.path("/etc/ssh/second"))
+    os.unlink(world.path("/etc/ssh/keys/host"))
+    os.symlink("/tmp/host", world.path("/etc/ssh/keys/host"))
+    wanted = {"/etc/passwd", "/etc/passwd.new", "/etc/ssh/second", "/etc/ssh/keys/host"}
+    seen = live.seen(lambda found: found.keys() >= wanted)
+    assert seen["/etc/passwd"].columns["size"] == 4
+    assert seen["/etc/passwd.new"].status is ABSENT
+    assert seen["/etc/ssh/keys/host"].columns["target"] == "/tmp/host"
+
+
+def test_a_new_tree_is_seen_whole(live, world):
+    for number in range(30):
+        world.write(f"/etc/fresh/{number % 5}/deeper/file{number}")
+    wanted = {f"/etc/fresh/{number % 5}/deeper/file{number}" for number in range(30)}
+    live.seen(lambda found: found.keys() >= wanted)
+    world.write("/etc/fresh/0/deeper/file0", b"changed")
+    seen = live.seen(lambda found: "/etc/fresh/0/deeper/file0" in found)
+    assert seen["/etc/fresh/0/deeper/file0"].columns["size"] == 7
+
+
+def test_a_tree_moved_out_and_in(live, world):
+    os.rename(world.path("/etc/ssh"), world.path("/opt/ssh"))
+    wanted = {"/etc/ssh", "/etc/ssh/sshd_config", "/etc/ssh/keys", "/etc/ssh/keys/host"}
+    seen = live.seen(lambda found: found.keys() >= wanted)
+    assert {statuses(seen)[path] for path in wanted} == {ABSENT}
+    os.rename(world.path("/opt/ssh"), world.path("/etc/ssh"))
+    seen = live.seen(lambda found: found.keys() >= wanted)
+    assert {statuses(seen)[path] for path in wanted} == {PRESENT}
+    world.write("/etc/ssh/keys/host", b"evil")
+    live.seen(lambda found: "/etc/ssh/keys/host" in found)
+
+
+def test_a_removed_new_file_is_told_so_that_its_finding_ends(live, world):
+    world.write("/etc/new")
+    live.seen(lambda found: "/etc/new" in found)
+    os.unlink(world.path("/etc/new"))
+    assert live.seen(lambda found: "/etc/new" in found)["/etc/new"].status is ABSENT
+
+
+def test_a_new_home_is_watched(live, world):
+    world.write("/home/eve/.ssh/authorized_keys")
+    live.seen(lambda found: "/home/eve/.ssh/authorized_keys" in found)
+
+
+def test_large_files_and_trees_are_left_to_a_helper(live, world, monkeypatch):
+    monkeypatch.setattr(module, "TREE_MAX", 10)
+    for number in range(20):
+        world.write(f"/opt/many/file{number}")
+    os.rename(world.path("/opt/many"), world.path("/etc/many"))
+    with open(world.path("/etc/large"), "wb") as file:
+        file.truncate(module.INLINE_MAX + 1)
+    live.seen(lambda found: {"/etc/many", "/etc/large"} <= {t for _, targets in live.work for t in targets})
+
+
+def test_observe_path(live, world):
+    assert live.sensor.observe_path("/etc/passwd", 1).columns["size"] == 11
+    assert live.sensor.observe_path("/etc/passwd", 1, origin=Origin.SWEEP).origin is Origin.SWEEP
+    assert live.sensor.observe_path("/etc/none", 1).status is ABSENT
+    assert live.sensor.observe_path("/opt/two", 1).columns["category"] == "other"
+    assert live.sensor.observe_path("/etc", 1).columns["type"] == "directory"
+
+
+def test_hostile_names_arrive_whole(live, world):
+    names = [b"new\nline", b"\x1b[2J", b"\xff\xfe", b"y" * 255]
+    for name in names:
+        world.write(b"/etc/" + name)
+    os.mkfifo(world.path("/etc/fifo"))
+    wanted = {os.fsdecode(b"/etc/" + name) for name in names} | {"/etc/fifo"}
+    assert live.seen(lambda found: found.keys() >= wanted)["/etc/fifo"].columns["type"] == "fifo"
+
+
+def test_a_burst_is_worked_off_in_slices_and_nothing_is_lost(live, world):
+    for number in range(3000):
+        world.write(f"/etc/burst{number}", b"x")
+    wanted = {f"/etc/burst{number}" for number in range(3000)}
+    live.seen(lambda found: found.keys() >= wanted, seconds=20)
+    assert not live.lost
+
+
+def test_an_overflow_is_counted_and_asks_for_a_sweep(live, world):
+    with open("/proc/sys/fs/inotify/max_queued_events") as file:
+        limit = int(file.read())
+    if limit > 20_000:
+        pytest.skip("the queue is too long to fill here")
+    for _ in range(limit // 2 + 10):  # attribute events of two names in turn are not merged
+        os.chmod(world.path("/etc/passwd"), 0o644)
+        os.chmod(world.path("/etc/ssh/sshd_config"), 0o644)
+    live.seen(lambda found: live.lost, seconds=20)
+    assert (True, ()) in live.work
+
+
+def test_renew_takes_other_watches(live, world):
+    world.watches = [Watch("/opt", "program")]
+    assert live.sensor.renew(world.watches, world.manifest) == ()
+    world.write("/etc/passwd", b"changed")
+    world.write("/opt/two", b"changed")
+    assert set(live.seen(lambda found: "/opt/two" in found)) == {"/opt/two"}
+
+
+def test_last_rung_and_a_missing_proof_directory(world, tmp_path):
+    made = Live(world, tmp_path, rungs=("sweep",))
+    assert made.rung.name == "sweep"
+    assert made.sensor.fileno() is None
+    assert list(made.sensor.observe(1)) == []
+    made.sensor.close()
+    sensor = Files(Context(str(world.root)), world.watches, None, str(tmp_path / "none"), rungs=("inotify", "sweep"))
+    rung = sensor.start()
+    assert (rung.name, rung.proven) == ("sweep", False)
+    assert rung.tried[0][0] == "inotify"
+    sensor.close()
+
+
+def test_a_damaged_manifest_asks_for_a_sweep(world, tmp_path):
+    path = tmp_path / "damaged"
+    good = os.pread(world.manifest._fd, 1 << 20, 0)
+    path.write_bytes(good[:8] + bytes(len(good) - 200) + good[-192:])
+    world.manifest = Reader(os.open(path, os.O_RDONLY))
+    made = Live(world, tmp_path)
+    world.write("/etc/passwd", b"changed")
+    made.seen(lambda found: "/etc/passwd" in found)
+    made.seen(lambda found: made.work)
+    assert made.work[0][0] is True
+    made.sensor.close()
