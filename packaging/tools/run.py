@@ -65,7 +65,7 @@ def settings(port: int) -> Path:
         f"state = {toml(RUN / 'state')}",
         f"runtime = {toml(RUN / 'run')}",
         f"exchange = {toml(RUN / 'exchange')}",
-        f"vendor_policy = {toml(RUN / 'vendor.d')}",
+        f"vendor_policy = {toml(TOP / 'packaging/policy.d')}",
         f"site_policy = {toml(RUN / 'policy.d')}",
         f"trust = {toml(RUN / 'trust.d')}",
         f"libexec = {toml(BIN)}",
@@ -86,26 +86,13 @@ def settings(port: int) -> Path:
 
 
 def policy() -> None:
-    """The vendor's rules with fewer watched trees."""
-    for source in sorted((TOP / "packaging/policy.d").glob("*.toml")):
-        write(RUN / "vendor.d" / source.name, without_watches(source.read_text()))
+    """The vendor's rules, with fewer watched trees: a site file of the same name takes the place of the vendor's."""
     DEMO.mkdir(parents=True, exist_ok=True)
     write(DEMO / "hello", "#!/bin/sh\necho hello\n")
     (DEMO / "hello").chmod(0o755)
     watches = [("/etc", "config"), ("/usr/bin", "program"), ("/usr/sbin", "program"), (str(DEMO), "program")]
     text = "".join(f"[[watch]]\npath = {toml(path)}\ncategory = {toml(category)}\n\n" for path, category in watches)
-    write(RUN / "policy.d/50-run.toml", "# What `make run` watches.\n\n" + text)
-
-
-def without_watches(text: str) -> str:
-    """A policy file without its [[watch]] tables."""
-    kept, inside = [], False
-    for line in text.splitlines(keepends=True):
-        if line.startswith("["):
-            inside = line.startswith("[[watch]]")
-        if not inside:
-            kept.append(line)
-    return "".join(kept)
+    write(RUN / "policy.d/10-watches.toml", "# What `make run` watches.\n\n" + text)
 
 
 class Run:
