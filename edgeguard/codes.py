@@ -6,10 +6,11 @@ daemon only needs `message_id`, which reads nothing.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from edgeguard.codec import sha
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "codes.toml")
 NAMESPACE = b"edgeguard.org/finding/"  # never to be changed: people filter their journals by what comes of it
@@ -50,7 +51,9 @@ def load(path: str = FILE) -> Mapping[str, Code]:
 
 def message_id(code: str) -> str:
     """The journal's MESSAGE_ID of a code: 128 bits in hex, shaped as a UUID of version 8 (RFC 9562: own making)."""
-    raw = bytearray(hashlib.sha256(NAMESPACE + code.encode()).digest()[:16])
+    digest = sha.new()
+    digest.update(NAMESPACE + code.encode())
+    raw = bytearray(digest.digest()[:16])
     raw[6] = raw[6] & 0x0F | 0x80
     raw[8] = raw[8] & 0x3F | 0x80
     return raw.hex()

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "redact": {"edgeguard", "errors", "model"},
     "linux": {"edgeguard", "errors", "model"},
     "codec": {"edgeguard", "errors", "model"},
-    "codes": {"edgeguard", "errors", "model"},
+    "codes": {"edgeguard", "errors", "model", "codec"},
     "sensors": GROUND,
     "baseline": GROUND,
     "remediations": GROUND,
