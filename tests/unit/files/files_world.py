@@ -20,6 +20,7 @@ class World:
         self.observed = None
         self.manifest = None
         self.summary = None
+        self.beside = None  # where the manifest is kept; beside the tree if not said
         self.clock = lambda: time.time_ns() + LATER
 
     def path(self, path):
@@ -33,7 +34,7 @@ class World:
         os.chmod(full, mode)
 
     def learn(self, **options):
-        manifest = self.root.parent / "manifest"
+        manifest = (self.beside or self.root.parent) / "manifest"
         out = io.BytesIO()
         with open(manifest, "wb") as file:
             self.summary = sweep.learn(self.watches, str(self.root), file, out, clock_ns=self.clock, **options)
