@@ -1,9 +1,8 @@
 """Findings in the system's journal: structured entries by journald's native protocol.
 
 One datagram to a socket, fields as KEY=value lines (systemd.io/JOURNAL_NATIVE_PROTOCOL). The `systemd.journal` module
-does the same, but importing it loads logging (measured: 1.1 MB private memory against 0.3), and it may wait;
-this never waits. Where there
-is no journal (a source tree, a container) the message goes to standard error.
+does the same, but importing it loads logging (measured: 1.1 MB private memory against 0.3), and it may wait; this
+never waits. Where there is no journal (a source tree, a container) the message goes to standard error.
 """
 
 from __future__ import annotations
