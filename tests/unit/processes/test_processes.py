@@ -1,0 +1,214 @@
+"""The sensor on its rungs without privilege: polling, and hints from the files sensor. Own child processes only."""
+
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from edgeguard.errors import Unavailable
+from edgeguard.model import Origin, Status
+from edgeguard.sensors import Context
+from edgeguard.sensors import processes as module
+from edgeguard.sensors.actors import Actors
+from edgeguard.sensors.processes import COLUMNS, CROSS_CHECK_S, POLLING_S, Processes
+
+
+def nothing():
+    raise Unavailable("not in this test")
+
+
+def known(path):
+    return not path.startswith(("/tmp/", "/var/tmp/")) and "edgeguard-test" not in path
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """A sensor without the connector; closed at the end."""
+    monkeypatch.setattr(module, "ProcConnector", nothing)
+    made = []
+
+    def start(**options):
+        actors = Actors()
+        made.append(Processes(Context(actor_of=actors.actor_of, known_file=known), actors, **options))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    running = []
+
+    def start(name="edgeguard-test-x"):
+        path = str(tmp_path / name)
+        shutil.copy(shutil.which("sleep"), path)
+        running.append(subprocess.Popen([path, "600"]))
+        return running[-1], path
+
+    yield start
+    for one in running:
+        one.kill()
+        one.wait()
+
+
+def find(observations, subject):
+    found = [one for one in observations if one.subject == subject]
+    return found[-1] if found else None
+
+
+def test_polling_rung_says_what_it_misses(make):
+    sensor = make()
+    assert sensor.rung.name == "polling"
+    assert sensor.rung.proven
+    assert [name for name, _ in sensor.rung.tried] == ["proc connector", "fanotify exec"]
+    assert any("less than a second" in line for line in sensor.rung.blind)
+    assert sensor.interval_s == POLLING_S
+
+
+def test_everything_that_runs_is_listed_with_declared_columns(make):
+    observations = list(make().observe(5))
+    assert observations
+    for one in observations:
+        assert one.kind == "process"
+        assert set(one.columns) <= set(COLUMNS)
+        assert one.status is Status.PRESENT
+    mine = find(observations, os.readlink("/proc/self/exe"))
+    assert mine.columns["exe_state"] == "ok"
+    assert len({one.subject for one in observations}) == len(observations)
+
+
+def test_a_program_is_found_deleted_and_gone(make, sleeper):
+    sensor = make()
+    list(sensor.observe(1))
+    child, path = sleeper()
+    before = find(sensor.observe(2), path)
+    assert before.columns["pid"] == child.pid
+    assert before.columns["exe_known"] is False
+    assert before.actor.pid == child.pid
+    assert (os.getpid(), os.readlink("/proc/self/exe")) in before.actor.parents
+    assert abs(before.columns["start"] - time.time() * 1000) < 60_000
+    os.unlink(path)
+    assert find(sensor.observe(3), path).columns["exe_state"] == "deleted"
+    child.kill()
+    child.wait()
+    assert find(sensor.observe(4), path) is None
+
+
+def test_exec_between_two_looks_is_found(make, tmp_path):
+    """A process that was seen as one program runs another one at the next look."""
+    sensor = make()
+    path = str(tmp_path / "edgeguard-test-y")
+    shutil.copy(shutil.which("sleep"), path)
+    child = subprocess.Popen(["/bin/sh", "-c", f"read x; exec {path} 600"], stdin=subprocess.PIPE)
+    try:
+        list(sensor.observe(1))
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        deadline = time.monotonic() + 5
+        while os.readlink(f"/proc/{child.pid}/exe") != path and time.monotonic() < deadline:
+            pass
+        assert find(sensor.observe(2), path).columns["pid"] == child.pid
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_hints_prove_their_rung(make, sleeper):
+    sensor = make(hints=True)
+    assert (sensor.rung.name, sensor.rung.proven, sensor.interval_s) == ("fanotify exec", False, POLLING_S)
+    list(sensor.observe(1))
+    child, path = sleeper()
+    told = sensor.exec_hint(child.pid, path, 2)
+    assert sensor.rung.proven
+    assert sensor.interval_s == CROSS_CHECK_S
+    assert find(told, path).origin is Origin.LIVE
+    assert sensor.exec_hint(child.pid, "/lib64/ld-linux-x86-64.so.2", 2) == []  # the same exec: its loader
+
+
+def test_without_hints_the_rung_falls(make):
+    sensor = make(hints=True)
+    for now in range(1, module.HINT_LOOKS + 3):
+        list(sensor.observe(now))
+    assert sensor.rung.name == "polling"
+    assert sensor.interval_s == POLLING_S
+
+
+def test_a_glimpsed_program_is_told_by_its_path(make, tmp_path):
+    sensor = make(hints=True)
+    child = subprocess.Popen(["/bin/true"])
+    child.wait()
+    told = sensor.exec_hint(child.pid, "/tmp/edgeguard-test-glimpse", 2)
+    assert [one.columns["exe_state"] for one in told] == ["unknown"]
+    assert told[0].columns["writable_dir"] is True
+    assert sensor.exec_hint(child.pid, "/usr/bin/true", 2) == []
+    assert sensor.vanished == 2
+
+
+def test_the_end_of_a_suspicious_one_wakes_the_loop(make, sleeper, monkeypatch):
+    monkeypatch.setattr("edgeguard.sensors.running.LINGER_S", 0.0)
+    sensor = make(hints=True)
+    child, path = sleeper()
+    sensor.exec_hint(child.pid, path, 2)
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 5
+    told = []
+    while time.monotonic() < deadline and find(told, path) is None:
+        assert module.select.select([sensor.fileno()], [], [], 5)[0]
+        told += [one for one in sensor.ready(3) if one.status is Status.ABSENT]
+    assert find(told, path).status is Status.ABSENT
+
+
+def test_deletion_is_seen_within_a_second(make):
+    """Only in places where anybody writes: there the sensor keeps an eye on the file."""
+    sensor = make(hints=True)
+    path = f"/dev/shm/edgeguard-test-{os.getpid()}"
+    shutil.copy(shutil.which("sleep"), path)
+    try:
+        child = subprocess.Popen([path, "600"])
+    except PermissionError:
+        os.unlink(path)
+        pytest.skip("/dev/shm is mounted noexec")
+    try:
+        assert find(sensor.exec_hint(child.pid, path, 2), path).columns["writable_dir"] is True
+        os.unlink(path)
+        began = time.monotonic()
+        told = []
+        while time.monotonic() < began + 5 and find(told, path) is None:
+            module.select.select([sensor.fileno()], [], [], 2)
+            told += sensor.ready(3)
+        assert find(told, path).columns["exe_state"] == "deleted"
+        assert time.monotonic() - began < 2
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_every_exec_is_offered_to_a_log(make, sleeper):
+    sensor = make(hints=True)
+    seen = []
+    sensor.on_exec = seen.append
+    child, path = sleeper()
+    sensor.exec_hint(child.pid, path, 2)
+    assert [(one.pid, one.link) for one in seen] == [(child.pid, path)]
+
+
+def test_no_proc_is_a_rung_that_says_so(tmp_path):
+    sensor = Processes(Context(root=str(tmp_path)))
+    try:
+        rung = sensor.start()
+        assert not rung.proven
+        assert "cannot be listed" in rung.blind[0]
+    finally:
+        sensor.close()
+
+
+def test_details_by_psutil(make):
+    sensor = make()
+    assert sensor.describe(os.getpid())["rss"] > 0
+    assert sensor.describe(2**30) == {}
