@@ -59,7 +59,7 @@ def observation_to_plain(observation: Observation) -> list[Any]:
         int(observation.status),
         int(observation.origin),
         to_plain(observation.note),
-        None if actor == NOBODY else [to_plain(item) for item in actor[:-1]],  # parents: a live sensor's, never a sweep's
+        None if actor == NOBODY else [to_plain(item) for item in actor[:-1]],  # no sweep knows parents
     ]
 
 

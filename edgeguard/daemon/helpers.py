@@ -88,8 +88,7 @@ class Helper:
         for message in messages:
             if isinstance(message.get("error"), str):
                 self._error = message["error"]
-            else:
-                self.on_message(message)
+            self.on_message(message)
 
     def _ended(self) -> None:
         self._loop.unwatch(self._pidfd)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 ROUND_MAX = 64  # descriptors served before timers get their turn: no single noisy source starves the rest
 
 

@@ -43,7 +43,11 @@ def metrics(status: dict[str, Any]) -> str:
         ("edgeguard_findings_suppressed", "findings covered by a waiver or an acceptance", status["suppressed"]),
         ("edgeguard_files_watched", "files with a reference value", areas["files"]["watched"] or 0),
         ("edgeguard_listeners", "listening sockets", areas["ports"]["listening"] or 0),
-        ("edgeguard_uplink_waiting", "sealed segments that the collector has not confirmed", areas["uplink"]["waiting"]),
+        (
+            "edgeguard_uplink_waiting",
+            "sealed segments without a receipt",
+            areas["uplink"]["waiting"],
+        ),
         ("edgeguard_log_sequence", "records in the stream of findings", areas["log"]["sequence"]),
         ("edgeguard_resident_bytes", "resident memory of the daemon", status["daemon"]["rss"]),
     ]

@@ -25,11 +25,12 @@ class River:
         self.references: References | None = None
         self.baseline: Baseline | None = None
 
-    def judge_by(self, baseline: Baseline, references: References) -> None:
-        """Swap the baseline as a whole; what is observed from now on is judged by the new one."""
+    def judge_by(self, baseline: Baseline, references: References, now: int) -> list[Change]:
+        """Swap the baseline as a whole. Standing findings are judged again by what was last observed."""
         self.engine = Engine(baseline.policy.rules, baseline.policy.waivers, references)
         self.references = references
         self.baseline = baseline
+        return self.ledger.govern(self.engine, now)
 
     def take(self, observation: Observation, now: int) -> list[Change]:
         if self.engine is None:

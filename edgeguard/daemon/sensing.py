@@ -8,18 +8,20 @@ goes with what it finds: that is how "user eve added" knows who did it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from edgeguard.daemon.loop import Loop, Timer
-from edgeguard.model import NOBODY, Actor, Observation
+from edgeguard.model import NOBODY, Actor, Observation, Origin, Status
 from edgeguard.sensors import Rung, Sensor
-from edgeguard.sensors.snapshot import Snapshot
+from edgeguard.sensors.snapshot import WHOLE_KIND, Snapshot
 
 Take = Callable[[Observation], None]
+Standing = Callable[[str], Iterable[str]]  # kind -> subjects with a live finding
 TRIGGER_WAIT_S = 0.05  # tools replace several files in one go; one look serves them
 HINT_LOOKS_S = (0.2, 0.6, 1.5, 3.0)  # after a program started: when does it open its port?
+OVERDUE_S = 60.0  # a look that is this late never came: systemd may restart us
 TICK_SLACK_S = 2.0  # timers this close share a wake-up
 
 
@@ -38,23 +40,26 @@ class Report(NamedTuple):
 class _Seat:
     """One sensor with what the daemon keeps about it."""
 
-    __slots__ = ("actor", "due", "rung", "sensor", "snapshot", "waiting")
+    __slots__ = ("actor", "due", "every", "fresh", "rung", "sensor", "snapshot", "waiting")
 
     def __init__(self, sensor: Sensor, snapshot: Snapshot | None) -> None:
         self.sensor = sensor
         self.snapshot = snapshot
         self.rung = Rung("", proven=False)
         self.due = 0.0
+        self.every = 0  # seconds; 0: as the sensor says
         self.waiting: Timer | None = None
         self.actor = NOBODY
+        self.fresh = True  # the next look is the first one: what has a finding and is not there any more is gone
 
 
 class Sensing:
     """Starts the sensors, wakes them, and lets what they see flow into `take`."""
 
-    def __init__(self, loop: Loop, take: Take, health_rung: Callable[[str, Rung], None]) -> None:
+    def __init__(self, loop: Loop, take: Take, standing: Standing, health_rung: Callable[[str, Rung], None]) -> None:
         self._loop = loop
         self._take = take
+        self._standing = standing
         self._health_rung = health_rung
         self._seats: dict[str, _Seat] = {}
         self._tick: Timer | None = None
@@ -96,6 +101,11 @@ class Sensing:
         seat = self._seats.get(name)
         return seat.sensor if seat else None
 
+    def in_time(self) -> bool:
+        """Is no look overdue by more than a while?"""
+        now = time.monotonic()
+        return all(seat.due + OVERDUE_S > now for seat in self._seats.values())
+
     # -- looking
 
     def look(self, name: str, actor: Actor = NOBODY) -> None:
@@ -109,24 +119,43 @@ class Sensing:
         for seat in self._seats.values():
             if seat.snapshot is not None:
                 seat.snapshot.forget()
+            seat.fresh = True
             self._look(seat)
 
     def _look(self, seat: _Seat) -> None:
         now = now_ms()
-        seat.due = time.monotonic() + seat.sensor.interval_s if seat.sensor.interval_s else float("inf")
+        every = seat.every or seat.sensor.interval_s
+        seat.due = time.monotonic() + every if every else float("inf")
         actor, seat.actor = seat.actor, NOBODY
-        if seat.snapshot is None:
-            self._flow(seat.sensor.observe(now), actor)
-            return
         seen = list(seat.sensor.observe(now))
+        if seat.fresh:
+            seat.fresh = False
+            self._close_gone(seat, seen, now)
+        if seat.snapshot is None:
+            self._flow(seen, actor)
+            return
         counts: dict[str, int] = dict.fromkeys(seat.sensor.kinds, 0)
         for observation in seen:
             counts[observation.kind] = counts.get(observation.kind, 0) + 1
         self.counts.update(counts)
         self._flow(seat.snapshot.update(seen, now), actor)
 
+    def _close_gone(self, seat: _Seat, seen: list[Observation], now: int) -> None:
+        """What had a finding when we last ran and is not there any more ended while nobody looked."""
+        if seat.sensor.name == "files":
+            return  # its sweep tells
+        present = {(observation.kind, observation.subject) for observation in seen}
+        blind = {kind for kind, subject in present if subject == WHOLE_KIND}
+        for kind in seat.sensor.kinds:
+            for subject in [] if kind in blind else list(self._standing(kind)):
+                if (kind, subject) not in present:
+                    self._take(Observation(kind, subject, {}, now, Status.ABSENT, Origin.DOWN))
+
     def _ready(self, seat: _Seat) -> None:
-        self._flow(seat.sensor.ready(now_ms()), NOBODY)
+        for observation in seat.sensor.ready(now_ms()):
+            if seat.snapshot is not None:
+                seat.snapshot.note(observation)  # the next look need not tell it again; a repetition counts
+            self._flow((observation,), NOBODY)
 
     def _flow(self, observations: Iterable[Observation], actor: Actor) -> None:
         for observation in observations:
@@ -149,6 +178,11 @@ class Sensing:
         seat.waiting = None
         self._look(seat)
 
+    def hurry(self, name: str, interval_s: int) -> None:
+        """Look more often than the sensor asks for: where nothing announces that something may have changed."""
+        if seat := self._seats.get(name):
+            seat.every = interval_s
+
     def program_started(self) -> None:
         """A hint from the process sensor: ports may open soon. One series of looks at a time."""
         listeners = self._seats.get("listeners")
@@ -170,8 +204,5 @@ class Sensing:
         self._schedule()
 
     def _shortest(self) -> float:
-        return min((seat.sensor.interval_s for seat in self._seats.values() if seat.sensor.interval_s), default=60)
-
-
-def names(sensors: Sequence[Sensor]) -> list[str]:
-    return [sensor.name for sensor in sensors]
+        everies = [seat.every or seat.sensor.interval_s for seat in self._seats.values()]
+        return min((every for every in everies if every), default=60)

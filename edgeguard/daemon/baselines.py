@@ -1,0 +1,106 @@
+"""The baseline's comings and goings, seen from the daemon: load, learn, recompile, accept, install.
+
+Signatures are checked and made in a helper (cryptography stays out of the resident process). The helper hands back
+the very bytes that it verified; the daemon decodes them and swaps the baseline as a whole, or keeps the old one and
+says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from edgeguard.baseline.document import Baseline
+from edgeguard.daemon.helpers import Helpers
+from edgeguard.errors import DecodeError
+
+LOAD_S = 120.0  # seconds; an armhf board imports cryptography in ten
+LEARN_S = 4 * 3600.0  # a slow card with a million files
+SIGN_S = 600.0
+
+OnReply = Callable[[dict[str, Any]], None]
+
+
+class InForce(NamedTuple):
+    """A baseline that was verified and is to come into force."""
+
+    baseline: Baseline
+    trust: str  # "local" or "fleet"
+    signer: str  # hex kid, or "this device"
+    digest: bytes  # SHA-256 of the signed bytes: its id in segments is the first 8
+
+
+class Refusal(NamedTuple):
+    """A baseline that must not come into force."""
+
+    name: str  # of the file
+    code: str  # EG-BASE-00x
+    text: str
+
+
+class Baselines:
+    """Asks the helper and tells the daemon: `on_baseline` with what is in force, `on_refusals` with what is not."""
+
+    def __init__(
+        self,
+        helpers: Helpers,
+        on_baseline: Callable[[InForce], None],
+        on_refusals: Callable[[list[Refusal]], None],
+        on_none: Callable[[bool], None],  # may this device learn by itself?
+        on_failure: Callable[[str, str], None],
+    ) -> None:
+        self._helpers = helpers
+        self._on_baseline = on_baseline
+        self._on_refusals = on_refusals
+        self._on_none = on_none
+        self._on_failure = on_failure
+
+    def load(self) -> bool:
+        """Verify what the store holds; the newest that is valid comes into force."""
+        answer: dict[str, Any] = {}
+        return self._helpers.start(
+            "load", {}, answer.update, lambda error: self._loaded(answer, error), timeout_s=LOAD_S
+        )
+
+    def _loaded(self, answer: dict[str, Any], error: str) -> None:
+        if error:
+            self._on_failure("load", error)
+            return
+        self._on_refusals([Refusal(*map(str, row)) for row in answer.get("refusals", [])])
+        payload = answer.get("baseline")
+        if payload is None:
+            self._on_none(answer.get("learn") is True)
+            return
+        try:
+            baseline = Baseline.from_cbor(payload)
+        except DecodeError as problem:  # the helper has just decoded the same bytes: a bug, said aloud
+            self._on_failure("load", str(problem))
+            return
+        self._on_baseline(InForce(baseline, answer["trust"], answer["signer"], answer["digest"]))
+
+    def make(self, verb: str, request: dict[str, Any], on_progress: OnReply, on_done: OnReply) -> bool:
+        """Run `learn`, `rebase` or `install`; then load what it wrote.
+
+        `on_done` gets {"error": text} or the helper's last words ({"revision": n} or {"problems": [...]}).
+        """
+        last: dict[str, Any] = {}
+
+        def message(words: dict[str, Any]) -> None:
+            if "progress" in words:
+                on_progress(words["progress"])
+            else:
+                last.update(words)
+
+        def done(error: str) -> None:
+            if error:
+                if last.get("code", "EG-HLTH-007") == "EG-HLTH-007":
+                    self._on_failure(verb, error)  # not what was asked for was wrong, but the helper
+                on_done({**last, "error": error})
+                return
+            if "revision" in last:
+                self.load()
+            on_done(last)
+
+        return self._helpers.start(
+            verb, request, message, done, timeout_s=LEARN_S if verb == "learn" else SIGN_S, low=False
+        )

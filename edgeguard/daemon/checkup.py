@@ -1,0 +1,109 @@
+"""`edgeguard doctor`: EdgeGuard about itself. Facts that are at hand, each with what to do where something is wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+
+from edgeguard import __version__
+from edgeguard.cli.text import escape
+from edgeguard.daemon.guard import Guard
+from edgeguard.daemon.status import resident_bytes
+
+DISK_FREE_MIN = 0.05  # share of the file system that should stay free
+MEMORY_BUDGET = 64 * 1024 * 1024  # bytes; the unit's MemoryHigh leaves room for helpers
+
+Check = dict[str, str]
+
+
+def check(level: str, name: str, text: str, fix: str = "") -> Check:
+    return {"level": level, "name": name, "text": escape(text), "fix": fix}
+
+
+def checks(guard: Guard) -> list[Check]:
+    """In the order to show."""
+    return [
+        _service(guard),
+        _kernel(),
+        *_sensors(guard),
+        _baseline(guard),
+        _disk(guard),
+        _records(guard),
+        _uplink(guard),
+        _clock(guard),
+        *_trouble(guard),
+    ]
+
+
+def _service(guard: Guard) -> Check:
+    minutes = int((time.time() * 1000 - guard.started) / 60_000)
+    memory = resident_bytes()
+    text = f"edgeguard {__version__}, up {minutes} min, {memory / 1e6:.0f} MB"
+    level = "OK" if memory < MEMORY_BUDGET else "WARN"
+    return check(level, "service", text, "" if level == "OK" else "systemctl restart edgeguard")
+
+
+def _kernel() -> Check:
+    return check("OK", "kernel", f"{platform.release()} {platform.machine()}")
+
+
+def _sensors(guard: Guard) -> list[Check]:
+    rows = []
+    for report in guard.sensing.reports():
+        best = not report.ladder or report.rung.name == report.ladder[0]
+        level = "OK" if report.rung.proven and best else "WARN" if report.rung.proven else "FAIL"
+        parts = [report.rung.name + ("" if report.rung.proven else " (not proven)")]
+        parts += [f"not {name}: {why}" for name, why in report.rung.tried]
+        parts += list(report.rung.blind)
+        rows.append(check(level, f"sensor {report.name}", "; ".join(parts)))
+    return rows
+
+
+def _baseline(guard: Guard) -> Check:
+    force = guard.in_force
+    if force is None:
+        if guard.learning:
+            return check("WARN", "baseline", f"learning, {guard.learning.percent} %")
+        return check("FAIL", "baseline", "none in force: nothing is judged", "edgeguard baseline learn")
+    text = f"revision {force.baseline.revision}, signature good, trust {force.trust}, mode {guard.mode.value}"
+    text += f", {len(force.baseline.policy.rules)} rules, {len(force.baseline.policy.waivers)} waivers"
+    return check("OK", "baseline", text)
+
+
+def _disk(guard: Guard) -> Check:
+    try:
+        space = os.statvfs(guard.settings.paths.state)
+    except OSError as error:
+        return check("FAIL", "disk", f"{guard.settings.paths.state}: {error.strerror}")
+    free = space.f_bavail / max(1, space.f_blocks)
+    text = f"{space.f_bavail * space.f_frsize / 1e6:.0f} MB free ({free:.0%})"
+    if space.f_flag & os.ST_RDONLY:
+        return check("FAIL", "disk", "read-only: findings cannot be kept", "mount -o remount,rw, or mend the disk")
+    return check("OK" if free > DISK_FREE_MIN else "WARN", "disk", text)
+
+
+def _records(guard: Guard) -> Check:
+    status = guard.telling.spool.status
+    if guard.telling.error:
+        return check("FAIL", "records", guard.telling.error, "make room on the disk")
+    return check("OK", "records", f"next {status.next[0]} in the stream of findings, {status.queued} in memory")
+
+
+def _uplink(guard: Guard) -> Check:
+    if not guard.uplinks.configured:
+        return check("OFF", "uplink", "no collector is set: records stay on this device")
+    said = guard.uplinks.status
+    if not said.ok:
+        return check("FAIL", "uplink", said.error, "check network and the [uplink] settings")
+    return check("OK", "uplink", f"{guard.waiting} segments wait for {guard.settings.uplink.url}")
+
+
+def _clock(guard: Guard) -> Check:
+    if guard.health.clock_synchronised():
+        return check("OK", "clock", "synchronised")
+    return check("WARN", "clock", "not synchronised: times of findings are only as good as this clock")
+
+
+def _trouble(guard: Guard) -> list[Check]:
+    return [check("FAIL", "problem", line) for line in guard.health.problems()]

@@ -1,0 +1,142 @@
+"""edgeguard-helper VERB: the child's side of what is rare and heavy. One verb, then gone.
+
+load     verify the baselines on disk, hand over the newest that is valid
+learn    read the device, write manifest and observed.db, sign a first baseline
+rebase   sign the next revision: policy compiled anew, or findings accepted
+install  verify a baseline from elsewhere and put it in force
+sweep    find what changed among the watched files
+diff     what two baselines differ in
+history  the baselines that are kept
+
+The question comes as one CBOR map on standard input, answers go out as frames (see `frames`). What a verb may not do
+by itself it says: {"error": text} for a failure, {"problems": [...]} for a policy that a person must mend.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from edgeguard import settings as settings_module
+from edgeguard.codec import cbor
+from edgeguard.daemon.frames import observation_to_plain, pack
+from edgeguard.errors import EdgeGuardError, PolicyError
+from edgeguard.model import Observation
+from edgeguard.settings import Settings
+
+REQUEST_MAX = 8 * 1024 * 1024  # bytes of the question
+BATCH = 64  # observations in a frame
+BATCH_S = 0.2  # and how long one may wait for company
+
+Verb = Callable[[Settings, dict[str, Any], "Out"], None]
+
+
+class Out:
+    """Frames to the daemon. A daemon that is gone ends the helper."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._batch: list[Any] = []
+        self._since = 0.0
+
+    def say(self, message: dict[str, Any]) -> None:
+        data = memoryview(pack(message))
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def observe(self, observation: Observation) -> None:
+        if not self._batch:
+            self._since = time.monotonic()
+        self._batch.append(observation_to_plain(observation))
+        if len(self._batch) >= BATCH or time.monotonic() - self._since > BATCH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._batch:
+            self.say({"observations": self._batch})
+            self._batch = []
+
+    def progress(self, phase: str, done: int, total: int | None, size: int, eta_s: int | None) -> None:
+        self.flush()
+        self.say({"progress": {"phase": phase, "done": done, "total": total, "bytes": size, "eta_s": eta_s}})
+
+
+def main(arguments: list[str]) -> int:
+    """`arguments`: VERB --settings FILE."""
+    if len(arguments) != 3 or arguments[1] != "--settings" or arguments[0] not in VERBS:
+        sys.stderr.write(f"usage: edgeguard-helper {'|'.join(VERBS)} --settings FILE\n")
+        return 64
+    out = Out(1)
+    try:
+        settings = settings_module.load(arguments[2])
+        with open(0, "rb", closefd=False) as question:
+            request = cbor.decode(question.read(REQUEST_MAX + 1), depth=16, size=REQUEST_MAX)
+        VERBS[arguments[0]](settings, request, out)
+        out.flush()
+    except PolicyError as error:
+        out.say({"problems": [str(problem) for problem in error.problems]})
+    except BrokenPipeError:
+        return 1
+    except EdgeGuardError as error:
+        out.say({"error": str(error) or type(error).__name__, "code": error.code, "name": type(error).__name__})
+        return 1
+    except OSError as error:
+        out.say({"error": f"{error.filename or 'system'}: {error.strerror}", "code": "EG-HLTH-007", "name": "OSError"})
+        return 1
+    return 0
+
+
+def _load(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.signing import load
+
+    load(settings, request, out)
+
+
+def _learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.learning import learn
+
+    learn(settings, request, out)
+
+
+def _rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.signing import rebase
+
+    rebase(settings, request, out)
+
+
+def _install(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.signing import install
+
+    install(settings, request, out)
+
+
+def _sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.sweeping import sweep
+
+    sweep(settings, request, out)
+
+
+def _diff(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.history import diff
+
+    diff(settings, request, out)
+
+
+def _history(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.history import history
+
+    history(settings, request, out)
+
+
+VERBS: dict[str, Verb] = {
+    "load": _load,
+    "learn": _learn,
+    "rebase": _rebase,
+    "install": _install,
+    "sweep": _sweep,
+    "diff": _diff,
+    "history": _history,
+}

@@ -1,0 +1,110 @@
+"""Verb `learn` of the helper: see how this device looks now, and sign that as its baseline.
+
+Policy first, so that a mistake in it costs seconds and not the hour of reading; then the files, then what every other
+sensor sees. Nothing is in force before all of it is signed and on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from edgeguard.baseline import document, store
+from edgeguard.baseline.document import ManifestRef
+from edgeguard.baseline.policy import Policy
+from edgeguard.codec import manifest as codec
+from edgeguard.daemon.helper import Out
+from edgeguard.daemon.signing import NotLocal, compiled_policy, describe, trust_of
+from edgeguard.daemon.sweeping import Meter, file_digest, now_ms, replacing, summary_to_plain, sync_directory
+from edgeguard.errors import Truncated
+from edgeguard.linux import priority
+from edgeguard.model import Columns, Status
+from edgeguard.sensors import TABLE, Context, sensor_class
+from edgeguard.sensors import sweep as sweeps
+from edgeguard.sensors.packages import Ownership
+from edgeguard.sensors.sweep import Summary
+from edgeguard.settings import Settings
+
+NOT_LEARNED = ("files", "processes", "health")  # files go into the manifest; what runs is judged by its file
+
+
+def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    """Request {"reason"}; answers with progress and {"revision", "files", "milliseconds", "trust", "notes"}."""
+    started = time.monotonic()
+    trust = trust_of(settings)
+    if trust.name != "local":
+        raise NotLocal("a fleet signs the baselines of this device; learn on an unenrolled one")
+    policy = compiled_policy(settings)
+    priority.background()
+    shelf = store.Store(settings.paths.state)
+    manifest, summary = learn_files(settings, policy, out)
+    references = learn_rest(settings)
+    baseline = document.compile_baseline(
+        policy,
+        references,
+        manifest,
+        shelf.floor() + 1,
+        now_ms(),
+        device=trust.device,
+        target=settings.fleet,
+        parent=shelf.parent(),
+        note=request.get("reason", ""),
+    )
+    shelf.install(document.sign(baseline, trust.seed), baseline)
+    facts = summary_to_plain(summary, time.monotonic() - started)
+    out.say({**facts, **describe(baseline), "trust": trust.name})
+
+
+def learn_files(settings: Settings, policy: Policy, out: Out) -> tuple[ManifestRef, Summary]:
+    """Read every watched file; manifest and observed.db are durable afterwards, protected copies lie in the vault."""
+    state = settings.paths.state
+    directory = f"{state}/baseline"
+    draft = f"{directory}/draft.egm"
+    meter = Meter(out, "files")
+    with replacing(f"{state}/observed.db") as observed, replacing(draft) as manifest:
+        summary = sweeps.learn(
+            policy.watches,
+            settings.paths.root,
+            manifest.file,
+            observed.file,
+            f"{state}/vault",
+            meter.progress,
+            now=now_ms(),
+            hash_file_max=settings.budget.hash_file_max,
+            vault_max=settings.budget.vault_bytes,
+        )
+    with open(draft, "rb") as file:
+        digest, size = file_digest(file), os.fstat(file.fileno()).st_size
+        entries = codec.Reader(file.fileno()).count
+    if not size:
+        raise Truncated("the file manifest came out empty")
+    os.rename(draft, f"{directory}/{digest.hex()}.egm")
+    sync_directory(directory)
+    return ManifestRef(digest, size, entries), summary
+
+
+def learn_rest(settings: Settings) -> dict[str, dict[str, Columns | None]]:
+    """Reference values of everything that is not a file: what each sensor sees now, its reference columns only."""
+    ownership = Ownership(settings.paths.root)
+    context = Context(settings.paths.root, package_of=ownership.package_of)
+    references: dict[str, dict[str, Columns | None]] = {}
+    for name in TABLE:
+        if name in NOT_LEARNED:
+            continue
+        sensor: Any = sensor_class(name)
+        instance = sensor(context)
+        kept = {
+            kind: [n for n, column in columns.items() if column.reference] for kind, columns in sensor.kinds.items()
+        }
+        references.update({kind: {} for kind in sensor.kinds})
+        instance.start()
+        try:
+            for seen in instance.observe(now_ms()):
+                if seen.status is Status.PRESENT:
+                    references[seen.kind][seen.subject] = {
+                        column: seen.columns[column] for column in kept[seen.kind] if column in seen.columns
+                    }
+        finally:
+            instance.close()
+    return references

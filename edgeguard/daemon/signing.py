@@ -1,0 +1,194 @@
+"""Verbs `load`, `rebase` and `install` of the helper: what needs the device's key or somebody's signature checked."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from edgeguard.baseline import document, keys, store
+from edgeguard.baseline.document import Baseline, ManifestRef
+from edgeguard.baseline.policy import Policy, parse
+from edgeguard.codec import cose
+from edgeguard.codec.values import columns_from_plain, from_plain
+from edgeguard.daemon.helper import Out
+from edgeguard.daemon.sweeping import file_digest, now_ms
+from edgeguard.errors import Corrupt, EdgeGuardError, Expired, NotYetValid
+from edgeguard.settings import Settings
+
+MANIFEST_MAX = 1 << 30  # bytes; the manifest's own bound
+
+
+class Trust(NamedTuple):
+    """Who this device is and whose baselines count on it."""
+
+    seed: bytes
+    device: bytes
+    trusted: list[bytes]
+    name: str  # "local" or "fleet"
+
+
+class NotLocal(EdgeGuardError):
+    """A fleet signs for this device; it may not sign for itself."""
+
+
+def trust_of(settings: Settings) -> Trust:
+    seed = keys.ensure_device_key(settings.paths.state)
+    public = cose.public_of(seed)
+    trusted, name = keys.trusted_keys(settings.paths.trust, public)
+    return Trust(seed, cose.device_id(public), trusted, name)
+
+
+def compiled_policy(settings: Settings) -> Policy:
+    """The policy of the vendor's and the site's files. Raises PolicyError with every problem."""
+    from edgeguard import codes
+    from edgeguard.sensors import TABLE, sensor_class
+
+    kinds = {kind: columns for name in TABLE for kind, columns in sensor_class(name).kinds.items()}
+    known = {code: (entry.title, entry.severity) for code, entry in codes.load().items()}
+    files = store.read_policy_dirs(settings.paths.vendor_policy, settings.paths.site_policy)
+    return parse(files, known, kinds, now=now_ms())
+
+
+def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
+    """Answers {"baseline": payload, "trust", "signer", "digest", "refusals"} or {"none": true, "learn": bool, ...}."""
+    trust = trust_of(settings)
+    shelf = store.Store(settings.paths.state)
+    loaded = shelf.load_verified(trust.trusted, trust.device, now_ms())
+    refusals = [[item.name, item.error.code, str(item.error)] for item in loaded.refused]
+    baseline, data = loaded.baseline, loaded.data
+    if baseline is None:
+        baseline, data = _standing(shelf, trust, loaded.refused)
+    if baseline is not None:
+        try:
+            check_manifest(settings, baseline)
+        except Corrupt as error:
+            refusals.append([f"{baseline.revision:08d}.egb", error.code, str(error)])
+            baseline = None
+    if baseline is None:
+        out.say({"none": True, "learn": shelf.floor() == 0 and trust.name == "local", "refusals": refusals})
+        return
+    own = cose.kid_of(cose.public_of(trust.seed)) == baseline.signer
+    out.say(
+        {
+            "baseline": cose.parse1(data).payload,
+            "trust": trust.name,
+            "signer": "this device" if own else baseline.signer.hex(),
+            "digest": sha256(data).digest(),
+            "refusals": refusals,
+        }
+    )
+
+
+def _standing(shelf: store.Store, trust: Trust, refused: tuple[store.Refused, ...]) -> tuple[Baseline | None, bytes]:
+    """The baseline that stands, although it has expired or the clock says that it has not begun.
+
+    A device whose clock is wrong, or whose fleet forgot to renew, is better judged by the last baseline that it had
+    than by none; the refusal is reported all the same.
+    """
+    name = f"{shelf.floor():08d}.egb"
+    if not any(item.name == name and isinstance(item.error, (Expired, NotYetValid)) for item in refused):
+        return None, b""
+    with open(os.path.join(shelf.directory, name), "rb") as file:
+        data = file.read(document.SIZE_MAX + 1)
+    baseline = document.open_trusted(data, trust.trusted)
+    return (baseline, data) if baseline.device in (None, trust.device) else (None, b"")
+
+
+def check_manifest(settings: Settings, baseline: Baseline) -> None:
+    """The manifest that the baseline names is here and is the one. Raises Corrupt."""
+    if baseline.files is None:
+        return
+    path = store.Store(settings.paths.state).manifest_path(baseline.files.sha256)
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != baseline.files.size or file_digest(file) != baseline.files.sha256:
+                raise Corrupt("its file manifest has other content than was signed")
+    except OSError as error:
+        raise Corrupt(f"its file manifest cannot be read: {error.strerror}") from error
+
+
+def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    """Sign the next revision. Request: {"policy": bool, "accept": [[kind, subject, columns|None], ...], "note"}."""
+    trust = trust_of(settings)
+    if trust.name != "local":
+        raise NotLocal("a fleet signs the baselines of this device; change the policy there")
+    shelf = store.Store(settings.paths.state)
+    standing = shelf.load_verified(trust.trusted, trust.device, now_ms()).baseline
+    if standing is None:
+        raise Corrupt("there is no valid baseline to go on from; run: edgeguard baseline learn")
+    baseline = standing
+    if request.get("policy"):
+        baseline = replace(baseline, policy=compiled_policy(settings))
+    for kind, subject, columns in request.get("accept", []):
+        value = None if columns is None else columns_from_plain(columns)
+        baseline = document.with_reference(baseline, kind, str(from_plain(subject)), value)
+    now = now_ms()
+    after = baseline.policy.settings.expires_after
+    next_one = replace(
+        baseline,
+        revision=shelf.floor() + 1,
+        created=now,
+        not_before=min(now, standing.not_before),
+        expires=None if after is None else now + after,
+        parent=shelf.parent(),
+        note=request.get("note", ""),
+    )
+    shelf.install(document.sign(next_one, trust.seed), next_one)
+    out.say(describe(next_one))
+
+
+def install(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    """Put a baseline from elsewhere in force. Request: {"path": str, "manifest": str}.
+
+    The verified bytes are the stored bytes: the file is read once.
+    """
+    trust = trust_of(settings)
+    shelf = store.Store(settings.paths.state)
+    data = read_regular(str(from_plain(request["path"])), document.SIZE_MAX)
+    baseline = document.open_signed(data, trust.trusted, trust.device, shelf.floor() + 1, now_ms())
+    previous = shelf.floor()
+    if baseline.files is not None:
+        _install_manifest(shelf, baseline.files, str(from_plain(request.get("manifest", ""))))
+    shelf.install(data, baseline)
+    out.say({**describe(baseline), "previous": previous or None, "signer": baseline.signer.hex()})
+
+
+def _install_manifest(shelf: store.Store, wanted: ManifestRef, path: str) -> None:
+    final = shelf.manifest_path(wanted.sha256)
+    if os.path.exists(final) and not path:
+        return
+    if not path:
+        raise Corrupt(f"it needs the file manifest {wanted.sha256.hex()}.egm: give it with --manifest")
+    data = read_regular(path, min(MANIFEST_MAX, wanted.size + 1))
+    if len(data) != wanted.size or sha256(data).digest() != wanted.sha256:
+        raise Corrupt("the file manifest is not the one that this baseline was signed with")
+    os.makedirs(shelf.directory, mode=0o700, exist_ok=True)
+    keys.write_durably(final, data, 0o600)
+
+
+def read_regular(path: str, limit: int) -> bytes:
+    """A whole regular file of bounded size. Raises Corrupt."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise Corrupt(f"{path}: {error.strerror}") from error
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Corrupt(f"{path}: not a regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise Corrupt(f"{path}: larger than {limit} bytes")
+    return data
+
+
+def describe(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "revision": baseline.revision,
+        "rules": len(baseline.policy.rules),
+        "waivers": len(baseline.policy.waivers),
+        "files": baseline.files.entries if baseline.files else 0,
+    }

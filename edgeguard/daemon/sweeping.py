@@ -1,0 +1,196 @@
+"""Verb `sweep` of the helper: the daemon says which watches and manifest are in force, this finds what changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+from edgeguard.codec import manifest as codec
+from edgeguard.daemon.helper import Out
+from edgeguard.errors import DecodeError
+from edgeguard.linux import priority
+from edgeguard.model import Origin, Watch
+from edgeguard.sensors import sweep as sweeps
+from edgeguard.sensors.sweep import Progress, Summary
+from edgeguard.settings import Settings
+
+READ = 1 << 20
+
+
+class Manifest(NamedTuple):
+    """Which file manifest the signed baseline names."""
+
+    sha256: bytes
+    size: int
+
+
+def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
+    return [[w.path, w.category, list(w.exclude), w.recurse, w.content, w.protect, w.only, w.source] for w in watches]
+
+
+def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
+    return tuple(
+        Watch(path, category, tuple(exclude), recurse, content, protect, only, source)
+        for path, category, exclude, recurse, content, protect, only, source in plain
+    )
+
+
+def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    """The verb. Answers with observations, progress and {"summary": {...}}."""
+    watches = watches_from_plain(request["watches"])
+    origin = Origin(request["origin"])
+    started = time.monotonic()
+    if request["low"]:
+        priority.background()
+    with opened_manifest(settings.paths.state, request["manifest"]) as manifest:
+        if request["targets"]:
+            targets = [os.fsdecode(path) for path in request["targets"]]
+            summary = sweeps.revisit(
+                watches,
+                settings.paths.root,
+                manifest,
+                targets,
+                now_ms(),
+                origin,
+                out.observe,
+                hash_file_max=settings.budget.hash_file_max,
+            )
+        else:
+            summary = _whole(settings, request, watches, origin, manifest, out)
+    out.flush()
+    out.say({"summary": summary_to_plain(summary, time.monotonic() - started)})
+
+
+def _whole(
+    settings: Settings,
+    request: dict[str, Any],
+    watches: tuple[Watch, ...],
+    origin: Origin,
+    manifest: codec.Reader | None,
+    out: Out,
+) -> Summary:
+    path = f"{settings.paths.state}/observed.db"
+    meter = Meter(out, "files")
+    with replacing(path) as new, contextlib.ExitStack() as stack:
+        old: BinaryIO | None = None
+        with contextlib.suppress(FileNotFoundError):
+            old = stack.enter_context(open(path, "rb"))
+        summary = sweeps.sweep(
+            watches,
+            settings.paths.root,
+            manifest,
+            old,
+            new.file,
+            now_ms(),
+            origin,
+            request["full"],
+            out.observe,
+            meter.progress,
+            compare=request["compare"],
+            hash_file_max=settings.budget.hash_file_max,
+        )
+        new.keep = summary.written
+    return summary
+
+
+@contextmanager
+def opened_manifest(state: str, reference: list[Any] | None) -> Iterator[codec.Reader | None]:
+    """The manifest that the baseline pins, checked against its digest. Raises DecodeError for any other file."""
+    if reference is None:
+        yield None
+        return
+    digest, size = reference
+    with open(f"{state}/baseline/{digest.hex()}.egm", "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != size or file_digest(file) != digest:
+            raise DecodeError("the file manifest is not the one that the baseline names")
+        yield codec.Reader(file.fileno())
+
+
+def file_digest(file: Any) -> bytes:
+    """SHA-256 of a whole open file."""
+    total = hashlib.sha256()
+    file.seek(0)
+    while chunk := file.read(READ):
+        total.update(chunk)
+    return total.digest()
+
+
+class _New:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.keep = True
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[_New]:
+    """A new file that takes the place of `path`, durably, when the block ends well and `keep` is still true."""
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "w+b") as file:
+        new = _New(file)
+        try:
+            yield new
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        if not new.keep:
+            os.unlink(temporary)
+            return
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Meter:
+    """Progress with an estimate of the time left, at most twice a second."""
+
+    EVERY_S = 0.5
+
+    def __init__(self, out: Out, phase: str) -> None:
+        self._out = out
+        self._phase = phase
+        self._started = time.monotonic()
+        self._told = 0.0
+
+    def progress(self, seen: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told < self.EVERY_S:
+            return
+        self._told = now
+        # Reading dominates; where nothing is read (an incremental sweep) names count.
+        share = seen.bytes / seen.total_bytes if seen.total_bytes else seen.files / max(1, seen.total_files)
+        elapsed = now - self._started
+        eta = int(elapsed / share - elapsed) if share > 0.01 else None
+        self._out.progress(self._phase, seen.files, seen.total_files or None, seen.bytes, eta)
+
+
+def summary_to_plain(summary: Summary, seconds: float) -> dict[str, Any]:
+    return {
+        "files": summary.files,
+        "subjects": summary.subjects,
+        "bytes": summary.bytes_read,
+        "emitted": summary.emitted,
+        "unreadable": summary.unreadable,
+        "damaged": summary.damaged,
+        "notes": list(summary.notes),
+        "skipped": [[path, why] for path, why in summary.skipped],
+        "milliseconds": int(seconds * 1000),
+    }
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,112 @@
+"""Sweeps: looking at every watched file, in a helper; at start, every few hours, on demand, and for what is too large
+to be read in the resident daemon.
+
+A sweep that is asked for while another runs is remembered and follows it; nobody's request is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import fsencode
+from typing import Any
+
+from edgeguard.daemon.frames import observation_from_plain
+from edgeguard.daemon.helpers import Helpers
+from edgeguard.errors import DecodeError
+from edgeguard.model import Observation, Origin
+
+SWEEP_S = 4 * 3600.0  # seconds; then something is wrong (a dead network file system, a dying card)
+TARGETS_MAX = 1000  # paths; beyond, a whole incremental sweep is cheaper
+
+OnDone = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+class Request:
+    """One wish for a sweep."""
+
+    __slots__ = ("compare", "full", "on_done", "on_progress", "origin", "targets")
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        full: bool = False,
+        compare: bool = False,
+        targets: tuple[str, ...] = (),
+        on_progress: OnProgress | None = None,
+        on_done: OnDone | None = None,
+    ) -> None:
+        self.origin = origin
+        self.full = full  # read every content again
+        self.compare = compare  # judge everything by the manifest, also what did not change since the last sweep
+        self.targets = targets  # only these paths
+        self.on_progress = on_progress
+        self.on_done = on_done
+
+
+class Sweeps:
+    """Runs one at a time."""
+
+    def __init__(
+        self,
+        helpers: Helpers,
+        take: Callable[[Observation], None],
+        finished: Callable[[Request, dict[str, Any]], None],
+        failed: Callable[[str], None],
+        judged_by: Callable[[], dict[str, Any]],  # watches and manifest in force, as sweeping.sweep takes them
+    ) -> None:
+        self._helpers = helpers
+        self._judged_by = judged_by
+        self._take = take
+        self._finished = finished
+        self._failed = failed
+        self._waiting: list[Request] = []
+        self.running: Request | None = None
+
+    def ask(self, request: Request) -> None:
+        if self.running is not None:
+            self._waiting.append(request)
+            return
+        self.running = request
+        answer: dict[str, Any] = {}
+        many = len(request.targets) > TARGETS_MAX
+        self._helpers.start(
+            "sweep",
+            {
+                "origin": int(request.origin),
+                "full": request.full,
+                "compare": request.compare,
+                "targets": [] if many else [fsencode(path) for path in request.targets],
+                "low": request.on_done is None and not request.targets,
+                **self._judged_by(),
+            },
+            lambda message: self._message(request, answer, message),
+            lambda error: self._done(request, answer, error),
+            timeout_s=SWEEP_S,
+        )
+
+    def _message(self, request: Request, answer: dict[str, Any], message: dict[str, Any]) -> None:
+        if "observations" in message:
+            for plain in message["observations"]:
+                try:
+                    self._take(observation_from_plain(plain))
+                except DecodeError as error:
+                    answer["undecodable"] = answer.get("undecodable", 0) + 1
+                    self._failed(str(error))
+        elif "progress" in message:
+            if request.on_progress:
+                request.on_progress(message["progress"])
+        else:
+            answer.update(message)
+
+    def _done(self, request: Request, answer: dict[str, Any], error: str) -> None:
+        self.running = None
+        if error:
+            answer["error"] = error
+            self._failed(error)
+        self._finished(request, answer)
+        if request.on_done:
+            request.on_done(answer)
+        if self._waiting and self.running is None:
+            self.ask(self._waiting.pop(0))

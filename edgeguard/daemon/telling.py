@@ -1,0 +1,181 @@
+"""Telling: every change of the ledger and every state of our own becomes a record, a journald entry and, when it
+matters, a sealed segment on its way within moments.
+
+Records are durable after a commit, are signed by `edgeguard-seal` in batches, and leave with the uplink. A disk that
+does not take them is said in health and tried again; nothing is dropped without a count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from edgeguard.daemon.helpers import Helpers
+from edgeguard.daemon.loop import Loop, Timer
+from edgeguard.errors import SpoolError
+from edgeguard.model import Columns, Observation, Severity
+from edgeguard.records import compose
+from edgeguard.records.compose import Moment
+from edgeguard.records.spool import Spool
+from edgeguard.records.wire import Record
+
+SEAL_S = 120.0
+RECENT_MAX = 200  # records kept for `edgeguard log`
+RETRY_S = 5.0
+
+Clock = Callable[[], int]  # registry.Clock: how far the wall clock can be believed
+
+
+def boot_ms() -> int:
+    """Milliseconds since boot, time asleep included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Telling:
+    """The one way out for records."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        spool: Spool,
+        helpers: Helpers,
+        seal_program: str,
+        clock: Clock,
+        report: Callable[[str, str], None],  # (subject, detail): "" detail means all is well again
+        sealed: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._loop = loop
+        self.spool = spool
+        self._helpers = helpers
+        self._seal_program = seal_program
+        self._clock = clock
+        self._report = report
+        self._sealed = sealed
+        self._commit_timer: Timer | None = None
+        self._seal_timer: Timer | None = None
+        self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
+        self.followers: list[Callable[[int, int, Record], None]] = []
+        self.error = ""
+
+    def open(self) -> None:
+        self._guard(self.spool.open)
+
+    def moment(self) -> Moment:
+        return Moment(boot_ms(), time.time_ns() // 1_000_000, self._clock())
+
+    # -- what is told
+
+    def state(
+        self,
+        what: str,
+        text: str = "",
+        *,
+        subject: str = "",
+        finding: str = "",
+        severity: Severity = Severity.INFORMATIONAL,
+        columns: Columns | None = None,
+    ) -> int:
+        """Record something about EdgeGuard itself; returns the sequence number in stream 0."""
+        return self.record(
+            compose.state(
+                what, self.moment(), text, subject=subject, finding=finding, severity=severity, columns=columns
+            )
+        )
+
+    def observation(self, seen: Observation, expected: Columns | None) -> int:
+        return self.record(compose.observation(seen, self.moment(), expected))
+
+    def record(self, record: Record) -> int:
+        """Take a record; it is durable as soon as its stream demands. Returns its sequence number."""
+        sequence = 0
+
+        def append() -> None:
+            nonlocal sequence
+            _, sequence = self.spool.append(record)
+
+        self._guard(append)
+        self.recent.append((record.stream, sequence, record))
+        for follower in self.followers:
+            follower(record.stream, sequence, record)
+        self._plan()
+        return sequence
+
+    # -- making it durable and sealing it
+
+    def _guard(self, act: Callable[[], object]) -> bool:
+        """Do something with the spool; its failure is health, not an end."""
+        try:
+            act()
+        except SpoolError as error:
+            self.error = str(error)
+            self._report("spool", self.error)
+            if self._commit_timer is None:
+                self._commit_timer = self._loop.later(RETRY_S, self._commit)
+            return False
+        if self.error:
+            self.error = ""
+            self._report("spool", "")
+        return True
+
+    def _plan(self) -> None:
+        due = self.spool.commit_due(boot_ms())
+        if due is not None and self._commit_timer is None:
+            self._commit_timer = self._loop.later(due / 1000, self._commit)
+        elif due == 0 and self._commit_timer is not None:
+            self._commit_timer.cancel()
+            self._commit_timer = self._loop.later(0, self._commit)
+
+    def _commit(self) -> None:
+        self._commit_timer = None
+        if self._guard(self.spool.commit):
+            self.seal()
+        self._plan()
+
+    def seal(self, *, force: bool = False) -> None:
+        """Start the sealer if something is due; it tells when it is done."""
+        if "seal" in self._helpers.running:
+            return
+        ready = False
+
+        def rotate() -> None:
+            nonlocal ready
+            ready = self.spool.rotate(boot_ms(), force=force)
+
+        if self._guard(rotate) and ready:
+            self.run_sealer()
+
+    def run_sealer(self) -> None:
+        """Also without a full journal: receipts in the inbox want to be checked."""
+        answer: dict[str, Any] = {}
+        self._helpers.start(
+            "seal",
+            {},
+            answer.update,
+            lambda error: self._seal_done(answer, error),
+            timeout_s=SEAL_S,
+            program=self._seal_program,
+        )
+
+    def _seal_done(self, answer: dict[str, Any], error: str) -> None:
+        if error:
+            answer["error"] = error
+        self._guard(self.spool.refresh)
+        self._sealed(answer)
+        self._later_seal()
+        self._plan()
+
+    def _later_seal(self) -> None:
+        """Look again soon: more may have gathered while the sealer ran, or it failed and must be tried again."""
+        if self._seal_timer is not None:
+            self._seal_timer.cancel()
+        again = 0.05 if self.spool.seal_due(boot_ms()) else 60.0
+        self._seal_timer = self._loop.later(again, self.seal, slack=10.0 if again > 1 else 0.0)
+
+    def close(self) -> None:
+        """Last words are made durable; they are sealed at the next start."""
+        with contextlib.suppress(SpoolError):
+            self.spool.commit()
+            self.spool.close()
