@@ -18,6 +18,7 @@ SYSTEM_BELOW = 1000  # UID_MIN and GID_MIN of Debian's login.defs
 NOBODY_ID = 65534
 KEY_USERS_MAX = 2000  # accounts whose key files are looked for
 KEYS_MAX = 20_000  # key subjects in all
+NOTED_MAX = 4  # unreadable key files that are named
 
 _ACCOUNT: Mapping[str, Column] = {
     "name": Column("str", "name of the user or group"),
@@ -61,6 +62,7 @@ class Accounts:
 
     def __init__(self, context: Context) -> None:
         self._root = context.root
+        self._unread: list[str] = []  # key files that could not be read at the last look
         self.malformed = 0  # lines of key files, at the last look, that are neither key nor comment
 
     def start(self) -> Rung:
@@ -166,6 +168,7 @@ class Accounts:
         patterns = sshd.key_files(self._root)
         self.malformed = 0
         budget = KEYS_MAX
+        self._unread.clear()
         paths: set[tuple[str, str]] = set()
         known: dict[str, dict[str, set[tuple[str, ...]]]] = {}  # user -> fingerprint -> options; names come twice
         for user in users[:KEY_USERS_MAX]:
@@ -180,6 +183,9 @@ class Accounts:
                     if budget < 0:
                         return
                     yield observation
+        if self._unread:  # speaks for the kind: a key whose file cannot be read now is not gone
+            note = "; ".join(self._unread[:NOTED_MAX])
+            yield Observation("authorized_key", WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
 
     def _key_file(self, user: str, path: str, seen: dict[str, set[tuple[str, ...]]], now: int) -> Iterator[Observation]:
         """The keys of one file; a key that the user has already with the same options is not told again."""
@@ -188,9 +194,7 @@ class Accounts:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            note = f"{path}: {reading.why(error)}"
-            subject = f"{user} {path}"
-            yield Observation("authorized_key", subject, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
+            self._unread.append(f"{path}: {reading.why(error)}")
             return
         found, malformed = parse_accounts.keys(data)
         self.malformed += malformed

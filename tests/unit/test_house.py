@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"sensors", "baseline", "remediations", "records", "evaluate", "control", "control_server", "codes", "cli"},
 }
 # Verbs that work without the daemon, and the codec they need for it, reach down by an import inside a function.
-LAZILY = {"cli": {"baseline", "codec", "evaluate", "records", "linux"}}
+LAZILY = {"cli": {"baseline", "codec", "evaluate", "records", "linux", "sensors"}}
 # Of the command line, others may take only what turns values into text: it opens nothing.
 OF_CLI = {"edgeguard.cli.text", "edgeguard.cli.jsonform", "edgeguard.cli.render"}
 
