@@ -1,0 +1,43 @@
+"""Giving up capabilities (capabilities(7)): what only the start needs is not there any more when something goes wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CAP_DAC_READ_SEARCH = 2
+CAP_NET_ADMIN = 12
+CAP_SYS_PTRACE = 19
+CAP_SYS_ADMIN = 21
+CAP_AUDIT_READ = 37
+CAP_LAST = 63
+
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_LOWER = 47, 3  # linux/prctl.h
+
+
+def held() -> frozenset[int]:
+    """Effective capabilities of this process, by number."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                mask = int(line.split()[1], 16)
+                return frozenset(number for number in range(CAP_LAST + 1) if mask >> number & 1)
+    return frozenset()
+
+
+def give_up(*numbers: int) -> None:
+    """Drop these from every set of this process, and so from its children. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: low words, then high words
+    if libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "capget")
+    for number in numbers:
+        # Not there is as good as lowered; the permitted set below is what counts.
+        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_LOWER, number, 0, 0)
+        word, bit = divmod(number, 32)
+        for offset in range(3):
+            sets[3 * word + offset] &= ~(1 << bit)
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
