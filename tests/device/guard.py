@@ -58,12 +58,14 @@ class Guard:
         out = self.ask("findings -o jsonl" + (" --all" if all_ else "")).out
         return [json.loads(line) for line in out.splitlines()]
 
-    def wait_match(self, code: str, pattern: str, *, within: float = 10.0) -> dict[str, Any]:
-        """The open finding of that code whose subject matches the pattern."""
+    def wait_match(
+        self, code: str, pattern: str, *, within: float = 10.0, states: tuple[str, ...] = ("open",)
+    ) -> dict[str, Any]:
+        """The finding of that code and in one of `states` whose subject matches the pattern."""
 
         def wanted(finding: dict[str, Any]) -> bool:
             return bool(
-                finding["code"] == code and finding["state"] == "open" and re.fullmatch(pattern, finding["subject"])
+                finding["code"] == code and finding["state"] in states and re.fullmatch(pattern, finding["subject"])
             )
 
         return self._wait(wanted, within, f"an open {code} for {pattern}")
@@ -76,6 +78,10 @@ class Guard:
     def wait_open(self, code: str, subject: str, *, within: float = 10.0) -> dict[str, Any]:
         """The open finding of that code and subject."""
         return self.wait_match(code, re.escape(subject), within=within)
+
+    def wait_remedied(self, identifier: str, *, within: float = 10.0) -> dict[str, Any]:
+        """The finding once something has been done about it."""
+        return self._wait(lambda f: bool(f["id"] == identifier and f["remediation"]), within, f"{identifier} remedied")
 
     def wait_resolved(self, identifier: str, *, within: float = 10.0) -> dict[str, Any]:
         def wanted(finding: dict[str, Any]) -> bool:
