@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeguard.linux import uevent
 from edgeguard.model import Actor, Observation, Status
 from edgeguard.sensors import Context, host
 from edgeguard.sensors.host import Host
@@ -105,3 +106,16 @@ def test_nothing_of_it_stays_open() -> None:
     before = set(os.listdir("/proc/self/fd"))
     Loop().close()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_kernel_lets_only_matching_events_through() -> None:
+    """The loopback interface tells an event of itself for each that is written; names and state stay as they are."""
+    device = Path("/sys/class/net/lo/uevent")
+    with uevent.listen((b"add@/devices/virtual/net/",)) as some, uevent.listen((b"add@/module/",)) as none:
+        for action in ("change", "add", "change"):
+            try:
+                device.write_text(action)
+            except OSError as error:
+                pytest.skip(f"no events of our own: {error}")
+        assert list(uevent.read(some)) == [("add", "/devices/virtual/net/lo")]
+        assert list(uevent.read(none)) == []

@@ -75,7 +75,12 @@ class Import:
         self.lazy = lazy
 
 
-def imports(tree: ast.AST, package: str = "edgeguard") -> Iterator[Import]:
+@cache
+def imports(tree: ast.AST) -> tuple[Import, ...]:
+    return tuple(_imports(tree))
+
+
+def _imports(tree: ast.AST) -> Iterator[Import]:
     lazy = {
         id(inner)
         for node in ast.walk(tree)
@@ -96,7 +101,7 @@ def imports(tree: ast.AST, package: str = "edgeguard") -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                base = f"{package}.{base}".rstrip(".")
+                base = f"edgeguard.{base}".rstrip(".")
             for alias in node.names:
                 yield Import(f"{base}.{alias.name}", node.lineno, waits)
 

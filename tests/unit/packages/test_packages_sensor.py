@@ -108,6 +108,12 @@ def test_owner(root: Path, path: str, owner: str) -> None:
     assert Ownership(str(root)).package_of(path) == owner
 
 
+def test_places_without_packages_are_not_searched(root: Path) -> None:
+    (root / "var/lib/dpkg/info/odd.list").write_text("/tmp/x\n/tmpx\n")
+    assert Ownership(str(root)).package_of("/tmp/x") == ""
+    assert Ownership(str(root)).package_of("/tmpx") == "odd"
+
+
 def test_every_line_is_found_however_the_file_is_cut(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "CHUNK", 64)
     ownership = Ownership(str(root))
