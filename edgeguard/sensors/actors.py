@@ -19,7 +19,7 @@ from edgeguard.sensors.users import Users
 
 KEEP = 512  # processes remembered; about 1 KB each
 PARENTS_MAX = 8
-ARGV_CHARS = 2048  # of a remembered command line
+ARGV_CHARS = 1024  # of a remembered command line
 SESSIONS_MAX = 64  # logins whose address is remembered after logind forgot them
 
 

@@ -65,6 +65,7 @@ VOLATILE = frozenset(COLUMNS) - {*LASTING, "package", "script_writable"}
 SELF_TEST_S = 0.5  # for the event of our own exec; it comes within a millisecond
 HELD_MAX = 64  # suspicious processes whose end is told at once; of others the next look tells
 POLLING_S, CROSS_CHECK_S = 1, 30
+PRUNE_AFTER = 256  # new processes after which those that ended are dropped, without waiting for the next look
 YOUNG_LOOKS = 10  # polling: a process found between fork and exec is looked at again this often
 SLICES = 16  # polling: of the old ones, one in 16 is looked at again each time
 RENEW_LOOKS = 10  # looks after which directories and manifest are asked anew
@@ -107,6 +108,7 @@ class Processes:
         self._ignored: set[int] = set()  # kernel threads, and what we may not see
         self._young: dict[int, int] = {}  # pid -> looks left
         self._looks = 0
+        self._prune_at = PRUNE_AFTER
         self._test_pid = 0
 
     # -- the contract of sensors
@@ -280,6 +282,8 @@ class Processes:
         found: list[Observation] = []
         for pid in dict.fromkeys(self._connector.read()):
             found += self._started(pid, now)
+        if len(self._table.processes) > self._prune_at:
+            found += self._prune(now)[1]
         if self._connector.lost != self.lost:
             self.lost = self._connector.lost
             found += self._look(now, tell=True)
@@ -377,10 +381,7 @@ class Processes:
         if self._looks % RENEW_LOOKS == 1:
             self._programs.forget()
             self._ignored.clear()
-        found: list[Observation] = []
-        pids = set(self._procfs.pids())
-        for pid in [pid for pid in self._table.processes if pid not in pids]:
-            found += self._ended(pid, now)
+        pids, found = self._prune(now)
         self._ignored &= pids
         for pid in sorted(pids - self._table.processes.keys() - self._ignored):
             first = self._looks == 1  # what ran before us need not be remembered: it is there to be read
@@ -397,6 +398,15 @@ class Processes:
                 found += self._recheck(pid, now, tell=tell)
         self._table.tidy()
         return found if tell else []
+
+    def _prune(self, now: int) -> tuple[set[int], list[Observation]]:
+        """The processes that there are, and what is to be told of those that ended."""
+        pids = set(self._procfs.pids())
+        found: list[Observation] = []
+        for pid in [pid for pid in self._table.processes if pid not in pids]:
+            found += self._ended(pid, now)
+        self._prune_at = len(self._table.processes) + PRUNE_AFTER
+        return pids, found
 
     def _wants_recheck(self, pid: int) -> bool:
         """On the polling rung each look is cheap: what is young or suspicious, and of the others one in 16."""
