@@ -50,6 +50,7 @@ class Watch:
     def __init__(self, mechanism: str) -> None:
         self.mechanism = mechanism
         self._paths: dict[int, str] = {}  # inotify: watch descriptor -> path
+        self._inodes: dict[tuple[int, int], str] = {}  # fanotify: device and inode -> path
         self._pinned: list[int] = []
         if mechanism == "fanotify":
             self.fd: int = _libc.fanotify_init(FAN_CLOEXEC | FAN_NONBLOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -60,7 +61,10 @@ class Watch:
 
     def add(self, path: str) -> None:
         """Raises OSError when this file cannot be watched."""
-        self._pinned.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
+        pin = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self._pinned.append(pin)
+        seen = os.fstat(pin)
+        self._inodes[seen.st_dev, seen.st_ino] = path
         self._mark(path, FAN_MARK_ADD, IN_MODIFY)
 
     def prove(self, path: str) -> bool:
@@ -107,10 +111,13 @@ class Watch:
                     yield Written("", None)
                     continue
                 try:
-                    path = os.readlink(f"/proc/self/fd/{fd}")
+                    seen = os.fstat(fd)
                 finally:
                     os.close(fd)
-                yield Written(path, pid or None)
+                # By inode, as the mark is: the writer may have come through a bind mount, under another path.
+                path = self._inodes.get((seen.st_dev, seen.st_ino))
+                if path is not None:
+                    yield Written(path, pid or None)
 
     def _read_inotify(self) -> Iterator[Written]:
         for data in self._chunks():

@@ -16,7 +16,6 @@ from edgeguard.sensors.snapshot import WHOLE_KIND
 
 STATUS = "/var/lib/dpkg/status"
 INFO = "/var/lib/dpkg/info"
-LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock")
 DIVERSIONS_MAX = 1024 * 1024  # bytes; a hundred diversions give 10 KiB
 LISTS_MAX = 20_000  # .list files that are searched
 CHUNK = 128 * 1024  # bytes read at once from a .list; nearly all are smaller
@@ -24,7 +23,6 @@ CHUNK = 128 * 1024  # bytes read at once from a .list; nearly all are smaller
 NEVER_PACKAGED = (b"/tmp/", b"/var/tmp/", b"/dev/", b"/proc/", b"/sys/", b"/run/", b"/home/", b"/root/")
 NEVER_PACKAGED += (b"/mnt/", b"/media/", b"/usr/local/")
 CACHE_MAX = 512  # paths whose owner is remembered, some 100 KiB
-LOCKS_FILE_MAX = 1024 * 1024  # bytes of /proc/locks; 20 locks give 1 KiB
 
 _KIND: Mapping[str, Column] = {
     "version": Column("str", "version that is installed", reference=True),
@@ -182,25 +180,3 @@ def _contains(path: str, needles: list[bytes], buffer: bytearray) -> bool:
         return False
     finally:
         os.close(fd)
-
-
-def dpkg_running(root: str = "/") -> bool:
-    """Does somebody hold one of dpkg's locks? Asked of /proc/locks, which needs no right to the lock files.
-
-    Compared by inode number alone: btrfs and overlayfs give stat() another device number than the kernel prints.
-    """
-    inodes = set()
-    for path in LOCKS:
-        try:
-            inodes.add(os.stat(reading.under(root, path)).st_ino)
-        except OSError:
-            continue
-    if not inodes:
-        return False
-    try:
-        lines = reading.read("/proc/locks", LOCKS_FILE_MAX).split(b"\n")
-    except OSError:
-        return True  # not known: whoever asks wants to act, and waiting is the harmless answer
-    # 1: POSIX  ADVISORY  WRITE 1234 fd:01:5678 0 EOF; a waiting one has "->" in front of POSIX
-    held = (fields[5].rpartition(b":")[2] for fields in map(bytes.split, lines) if len(fields) >= 6)
-    return any(inode.isdigit() and int(inode) in inodes for inode in held)

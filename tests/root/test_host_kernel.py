@@ -71,6 +71,14 @@ def test_a_kernel_setting_is_written(value: str, mechanism: str, monkeypatch: py
     loop.close()
 
 
+def test_a_write_through_a_bind_mount_counts(value: str, tmp_path: Path) -> None:
+    loop = Loop()
+    script = f"mount --bind /proc/sys {tmp_path} && echo {value} > {tmp_path}/kernel/kptr_restrict"
+    subprocess.run(["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script], check=True)
+    assert KEY in {each.subject for each in loop.wait()}
+    loop.close()
+
+
 def test_the_mark_outlives_a_dropped_dentry_cache(value: str) -> None:
     loop = Loop()
     drop = Path("/proc/sys/vm/drop_caches")

@@ -1,8 +1,7 @@
-"""Sensor `packages` on a made-up dpkg database; who owns a path; who holds dpkg's lock."""
+"""Sensor `packages` on a made-up dpkg database; who owns a path."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeguard.sensors import Context, packages, parse_dpkg
-from edgeguard.sensors.packages import Ownership, Packages, dpkg_running
+from edgeguard.sensors.packages import Ownership, Packages
 
 STATUS = b"""Package: dpkg
 Status: install ok installed
@@ -139,16 +138,6 @@ def test_diversions(root: Path) -> None:
     ownership = Ownership(str(root))
     assert ownership.package_of("/bin/bash") == "divert"
     assert ownership.package_of("/bin/bash.real") == "bash"
-
-
-def test_lock(root: Path) -> None:
-    assert not dpkg_running(str(root))
-    path = root / "var/lib/dpkg/lock-frontend"
-    with path.open("w") as file:
-        assert not dpkg_running(str(root))
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        assert dpkg_running(str(root))
-    assert not dpkg_running(str(root))
 
 
 @pytest.mark.skipif(shutil.which("dpkg") is None, reason="no dpkg here")
