@@ -17,6 +17,8 @@ _WORD = (
 _ASSIGNED = re.compile(rf"(?i)((?:^|[\s;&?,{{'\"-])[\w.-]*(?:{_WORD})[\w-]*['\"]?\s*[=:]\s*['\"]?)([^\s'\"&;,]+)")
 # the flag alone; the secret is the next argument
 _FLAG = re.compile(rf"(?i)^-{{1,2}}[\w-]*(?:{_WORD})$")
+# the same inside one text, as in sh -c "mysql --password x"
+_FLAGGED = re.compile(rf"(?i)((?:^|\s)--?[\w-]{{0,64}}(?:{_WORD})\s+)([^\s-]\S*)")
 _URL = re.compile(r"(\b[a-zA-Z][\w+.-]{1,20}://[^\s/:@]{0,256}:)([^\s/@]{1,256})(@)")
 _BEARER = re.compile(r"(?i)(\bbearer\s+|\bauthorization:\s*\w+\s+)([\w.~+/=-]{4,})")
 _SHAPES = re.compile(
@@ -36,6 +38,7 @@ def text(value: str) -> str:
     """`value` without what looks like a secret."""
     value = _URL.sub(rf"\1{MARK}\3", value)
     value = _BEARER.sub(rf"\1{MARK}", value)
+    value = _FLAGGED.sub(rf"\1{MARK}", value)
     value = _ASSIGNED.sub(rf"\1{MARK}", value)
     return _SHAPES.sub(MARK, value)
 
@@ -52,11 +55,11 @@ def arguments(argv: tuple[str, ...]) -> tuple[str, ...]:
         if secret_next:
             kept.append(MARK)
             secret_next = False
+        elif short and argument.startswith(short) and len(argument) > len(short):
+            kept.append(short + MARK)
         elif argument in following or _FLAG.match(argument):
             kept.append(argument)
             secret_next = True
-        elif short and argument.startswith(short) and len(argument) > len(short):
-            kept.append(short + MARK)
         else:
             kept.append(text(argument))
     return tuple(kept)

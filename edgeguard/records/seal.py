@@ -289,7 +289,8 @@ class Sealer:
         except (OSError, ValueError, RecursionError, DecodeError):
             return set()
         refused = status.get("refused") if isinstance(status, dict) else None
-        names = (outbox.parse_name(item.get("name", "")) for item in refused or () if isinstance(item, dict))
+        items = refused if isinstance(refused, list) else []
+        names = (outbox.parse_name(str(item.get("name"))) for item in items if isinstance(item, dict))
         return {name for name in names if name is not None}
 
     def _put_aside(self, name: Name, reason: str) -> None:

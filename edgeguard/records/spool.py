@@ -176,7 +176,7 @@ class Spool:
         try:
             for index in range(len(JOURNALS)):
                 if index != self._active:
-                    self._headers[index] = journal.parse_header(journal.read(self._path(index))[:FRAMES_AT])
+                    self._headers[index] = self._read_header(index)
             if not self._closed():
                 self._failures = 0
             if self._active is None and self._free() is not None:
@@ -233,6 +233,12 @@ class Spool:
             os.replace(self._path(index), os.path.join(aside, JOURNALS[index]))
             self.damaged.append(JOURNALS[index])
         return content
+
+    def _read_header(self, index: int) -> Header | None:
+        try:
+            return journal.parse_header(journal.read(self._path(index))[:FRAMES_AT])
+        except FileNotFoundError:
+            return None
 
     def _recover_counters(self, contents: list[Content]) -> None:
         """Sequence numbers and the boot counter go on after the highest that anything on disk knows of."""

@@ -1,0 +1,13 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_world import Device  # noqa: E402 - found by the line above
+
+
+@pytest.fixture
+def device(tmp_path):
+    return Device(str(tmp_path))
