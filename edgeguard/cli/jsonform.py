@@ -6,12 +6,12 @@ come, none goes or changes its meaning.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from edgeguard.cli.text import escape
+from edgeguard.codec import sha
 from edgeguard.model import (
     NOBODY,
     Actor,
@@ -107,7 +107,7 @@ def finding_document(finding: Finding) -> dict[str, Any]:
 def mark(finding: Finding) -> str:
     """Eight hex digits of what was observed: `accept` refuses when it is another by then."""
     content = repr((finding.id, sorted(columns(finding.observed).items()), finding.outcome.value))
-    return hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+    return sha.blake2b(content.encode(), 4).hex()
 
 
 def why_document(why: Explained, findings: Iterable[Finding] = ()) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import NamedTuple
 
-from edgeguard.codec import cbor
+from edgeguard.codec import cbor, sha
 from edgeguard.errors import DecodeError, Incomplete, SignatureMismatch, UnknownSigner
 
 BASELINE_AAD = b"EGBASE1"
@@ -63,12 +62,12 @@ def public_of(seed: bytes) -> bytes:
 
 def kid_of(public: bytes) -> bytes:
     """Short name of a key in headers and on screens."""
-    return sha256(public).digest()[:KID_SIZE]
+    return sha.digest(public)[:KID_SIZE]
 
 
 def device_id(public: bytes) -> bytes:
     """What a device is called, from the key that it made itself."""
-    return sha256(public).digest()[:DEVICE_ID_SIZE]
+    return sha.digest(public)[:DEVICE_ID_SIZE]
 
 
 def sign1(payload: bytes, seed: bytes, aad: bytes) -> bytes:

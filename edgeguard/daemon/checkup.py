@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 
 from edgeguard import __version__
@@ -45,7 +44,7 @@ def _service(guard: Guard) -> Check:
 
 
 def _kernel() -> Check:
-    return check("OK", "kernel", f"{platform.release()} {platform.machine()}")
+    return check("OK", "kernel", f"{os.uname().release} {os.uname().machine}")
 
 
 def _sensors(guard: Guard) -> list[Check]:

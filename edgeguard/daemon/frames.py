@@ -5,14 +5,13 @@ The helper is our own program, but it reads the outside world: the daemon decode
 
 from __future__ import annotations
 
-import os
 import struct
 from typing import Any
 
 from edgeguard.codec import cbor
 from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
 from edgeguard.errors import DecodeError
-from edgeguard.model import NOBODY, Actor, Observation, Origin, Status
+from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Watch
 
 FRAME_MAX = 8 * 1024 * 1024  # bytes; the largest is a verified baseline with the references of thousands of packages
 LENGTH = struct.Struct("<I")
@@ -80,5 +79,12 @@ def observation_from_plain(plain: Any) -> Observation:
         raise DecodeError(f"helper observation: {error}") from error
 
 
-def path_text(path: bytes | str) -> str:
-    return os.fsdecode(path)
+def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
+    return [[w.path, w.category, list(w.exclude), w.recurse, w.content, w.protect, w.only, w.source] for w in watches]
+
+
+def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
+    return tuple(
+        Watch(path, category, tuple(exclude), recurse, content, protect, only, source)
+        for path, category, exclude, recurse, content, protect, only, source in plain
+    )

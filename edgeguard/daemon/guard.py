@@ -19,6 +19,7 @@ from edgeguard.baseline.document import References
 from edgeguard.codec import manifest as manifests
 from edgeguard.daemon import journal
 from edgeguard.daemon.baselines import Baselines, InForce, Refusal
+from edgeguard.daemon.frames import watches_to_plain
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.journal import Journal
 from edgeguard.daemon.loop import Loop, Timer
@@ -26,7 +27,6 @@ from edgeguard.daemon.publish import REFRESH_S, publish, replace_file, status_li
 from edgeguard.daemon.river import River
 from edgeguard.daemon.sensing import Sensing, now_ms
 from edgeguard.daemon.status import Facts, Learning, document
-from edgeguard.daemon.sweeping import watches_to_plain
 from edgeguard.daemon.sweeps import Request, Sweeps
 from edgeguard.daemon.telling import Telling, boot_ms
 from edgeguard.daemon.uplinks import Uplinks
@@ -141,6 +141,11 @@ class Guard:
         sys.stderr.write(f"edgeguardd: bug in {where}: {text}\n")
 
     # -- baseline
+
+    @property
+    def settled(self) -> bool:
+        """Is it known what this device is judged by, or that it is not judged?"""
+        return self.in_force is not None or self.learning is not None or "load" not in self.helpers.running
 
     def _no_baseline(self, may_learn: bool) -> None:
         """Only a device that never had a baseline learns by itself: a restart must not move what it is judged by."""

@@ -106,9 +106,9 @@ class Daemon:
         self.loop.stop()
 
     def _changed(self, line: str) -> None:
-        """The verdict line may be another now. READY is said with the first one: sensors stand, or learning began."""
+        """The verdict line may be another now. READY is said once sensors stand, learning began, or neither can."""
         self.notify.status(line)
-        if not self._ready:
+        if not self._ready and self.guard.settled:
             self._ready = True
             self.notify.ready()
 

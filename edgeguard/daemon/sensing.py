@@ -95,7 +95,11 @@ class Sensing:
         self._seats.clear()
 
     def reports(self) -> list[Report]:
-        return [Report(name, seat.rung, seat.sensor.ladder) for name, seat in self._seats.items()]
+        """Where every sensor stands now: some prove their rung only with the first real event."""
+        return [
+            Report(name, getattr(seat.sensor, "rung", seat.rung), seat.sensor.ladder)
+            for name, seat in self._seats.items()
+        ]
 
     def sensor(self, name: str) -> Sensor | None:
         seat = self._seats.get(name)

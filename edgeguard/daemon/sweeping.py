@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 from edgeguard.codec import manifest as codec
+from edgeguard.daemon.frames import watches_from_plain
 from edgeguard.daemon.helper import Out
 from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
@@ -27,17 +28,6 @@ class Manifest(NamedTuple):
 
     sha256: bytes
     size: int
-
-
-def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
-    return [[w.path, w.category, list(w.exclude), w.recurse, w.content, w.protect, w.only, w.source] for w in watches]
-
-
-def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
-    return tuple(
-        Watch(path, category, tuple(exclude), recurse, content, protect, only, source)
-        for path, category, exclude, recurse, content, protect, only, source in plain
-    )
 
 
 def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:

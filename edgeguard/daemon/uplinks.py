@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -132,8 +131,8 @@ class Uplinks:
         self._report(said.error)
         first, longest = BACKOFF_S
         bound = min(longest, first * 2 ** min(self._failures, 12))
-        # Jitter keeps a fleet from knocking all at once; it guards nothing secret.
-        wait = max(said.retry_after, random.uniform(1.0, bound))  # noqa: S311
+        # Full jitter keeps a fleet from knocking all at once. (`random` would load OpenSSL into the daemon.)
+        wait = max(said.retry_after, 1.0 + (bound - 1.0) * int.from_bytes(os.urandom(2), "big") / 65536)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.later(wait, self.ring)

@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from edgeguard import __version__
-from edgeguard.cli import render
 from edgeguard.cli.jsonform import finding_document, mark, why_document
 from edgeguard.cli.text import escape
 from edgeguard.codec.values import columns_to_plain, to_plain
 from edgeguard.control_server import Handler, Request
-from edgeguard.daemon.checkup import checks
 from edgeguard.daemon.guard import SENSOR_OF, Guard
 from edgeguard.daemon.logview import record_document
 from edgeguard.daemon.sensing import now_ms
@@ -69,6 +67,8 @@ class Verbs:
         if asked["format"] == "json":
             text = json.dumps(status, separators=(",", ":")) + "\n"
         else:
+            from edgeguard.cli import render  # 1 MB of words that nobody needs until somebody asks
+
             text = render.status(
                 status,
                 asked["width"],
@@ -194,6 +194,8 @@ class Verbs:
         telling.followers.append(follow)
 
     def doctor(self, request: Request) -> None:
+        from edgeguard.daemon.checkup import checks
+
         request.reply({"checks": checks(self._guard)})
 
     def version(self, request: Request) -> None:

@@ -8,11 +8,11 @@ What the ledger looks like on disk is in `archive`; nothing here decides whether
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from edgeguard.codec import sha
 from edgeguard.errors import ControlError
 from edgeguard.evaluate.engine import STATUS_WORDS, Engine, Waivers
 from edgeguard.model import (
@@ -383,12 +383,12 @@ def fingerprint(finding: Finding) -> bytes:
     """What was observed, in 16 bytes: an acceptance holds for this and nothing else."""
     status = (finding.details or {}).get("status", "present")
     content = repr((sorted(finding.observed.items()), finding.outcome.value, status))
-    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return sha.blake2b(content.encode("utf-8", "surrogatepass"), 16)
 
 
 def _digits(key: Key) -> str:
     packed = "\0".join(key).encode("utf-8", "surrogatepass")
-    number = int.from_bytes(hashlib.blake2b(packed, digest_size=16, person=b"EGFIND").digest(), "big")
+    number = int.from_bytes(sha.blake2b(packed, 16, b"EGFIND"), "big")
     return "".join(ALPHABET[number >> shift & 31] for shift in range(123, -1, -5))
 
 
