@@ -20,8 +20,10 @@ DIVERSIONS_MAX = 1024 * 1024  # bytes; a hundred diversions give 10 KiB
 LISTS_MAX = 20_000  # .list files that are searched
 CHUNK = 128 * 1024  # bytes read at once from a .list; nearly all are smaller
 # Where Debian packages bring no files. A full search costs 0.1 s, and these are what strangers' programs run from.
-NEVER_PACKAGED = (b"/tmp/", b"/var/tmp/", b"/dev/", b"/proc/", b"/sys/", b"/run/", b"/home/", b"/root/")
-NEVER_PACKAGED += (b"/mnt/", b"/media/", b"/usr/local/")
+NEVER_PACKAGED = (
+    *(b"/tmp/", b"/var/tmp/", b"/dev/", b"/proc/", b"/sys/", b"/run/", b"/home/", b"/root/"),
+    *(b"/mnt/", b"/media/", b"/usr/local/"),
+)
 CACHE_MAX = 512  # paths whose owner is remembered, some 100 KiB
 
 _KIND: Mapping[str, Column] = {
