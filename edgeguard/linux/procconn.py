@@ -19,6 +19,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from edgeguard.errors import DecodeError, Unavailable
@@ -36,7 +37,7 @@ NLMSG_DONE = 3
 
 BUFFER_BYTES = 4 * 1024 * 1024  # kernel memory, only used while events wait; holds some 2,500 execs
 ACKNOWLEDGE_S = 0.3  # a kernel that supports it answers in microseconds
-EVENTS_MAX = 1024  # per read(): other descriptors must have their turn
+EVENTS_MAX = 1024  # per call: other descriptors must have their turn
 
 _NLMSG = struct.Struct("=IHHII")
 _CN_MSG = struct.Struct("=IIIIHH")  # idx, val, seq, ack, len, flags
@@ -91,19 +92,18 @@ class ProcConnector:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def read(self) -> list[int]:
-        """Process ids that called exec since the last read, oldest first; at most EVENTS_MAX. Never blocks.
+    def execs(self) -> Iterator[int]:
+        """Process ids that called exec, oldest first; at most EVENTS_MAX at a time. Never blocks.
 
-        `lost` grows when the kernel had to drop events.
+        One by one, so that a process can be looked at before the next is fetched: many live for less than a
+        millisecond. `lost` grows when the kernel had to drop events.
         """
-        pids: list[int] = []
         for _ in range(EVENTS_MAX):
             event = self._receive()
             if event is None:
-                break
+                return
             if event.what == PROC_EVENT_EXEC:
-                pids.append(event.pid)
-        return pids
+                yield event.pid
 
     def close(self) -> None:
         self._socket.close()

@@ -262,7 +262,7 @@ class Processes:
         poll.register(connector.fileno(), select.POLLIN)
         deadline = time.monotonic() + SELF_TEST_S
         while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
-            if pid in connector.read():
+            if pid in list(connector.execs()):
                 return
         raise Unavailable("proc connector: our own exec was not reported (another pid namespace?)")
 
@@ -280,7 +280,7 @@ class Processes:
     def _execs(self, now: int) -> list[Observation]:
         assert self._connector is not None
         found: list[Observation] = []
-        for pid in dict.fromkeys(self._connector.read()):
+        for pid in self._connector.execs():
             found += self._started(pid, now)
         if len(self._table.processes) > self._prune_at:
             found += self._prune(now)[1]
@@ -339,8 +339,11 @@ class Processes:
 
     def _reconsider(self, name: str, now: int) -> list[Observation]:
         """A subject lost a process: if it was the worst, another one speaks for it now."""
-        subject, worst = self._table.subjects.get(name), self._table.worst(name)
-        if subject is None or worst is None or subject.told is None or subject.told == worst[1].program:
+        subject = self._table.subjects.get(name)
+        if subject is None or subject.told is None:
+            return []
+        worst = self._table.worst(name)
+        if worst is None or subject.told == worst[1].program:
             return []
         if not self._table.tell(worst[1].program, time.monotonic()):
             return []
