@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edgeguard.cli.text import cut, cut_middle, pad, width, wrap
 from edgeguard.cli.words import Document, actor_words, age, ago, count, paint, phrase, size, state, when
 
+ID_MAX = 12  # columns; ours have 6, more only after collisions
 LABEL = 9  # columns of the labels in explain and why
 
 
@@ -29,21 +30,21 @@ class CodeText(Protocol):
 # -- findings
 
 
-def findings(found: list[Document], tail: Document, now: int, columns: int, color: bool, everything: bool) -> str:
+def findings(found: Sequence[Document], tail: Document, now: int, columns: int, color: bool, everything: bool) -> str:
     """The table, worst first, and how many there are."""
     lines = []
     if found:
-        wide = max(6, *(len(str(finding.get("id", ""))) for finding in found))
+        wide = min(ID_MAX, max(6, *(width(str(finding.get("id", ""))) for finding in found)))
         by = 0 if columns < 60 else min(24, max(2, *(width(actor_words(finding)) for finding in found)))
         what = columns - wide - 2 - 5 - 1 - 8 - (by + 2 if by else 0)
         lines.append(f"{'ID':<{wide}}  STATE AGE     {'WHAT':<{what}}{'  BY' if by else ''}".rstrip())
         for finding in found:
-            word = state(finding)
+            word = cut(state(finding), 5)
             since = age(now - (when(finding.get("first_seen")) or now))
             text = pad(cut_middle(phrase(finding), what), what)
             who = f"  {cut(actor_words(finding), by)}" if by else ""
             painted = paint(word, color) + " " * (5 - len(word))
-            lines.append(f"{finding.get('id', ''):<{wide}}  {painted} {since:<7} {text}{who}".rstrip())
+            lines.append(f"{pad(str(finding.get('id', '')), wide)}  {painted} {since:<7} {text}{who}".rstrip())
     numbers = f"{tail.get('open', 0)} open, {tail.get('suppressed', 0)} accepted or waived"
     numbers += f", {tail.get('resolved', 0)} closed." if everything else ".  `--all` shows closed ones too."
     lines += wrap(numbers, columns)
@@ -63,9 +64,9 @@ def explain(answer: Document, code: CodeText | None, now: int, columns: int, col
     title = code.title if code else str(finding.get("title", ""))
     word = state(finding)
     head = wrap(title, max(20, columns - 14))
-    lines = [f"{finding.get('id', ''):<7} {paint(word, color)}{' ' * (5 - len(word))}{head[0]}"]
-    lines += [" " * 13 + line for line in head[1:]]
-    lines += [" " * 13 + line for line in wrap(_history(finding, now), max(20, columns - 13))]
+    lines = [f"{finding.get('id', ''):<7} {paint(word, color)}{' ' * (6 - len(word))}{head[0]}"]
+    lines += [" " * 14 + line for line in head[1:]]
+    lines += [" " * 14 + line for line in wrap(_history(finding, now), max(20, columns - 14))]
     lines.append("")
     lines += _labelled("What", [phrase(finding), *_differences(finding)], columns)
     if finding.get("note"):
@@ -271,7 +272,7 @@ def log_line(record: Document, columns: int) -> str:
     return cut(text, columns) if columns else text
 
 
-def doctor(checks: list[Document], columns: int, color: bool) -> str:
+def doctor(checks: Sequence[Document], columns: int, color: bool) -> str:
     """What is checked, how it stands, and how to put it right."""
     lines = []
     fixes = []
@@ -311,7 +312,7 @@ def progress(state_: Document, columns: int) -> str:
     return cut("  ".join([name, *parts]), columns - 1)
 
 
-def history(revisions: list[Document], now: int, columns: int) -> str:
+def history(revisions: Sequence[Document], now: int, columns: int) -> str:
     lines = ["REV    AGE      TRUST  MODE     FILES   SIGNED BY"]
     for item in revisions:
         at = item.get("at")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from edgeguard.cli.text import cut, cut_middle, pad, width, wrap
 from edgeguard.cli.words import Document, age, ago, ascii_only, count, day, paint, phrase, port, safe, size, state, when
 
+ID_MAX = 12  # columns; ours have 6, more only after collisions
 NARROW = 60  # columns; below, the layout for a phone
 
 
@@ -229,16 +230,16 @@ def _finding_block(found: list[Document], total: int, now: int, columns: int, co
         return []
     shown = found[: max(1, room if total <= room else room - 1)]
     lines = ["Open findings, worst first"]
-    wide = max(len(str(finding.get("id", ""))) for finding in shown)
+    wide = min(ID_MAX, max(len(str(finding.get("id", ""))) for finding in shown))
     for finding in shown:
         since = age(now - (when(finding.get("first_seen")) or now))
         word = state(finding)
-        start = f"  {finding.get('id', ''):<{wide}}  "
+        start = f"  {pad(str(finding.get('id', '')), wide)}  "
         rest = f"  {since:<7} "
         text = cut_middle(phrase(finding), columns - len(start) - 4 - len(rest))
         lines.append(f"{start}{paint(word, color)}{' ' * (4 - len(word))}{rest}{text}")
     if total > len(shown):
-        lines.append(f"  and {total - len(shown)} more: edgeguard findings")
+        lines.append(cut(f"  and {total - len(shown)} more: edgeguard findings", columns))
     return lines
 
 
@@ -278,12 +279,14 @@ def _warnings(problems: list[str], columns: int) -> list[str]:
         first, *more = wrap(problem, max(10, columns - 3))
         lines += [f"! {first}", *(f"  {line}" for line in more[:1])]
     if len(problems) > 3:
-        lines.append(f"! and {len(problems) - 3} more: edgeguard doctor")
+        lines.append(cut(f"! and {len(problems) - 3} more: edgeguard doctor", columns))
     return [*lines, ""] if lines else []
 
 
 def _next_line(document: Document, columns: int) -> str:
     step = document.get("next")
+    if not step and document.get("verdict") == "UNKNOWN":
+        step = "edgeguard doctor" if document.get("policy") else "sudo edgeguard baseline learn"
     return cut(f"Next: {step}", columns) if step else "Nothing to do."
 
 
@@ -334,7 +337,7 @@ def _narrow(document: Document, columns: int, color: bool) -> list[str]:
     for finding in found[:5]:
         word = state(finding)
         since = age(now - (when(finding.get("first_seen")) or now))
-        lines.append(f"{finding.get('id', '')} {paint(word, color)} {since}")
+        lines.append(f"{cut(str(finding.get('id', '')), 8)} {paint(word, color)} {since}")
         lines.append(" " + cut_middle(_short(finding), columns - 1))
     if total > len(found[:5]):
         lines.append(cut(f"and {total - len(found[:5])} more: edgeguard findings", columns))

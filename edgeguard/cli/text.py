@@ -53,7 +53,7 @@ def _marks(text: str) -> str:
     for character in text:
         category = unicodedata.category(character) if character > "\x7f" else "L"
         heap = heap + 1 if category in {"Mn", "Me"} else 0
-        bad = category in {"Cc", "Cf", "Cn", "Cs", "Co", "Zl", "Zp"} or heap > _COMBINING_MAX
+        bad = category in {"Cc", "Cf", "Cn", "Cs", "Co", "Zl", "Zp", "Zs"} or heap > _COMBINING_MAX
         out.append(_bytes_of(character) if bad or (heap and not out) else character)
     return "".join(out)
 

@@ -1,0 +1,39 @@
+"""`edgeguard scan`: check now, with progress on stderr. The scan runs in the daemon; leaving does not stop it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edgeguard.cli import pages
+from edgeguard.cli.console import Console
+from edgeguard.cli.words import EXIT, age, count
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="do not read files again that look unchanged")
+
+
+def run(given: argparse.Namespace, console: Console) -> int:
+    answer = follow(console, "Scan", quick=given.quick)
+    if console.form != "text":
+        console.json({"v": 1, **answer})
+    else:
+        told = f"{count(answer.get('files'), 'file')} checked in {age((answer.get('seconds') or 0) * 1000)}, "
+        console.text(told + f"{count(answer.get('open'), 'open finding')}.")
+    return EXIT.get(str(answer.get("verdict")), 3)
+
+
+def follow(console: Console, verb: str, **parameters: Any) -> dict[str, Any]:
+    """The last reply of a verb that reports progress; also used by `baseline learn`."""
+    last: dict[str, Any] = {}
+    try:
+        for last in console.ask(verb, **parameters):
+            progress = last.get("progress")
+            if isinstance(progress, dict):
+                console.progress(pages.progress(progress, console.columns))
+    except KeyboardInterrupt:
+        console.remark("still running in the daemon; `edgeguard status` shows it")
+        raise
+    console.end_progress()
+    return last
