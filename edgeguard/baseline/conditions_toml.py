@@ -136,7 +136,8 @@ def _operand(source: Source, path: Path, column: str, kind: str, operator: Opera
         return texts(source, path, operand)
     if operator in _LISTS:
         if not isinstance(operand, list) or not operand:
-            return source.complain(path, f"{shown(operand)} is not a list with elements", "a list")
+            message = "an empty list holds nothing" if operand == [] else f"{shown(operand)} is not a list"
+            return source.complain(path, message, "a list with elements")
         if kind == "bool":
             return source.complain(path, f'"{column}" is true or false, a list says nothing', _NOUNS["bool"])
         items = [_value(source, (*path, index), column, kind, item) for index, item in enumerate(operand)]
@@ -155,7 +156,7 @@ def _operand(source: Source, path: Path, column: str, kind: str, operator: Opera
 def _value(source: Source, path: Path, column: str, kind: str, value: Any) -> Any:
     """A single value of a column's type."""
     if kind == "int":
-        if isinstance(value, str):
+        if isinstance(value, str) and value[:1].isdigit():
             return size(source, path, value)
         if type(value) is int and -(2**63) <= value < 2**63:
             return value

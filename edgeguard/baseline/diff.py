@@ -137,8 +137,8 @@ def _shown(value: object, name: str = "") -> str:
         return value.hex()
     if name == "mode" and isinstance(value, int):
         return f"0o{value:03o}"
+    if value in (None, "", ()):
+        return "none"
     if isinstance(value, tuple):
         return "[" + ", ".join(map(str, value)) + "]"
-    if value is None:
-        return "none"
     return str(value)

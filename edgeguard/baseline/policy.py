@@ -94,6 +94,7 @@ class _Reader:
         self, codes: Codes | None, kinds: Kinds | None, remediations: Collection[str], now: int | None
     ) -> None:
         self.problems: list[PolicyProblem] = []
+        self._order: dict[str, int] = {}  # files as they were read
         self._codes, self._kinds, self._now = codes, kinds, now
         self._watches: dict[str, Watch] = {}
         self._off: list[str] = []
@@ -134,6 +135,7 @@ class _Reader:
         }
 
     def read(self, source: Source) -> None:
+        self._order[source.name] = len(self._order)
         seen: set[str] = set()  # watched paths of this file: twice in one file is a slip, in two it is an override
         for section, value in source.document.items():
             if section in self._sections:
@@ -171,6 +173,7 @@ class _Reader:
         override = table.get("override") is True
         values = source.table(path, table, self._rule_shape, ("id",) if override else ("id", "code", "kind", "expect"))
         if "id" not in values:
+            self._conditions(source, path, values, values.get("kind"))  # for its problems
             return
         base = self._drafts.get(values["id"])
         if override:
@@ -227,6 +230,7 @@ class _Reader:
         ):
             if len(found) > most:
                 self.problems.append(PolicyProblem("policy", 1, 1, f"{len(found)} {noun}", f"at most {most}"))
+        self.problems.sort(key=lambda problem: (self._order.get(problem.file, -1), problem.line, problem.column))
         if any(problem.level == "error" for problem in self.problems):
             raise PolicyError(self.problems)
         settings = PolicySettings(**self._settings)

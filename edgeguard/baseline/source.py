@@ -215,7 +215,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _any_of(words: Iterable[str]) -> str:
-    listed = list(words)
+    listed = [word for word in words if word]
     return "one of " + ", ".join(listed) if len(listed) <= 16 else ""
 
 

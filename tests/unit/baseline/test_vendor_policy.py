@@ -1,0 +1,507 @@
+"""The policy in the package: it parses, names every finding code, finds what it should, and its twins stay silent.
+
+Each deviation has a neighbour that looks alike and is an ordinary day: a false alarm weighs as much as a miss.
+"""
+
+import os
+import tomllib
+
+import pytest
+
+from edgeguard.baseline import policy, store
+from edgeguard.baseline.document import Baseline, References, compile_baseline
+from edgeguard.evaluate.engine import Engine
+from edgeguard.model import Mode, Observation, Outcome, Severity, Status
+from edgeguard.remediations import TABLE as REMEDIATIONS
+from edgeguard.sensors import TABLE as SENSORS
+from edgeguard.sensors import sensor_class
+
+HOUSE = os.path.join(os.path.dirname(__file__), "..", "..", "..")
+VENDOR = os.path.join(HOUSE, "packaging", "policy.d")
+NOW = 1_790_000_000_000
+
+
+@pytest.fixture(scope="module")
+def codes():
+    with open(os.path.join(HOUSE, "edgeguard", "codes.toml"), "rb") as file:
+        return {code: (entry["title"], entry["severity"]) for code, entry in tomllib.load(file).items()}
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    found = {}
+    for name in SENSORS:
+        found.update(sensor_class(name).kinds)
+    return found
+
+
+@pytest.fixture(scope="module")
+def vendor(codes, kinds):
+    return policy.parse(store.read_policy_dirs(VENDOR, ""), codes, kinds)
+
+
+def test_it_is_clean(vendor):
+    assert vendor.warnings == ()
+    assert all(rule.mode is Mode.AUDIT for rule in vendor.rules)
+    assert Baseline.from_cbor(compile_baseline(vendor, {}, None, 1, NOW).to_cbor()).policy == vendor
+
+
+def test_the_manual_speaks_the_truth(codes, kinds):
+    """Every TOML example in docs/policy.md is a good site policy over ours."""
+    with open(os.path.join(HOUSE, "docs", "policy.md"), encoding="utf-8") as file:
+        examples = [part.split("```")[0] for part in file.read().split("```toml\n")[1:]]
+    assert len(examples) >= 5
+    vendor_files = store.read_policy_dirs(VENDOR, "")
+    for example in examples:
+        found = policy.parse([*vendor_files, ("50-site.toml", example.encode())], codes, kinds)
+        assert found.warnings == ()
+
+
+def test_every_code_has_a_rule(vendor, codes):
+    assert {rule.code for rule in vendor.rules} == set(codes)
+
+
+def test_remediations_are_those_that_exist(vendor):
+    assert set(policy.REMEDIATIONS) == set(REMEDIATIONS)
+    assert {rule.remediation for rule in vendor.rules} == {*REMEDIATIONS, ""}
+
+
+def test_every_category_is_judged(vendor):
+    """A watch whose files no content rule names would be watched for nothing."""
+    judged = set()
+    for rule in vendor.rules:
+        if any(condition.column == "sha256" for condition in rule.expect):
+            judged |= {condition.operand for condition in rule.where if condition.column == "category"}
+    watched = {watch.category for watch in vendor.watches if watch.content}
+    assert watched <= judged
+
+
+def test_protected_copies_hold_no_secret(vendor):
+    for watch in vendor.watches:
+        if watch.protect:
+            assert watch.category not in {"key", "account"}
+            assert not watch.path.startswith(("/home", "/root/.ssh", "/etc/ssl"))
+
+
+SHA, OTHER = b"a" * 32, b"b" * 32
+
+
+def file(category="program", **changes):
+    columns = {
+        "type": "file",
+        "sha256": SHA,
+        "size": 10,
+        "mode": 0o755,
+        "uid": 0,
+        "gid": 0,
+        "target": "",
+        "caps": "",
+        "xattrs": b"",
+        "category": category,
+        "setid": False,
+        "world_writable": False,
+        "package": "",
+    }
+    return {**columns, **changes}
+
+
+def listener(protocol="tcp", port=4444, **changes):
+    columns = {
+        "protocol": protocol,
+        "address": "0.0.0.0",
+        "port": port,
+        "scope": "any",
+        "exe": "/usr/bin/python3.11",
+        "uid": 0,
+        "user": "root",
+        "unit": "",
+        "ephemeral": False,
+        "exe_known": True,
+        "sharers": (),
+    }
+    return {**columns, **changes}
+
+
+def process(**changes):
+    columns = {
+        "exe": "",
+        "exe_state": "ok",
+        "writable_dir": False,
+        "exe_known": True,
+        "script_writable": False,
+        "parents": (),
+        "unit": "",
+    }
+    return {**columns, **changes}
+
+
+def account(kind="user", **changes):
+    columns = {
+        "type": kind,
+        "uid": 1000 if kind == "user" else None,
+        "gid": 1000,
+        "home": "/home/a",
+        "shell": "/bin/bash",
+        "password": "set",
+        "members": (),
+        "system": False,
+        "privileged": False,
+    }
+    return {**columns, **changes}
+
+
+def sshd(keyword, value, level, match=""):
+    return {"keyword": keyword, "value": value, "level": level, "match": match}
+
+
+def module(taint=""):
+    return {"size": 1, "used_by": (), "taint": taint}
+
+
+def mount(category="disk", **changes):
+    return {"fstype": "ext4", "source": "/dev/sda1", "options": ("nodev",), "category": category, **changes}
+
+
+def sysctl(value, level, ordered=True):
+    return {"value": value, "level": level, "ordered": ordered}
+
+
+OWN = "/usr/lib/edgeguard/edgeguardd"
+UP = "/etc/systemd/system/x.service"
+RUNC = "memfd:runc_cloned:/proc/self/exe"
+SYSTEMD = "/usr/lib/systemd/systemd"
+
+# (kind, subject, reference value or None, what is seen or None for absent, {rule: severity})
+CASES = [
+    # -- files
+    ("file", "/usr/sbin/sshd", file(), file(), {}),
+    ("file", "/usr/sbin/sshd", file(), file(sha256=OTHER), {"file.content.program": "CRITICAL"}),
+    ("file", "/usr/sbin/sshd", file(), file(mode=0o777), {"file.attributes": "MEDIUM"}),
+    ("file", "/usr/sbin/sshd", file(), file(mode=0o4755, setid=True), {"file.setid": "CRITICAL"}),
+    ("file", "/usr/bin/ping", file(), file(caps="01", setid=True), {"file.setid": "CRITICAL"}),
+    ("file", "/usr/bin/su", file(mode=0o4755), file(), {"file.attributes": "MEDIUM"}),
+    ("file", "/usr/sbin/sshd", file(), None, {"file.missing": "HIGH"}),
+    (
+        "file",
+        "/usr/sbin/sshd",
+        file(),
+        file(type="symlink", sha256=None, target="/tmp/x"),
+        {"file.type": "HIGH"},
+    ),
+    ("file", "/usr/lib/x.so", None, file(), {"file.new.other": "LOW"}),
+    ("file", "/usr/lib/newdir", None, file(type="directory", sha256=None), {}),
+    ("file", "/usr/local/bin/x", None, file(), {"file.new.command": "MEDIUM"}),
+    ("file", "/tmp/.x", None, file("other", setid=True, mode=0o4755), {"file.new.setid": "CRITICAL"}),
+    (
+        "file",
+        "/usr/lib/python3/dist-packages/a/__pycache__/b.cpython-311.pyc",
+        None,
+        file(),
+        {"file.new.derived": "INFORMATIONAL"},
+    ),
+    (
+        "file",
+        "/usr/lib/python3/dist-packages/a/__pycache__/b.cpython-311.pyc",
+        file(),
+        file(sha256=OTHER),
+        {"file.content.program": "CRITICAL"},
+    ),
+    ("file", "/etc/hosts", file("config"), file("config", sha256=OTHER), {"file.content.config": "HIGH"}),
+    ("file", "/etc/shadow", file("account", sha256=None), file("account", sha256=None), {}),
+    (
+        "file",
+        "/etc/shadow",
+        file("account", sha256=None, mode=0o640),
+        file("account", sha256=None, mode=0o644),
+        {"file.attributes.secret": "HIGH"},
+    ),
+    ("file", "/etc/ld.so.preload", None, file("preload"), {"file.new.preload": "CRITICAL"}),
+    ("file", "/etc/ld.so.preload", file("preload"), file("preload"), {}),
+    (
+        "file",
+        "/etc/ld.so.preload",
+        file("preload"),
+        file("preload", sha256=OTHER),
+        {"file.content.preload": "CRITICAL"},
+    ),
+    ("file", "/etc/ld.so.conf.d/x.conf", None, file("preload"), {"file.new.linker": "HIGH"}),
+    ("file", UP, None, file("unit"), {"file.new.unit": "HIGH"}),
+    ("file", UP, file("unit"), file("unit", sha256=OTHER), {"file.content.unit": "HIGH"}),
+    ("file", "/etc/cron.d/x", None, file("cron"), {"file.new.cron": "HIGH"}),
+    ("file", "/etc/sudoers.d/x", None, file("sudoers"), {"file.new.sudoers": "HIGH"}),
+    ("file", "/etc/profile.d/x.sh", None, file("script"), {"file.new.script": "MEDIUM"}),
+    ("file", "/home/a/.bashrc", file("script"), file("script", sha256=OTHER), {"file.content.script.home": "LOW"}),
+    ("file", "/root/.bashrc", file("script"), file("script", sha256=OTHER), {"file.content.script": "MEDIUM"}),
+    ("file", "/home/a/.ssh/authorized_keys", None, file("key"), {}),  # authorized_key.new says it better
+    ("file", "/home/a/.ssh/authorized_keys", file("key"), file("key", sha256=OTHER), {}),
+    ("file", "/etc/ssh/ssh_host_rsa_key", file("key"), file("key", sha256=OTHER), {"file.content.key": "HIGH"}),
+    ("file", "/home/a/.ssh/id_rsa", None, file("key"), {"file.new.other": "LOW"}),
+    ("file", OWN, file("own"), file("own", sha256=OTHER), {"file.content.own": "CRITICAL"}),
+    ("file", OWN, file("own"), file("own", mode=0o777), {"file.attributes.own": "HIGH"}),
+    ("file", OWN, file("own"), None, {"file.missing.own": "CRITICAL"}),
+    ("file", OWN + ".bak", None, file("own"), {"file.new.own": "HIGH"}),
+    ("file", "/home/a/.bashrc", file("script"), None, {"file.missing.home": "LOW"}),
+    # -- listeners
+    ("listener", "tcp/0.0.0.0:22", listener(port=22), listener(port=22), {}),
+    ("listener", "tcp/0.0.0.0:4444", None, listener(), {"listener.tcp": "HIGH"}),
+    ("listener", "tcp/[::]:4444", None, listener(scope="any"), {"listener.tcp": "HIGH"}),
+    ("listener", "tcp/10.0.0.5:4444", None, listener(scope="address"), {"listener.tcp": "HIGH"}),
+    ("listener", "tcp/127.0.0.1:6010", None, listener(scope="loopback"), {"listener.tcp.loopback": "LOW"}),
+    ("listener", "tcp/0.0.0.0:22", listener(port=22), None, {}),
+    (
+        "listener",
+        "tcp/0.0.0.0:22",
+        listener(port=22, exe="/usr/sbin/sshd"),
+        listener(port=22, exe="/tmp/x", exe_known=False),
+        {"listener.program": "HIGH"},
+    ),
+    (
+        "listener",
+        "tcp/127.0.0.1:631",
+        listener(exe=SYSTEMD),
+        listener(exe="/usr/sbin/cupsd", sharers=("/usr/sbin/cupsd", SYSTEMD)),
+        {},
+    ),
+    ("listener", "tcp/127.0.0.1:631", listener(exe="/usr/sbin/cupsd"), listener(exe=SYSTEMD), {}),
+    ("listener", "tcp/0.0.0.0:22", listener(exe="/usr/sbin/sshd"), listener(exe=""), {}),
+    ("listener", "udp/0.0.0.0:5555", None, listener("udp", 5555), {"listener.udp": "MEDIUM"}),
+    ("listener", "udp/0.0.0.0:40000", None, listener("udp", 40000, ephemeral=True), {}),
+    (
+        "listener",
+        "udp/0.0.0.0:40000",
+        None,
+        listener("udp", 40000, ephemeral=True, exe="/tmp/x", exe_known=False),
+        {"listener.udp.ephemeral": "MEDIUM"},
+    ),
+    ("listener", "udp/0.0.0.0:40000", None, listener("udp", 40000, ephemeral=True, exe="", exe_known=False), {}),
+    ("listener", "udp/10.0.0.9%eth0:68", None, listener("udp", 68, scope="address"), {}),
+    (
+        "listener",
+        "udp/10.0.0.9%eth0:68",
+        None,
+        listener("udp", 68, exe="/tmp/x", exe_known=False),
+        {"listener.udp.client": "MEDIUM"},
+    ),
+    # -- processes
+    ("process", "/usr/bin/ls", None, process(), {}),
+    ("process", "/usr/sbin/sshd", None, process(exe_state="replaced", exe_known=False), {}),  # an upgrade
+    (
+        "process",
+        "/tmp/.x",
+        None,
+        process(exe_state="deleted", exe_known=False, writable_dir=True),
+        {"process.deleted": "CRITICAL"},
+    ),
+    (
+        "process",
+        "/usr/bin/gone",
+        None,
+        process(exe_state="deleted", exe_known=False),
+        {"process.deleted.installed": "LOW"},
+    ),
+    ("process", "memfd:x", None, process(exe_state="memfd", exe_known=False), {"process.memfd": "CRITICAL"}),
+    ("process", RUNC, None, process(exe_state="memfd", exe_known=False), {"process.memfd.runc": "CRITICAL"}),
+    ("process", RUNC, None, process(exe_state="memfd", exe_known=False, parents=("/usr/bin/dockerd", SYSTEMD)), {}),
+    ("process", "/tmp/x", None, process(writable_dir=True, exe_known=False), {"process.writable": "HIGH"}),
+    ("process", "/opt/new", None, process(exe_known=False), {"process.unknown": "MEDIUM"}),
+    ("process", "/home/a/bin/x", None, process(exe_known=False), {"process.unknown.home": "LOW"}),
+    ("process", "/usr/bin/nginx", None, process(exe_state="foreign", exe_known=False), {}),  # in a container
+    ("process", "/usr/bin/python3.11", None, process(script_writable=True), {"process.script": "LOW"}),
+    # -- USB
+    ("usb", "0951:1666/1", None, {"interfaces": ("080650",)}, {"usb.unknown": "MEDIUM"}),
+    ("usb", "0951:1666/1", {"interfaces": ("080650",)}, {"interfaces": ("080650",)}, {}),
+    (
+        "usb",
+        "0951:1666/1",
+        {"interfaces": ("080650",)},
+        {"interfaces": ("030101", "080650")},
+        {"usb.functions": "HIGH"},
+    ),
+    ("usb", "0951:1666/1", {"interfaces": ("080650",)}, None, {}),
+    # -- host
+    ("sysctl", "kernel.kptr_restrict", sysctl("1", 1), sysctl("0", 0), {"sysctl.weakened": "HIGH"}),
+    ("sysctl", "kernel.kptr_restrict", sysctl("1", 1), sysctl("2", 2), {}),
+    ("sysctl", "kernel.kptr_restrict", sysctl("1", 1), sysctl("9", -1), {"sysctl.weakened": "HIGH"}),
+    (
+        "sysctl",
+        "kernel.core_pattern",
+        sysctl("core", 0, False),
+        sysctl("|/tmp/x", 0, False),
+        {"sysctl.changed": "HIGH"},
+    ),
+    ("module", "usb_storage", None, module(), {"module.new": "LOW"}),
+    ("module", "rootkit", None, module("OE"), {"module.tainted": "HIGH"}),
+    ("module", "vboxdrv", module("OE"), module("OE"), {}),
+    ("mount", "/mnt", None, mount(), {"mount.new": "MEDIUM"}),
+    ("mount", "/run/user/1000", None, mount("transient", fstype="tmpfs"), {}),
+    ("mount", "/", mount(), mount(options=()), {"mount.options": "MEDIUM"}),
+    ("mount", "/", mount(), mount(source="/dev/sdb1"), {}),  # disks are numbered anew at each boot
+    # -- sshd
+    (
+        "sshd",
+        "permitrootlogin",
+        sshd("permitrootlogin", "no", 3),
+        sshd("permitrootlogin", "yes", 0),
+        {"sshd.root": "HIGH"},
+    ),
+    (
+        "sshd",
+        "permitrootlogin",
+        sshd("permitrootlogin", "yes", 0),
+        sshd("permitrootlogin", "yes", 0),
+        {"sshd.root": "HIGH"},
+    ),
+    (
+        "sshd",
+        "permitrootlogin",
+        sshd("permitrootlogin", "no", 3),
+        sshd("permitrootlogin", "without-password", 1),
+        {"sshd.root.weakened": "MEDIUM"},
+    ),
+    ("sshd", "permitrootlogin", sshd("permitrootlogin", "yes", 0), sshd("permitrootlogin", "no", 3), {}),
+    ("sshd", "x11forwarding", sshd("x11forwarding", "yes", 0), sshd("x11forwarding", "no", 1), {}),
+    (
+        "sshd",
+        "x11forwarding",
+        sshd("x11forwarding", "no", 1),
+        sshd("x11forwarding", "yes", 0),
+        {"sshd.weakened": "MEDIUM"},
+    ),
+    ("sshd", "port", sshd("port", "22", 0), sshd("port", "2222", 0), {"sshd.changed": "MEDIUM"}),
+    ("sshd", "port", None, sshd("port", "22", 0), {}),  # sshd was installed
+    ("sshd", "x11forwarding match user a", None, sshd("x11forwarding", "yes", 0, "user a"), {"sshd.match": "MEDIUM"}),
+    # -- accounts
+    ("account", "user root", account(uid=0, gid=0), account(uid=0, gid=0), {}),
+    (
+        "account",
+        "user toor",
+        None,
+        account(uid=0, system=True),
+        {"account.root": "CRITICAL"},
+    ),
+    ("account", "user toor", account(uid=0, system=True), account(uid=0, system=True), {"account.root": "CRITICAL"}),
+    ("account", "user root#2", None, account(uid=0, system=True), {"account.root": "CRITICAL"}),
+    ("account", "user a", None, account(), {"account.new": "MEDIUM"}),
+    ("account", "user _chrony", None, account(uid=102, system=True), {"account.new.system": "LOW"}),
+    ("account", "user a", account(), account(password="none"), {"account.no-password": "HIGH"}),
+    ("account", "user a", account(), account(password="expired"), {}),
+    ("account", "user a", account(password="locked"), account(), {"account.unlocked": "MEDIUM"}),
+    ("account", "user a", account(shell="/usr/sbin/nologin"), account(), {"account.changed": "MEDIUM"}),
+    ("account", "user a", account(), None, {"account.removed": "LOW"}),
+    (
+        "account",
+        "group sudo",
+        account("group", privileged=True),
+        account("group", privileged=True, members=("a",)),
+        {"account.privileged": "HIGH"},
+    ),
+    ("account", "group audio", account("group"), account("group", members=("a",)), {"account.group": "LOW"}),
+    ("account", "group new", None, account("group"), {"account.new.group": "LOW"}),
+    ("account", "group docker", None, account("group", privileged=True), {}),
+    (
+        "account",
+        "group docker",
+        None,
+        account("group", privileged=True, members=("a",)),
+        {"account.new.privileged": "HIGH"},
+    ),
+    ("authorized_key", "a SHA256:x", None, {"options": ()}, {"authorized-key.new": "HIGH"}),
+    ("authorized_key", "a SHA256:x", {"options": ("restrict",)}, {"options": ()}, {"authorized-key.options": "HIGH"}),
+    ("authorized_key", "a SHA256:x", {"options": ()}, None, {}),
+    # -- packages and health
+    ("package", "bash", {"version": "1"}, {"version": "2", "status": "installed"}, {}),
+    (
+        "package",
+        "bash",
+        {"version": "1"},
+        {"version": "1", "status": "half-configured"},
+        {"package.incomplete": "INFORMATIONAL"},
+    ),
+    ("package", "bash", {"version": "1"}, None, {}),
+    ("health", "clock", None, {"ok": True, "code": ""}, {}),
+    ("health", "clock", None, {"ok": False, "code": "EG-HLTH-003"}, {"health.hlth-003": "MEDIUM"}),
+    ("health", "sensor usb", None, {"ok": True, "code": "EG-HLTH-002"}, {}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]} {case[1]}")
+def test_deviations_and_their_twins(vendor, kinds, case):
+    kind, subject, reference, seen, expected = case
+    known = {name for name, column in kinds[kind].items() if column.reference}
+    assert set(reference or {}) | set(seen or {}) <= set(kinds[kind])
+    kept = None if reference is None else {name: value for name, value in reference.items() if name in known}
+    tables = {kind: {} if kept is None else {subject: kept}}
+    engine = Engine(vendor.rules, (), References(compile_baseline(vendor, tables, None, 1, NOW)))
+    status = Status.ABSENT if seen is None else Status.PRESENT
+    results = engine.evaluate(Observation(kind, subject, seen or {}, NOW, status), NOW)
+    assert [result.rule.id for result in results if result.outcome is Outcome.UNKNOWN] == []
+    found = {result.rule.id: result.rule.severity.name for result in results if result.outcome is Outcome.FAIL}
+    assert found == expected
+
+
+def test_unreadable(vendor):
+    engine = Engine(vendor.rules, (), References(compile_baseline(vendor, {}, None, 1, NOW)))
+    seen = Observation("file", "/etc/x", {}, NOW, Status.UNREADABLE, note="Permission denied")
+    failed = [result.rule for result in engine.evaluate(seen, NOW) if result.outcome is Outcome.FAIL]
+    assert [(rule.id, rule.severity) for rule in failed] == [("file.unreadable", Severity.LOW)]
+
+
+def test_which_watch_decides(vendor):
+    """Through the sensor's own decision, on the paths that matter."""
+    watching = pytest.importorskip("edgeguard.sensors.watching")
+    plan = watching.Plan(vendor.watches)
+    expected = {
+        "/usr/sbin/sshd": "program",
+        "/usr/lib/systemd/systemd": "program",
+        "/usr/lib/systemd/system/ssh.service": "unit",
+        "/usr/lib/systemd/system/edgeguard.service": "own",
+        "/usr/share/doc/bash/README": "other",
+        "/usr/share/perl5/x.pm": "program",
+        "/usr/lib/firmware/x.bin": "boot",
+        "/etc/hosts": "config",
+        "/etc/ssh/sshd_config": "config",
+        "/etc/ssh/ssh_host_rsa_key": "key",
+        "/etc/ld.so.preload": "preload",
+        "/etc/ld.so.conf.d/x.conf": "preload",
+        "/etc/systemd/system/x.service": "unit",
+        "/etc/cron.d/x": "cron",
+        "/etc/crontab": "cron",
+        "/var/spool/cron/crontabs/root": "cron",
+        "/etc/sudoers": "sudoers",
+        "/etc/sudoers.d/x": "sudoers",
+        "/etc/shadow": "account",
+        "/etc/profile.d/x.sh": "script",
+        "/etc/apt/apt.conf.d/99x": "script",
+        "/root/.bashrc": "script",
+        "/home/anna/.bashrc": "script",
+        "/root/.ssh/authorized_keys": "key",
+        "/home/anna/.ssh/authorized_keys": "key",
+        "/home/anna/.config/systemd/user/x.service": "unit",
+        "/boot/vmlinuz": "boot",
+        "/boot/firmware/config.txt": "boot",
+        "/opt/app/run": "program",
+        "/usr/lib/edgeguard/edgeguardd": "own",
+        "/usr/bin/edgeguard": "own",
+        "/etc/edgeguard/agent.toml": "own",
+        "/etc/edgeguard/policy.d/50-site.toml": "config",
+        "/tmp/x": "other",
+        "/home/anna/x": "other",
+        "/var/lib/x": "other",
+    }
+    for path, category in expected.items():
+        assert plan.decide(path).category == category, path
+    for path in (
+        "/proc/1/mem",
+        "/run/systemd/transient/x.scope",
+        "/etc/mtab",
+        "/etc/resolv.conf",
+        "/boot/grub/grubenv",
+        "/home/anna/.ssh/known_hosts",
+        "/usr/bin/x.dpkg-new",
+        "/etc/passwd.dpkg-old",
+    ):
+        assert plan.decide(path) is None, path
+    for path in ("/tmp/x", "/usr/share/doc/x", "/home/anna/x"):
+        assert plan.decide(path).only == "setid"
+    assert plan.decide("/usr/sbin/sshd").protect
+    assert not plan.decide("/etc/shadow").content
