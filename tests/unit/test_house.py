@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": GROUND | {"baseline", "codes"},
     "control": {"edgeguard", "errors", "model", "settings", "linux"},
     "control_server": {"edgeguard", "errors", "model", "settings", "linux", "control"},
-    "cli": {"edgeguard", "errors", "model", "settings", "control", "codes"},
+    "cli": {"edgeguard", "errors", "model", "settings", "control", "codes", "codec"},
     "collector": GROUND | {"records", "codes"},
     "daemon": GROUND
     | {"sensors", "baseline", "remediations", "records", "evaluate", "control", "control_server", "codes", "cli"},
