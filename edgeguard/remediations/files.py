@@ -23,6 +23,7 @@ from edgeguard.remediations.place import (
     copy,
     facts,
     from_document,
+    hold,
     put,
     put_link,
     reach,
@@ -95,6 +96,7 @@ class QuarantineFile:
         with reach(bytes.fromhex(plan["path"]), world, trusted=False) as place:
             if place.status() is not None:
                 _unchanged_since(place, plan["before"])
+                hold(place, 0)
                 os.unlink(place.name, dir_fd=place.parent)
                 place.sync()
         return f"moved to quarantine {plan['before']['kept']}"
@@ -107,6 +109,7 @@ class QuarantineFile:
         with reach(bytes.fromhex(plan["path"]), world, trusted=False) as place:
             if place.status() is not None:
                 if _is(place, _want_of(plan["before"])):
+                    hold(place, plan["before"].get("held", 0))
                     return "it is there as before"
                 raise RemediationRefused("something else stands there now")
             _put_back(place, plan["before"], world)
@@ -201,7 +204,8 @@ def _facts_of(want: dict[str, Any]) -> Facts:
     pairs = [list(pair) for pair in want["xattrs"]]
     size = want.get("size") or 0
     return from_document(
-        {key: want[key] for key in ("type", "mode", "uid", "gid", "target")} | {"size": size, "xattrs": pairs}
+        {key: want[key] for key in ("type", "mode", "uid", "gid", "target")}
+        | {"size": size, "xattrs": pairs, "held": want.get("held", 0)}
     )
 
 
@@ -236,6 +240,7 @@ def _revert(place: Place, before: dict[str, Any], want: dict[str, Any], world: W
     status = place.status()
     was_there = bool(before["type"])
     if (status is None and not was_there) or (was_there and _is(place, _want_of(before))):
+        hold(place, before.get("held", 0))  # a crash may have come between taking the flags away and the rename
         return "it is as before"
     if status is not None and not _is(place, want):
         raise RemediationRefused("it was changed again after it was restored")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 from edgeguard.errors import RemediationRefused
-from edgeguard.linux import xattr
+from edgeguard.linux import fileflags, xattr
 from edgeguard.remediations import CAPABILITY, World
 
 PATH_MAX = 4096  # bytes, linux/limits.h
@@ -150,6 +150,7 @@ class Facts(NamedTuple):
     size: int
     target: str
     xattrs: tuple[tuple[str, str], ...]  # name, value in hex
+    held: int = 0  # FS_IMMUTABLE_FL and FS_APPEND_FL
 
     def document(self) -> dict[str, object]:
         return self._asdict() | {"xattrs": [list(pair) for pair in self.xattrs]}
@@ -158,7 +159,9 @@ class Facts(NamedTuple):
 def facts(fd: int) -> Facts:
     """Of an open regular file."""
     status = os.fstat(fd)
-    return Facts("file", stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_size, "", extended(fd))
+    held = fileflags.get(fd) & fileflags.HOLDING
+    mode = stat.S_IMODE(status.st_mode)
+    return Facts("file", mode, status.st_uid, status.st_gid, status.st_size, "", extended(fd), held)
 
 
 def extended(fd: int) -> tuple[tuple[str, str], ...]:
@@ -242,7 +245,9 @@ def put(place: Place, document: Facts, fill: Callable[[int], None]) -> None:
         fill(fd)
         _dress(fd, document)
         os.fsync(fd)
+        hold(place, 0)
         os.rename(temporary, place.name, src_dir_fd=place.parent, dst_dir_fd=place.parent)
+        fileflags.hold(fd, document.held)
     except BaseException:
         clear(place, temporary)
         raise
@@ -258,11 +263,24 @@ def put_link(place: Place, target: str, uid: int, gid: int) -> None:
     os.symlink(os.fsencode(target), temporary, dir_fd=place.parent)
     try:
         os.chown(temporary, uid, gid, dir_fd=place.parent, follow_symlinks=False)
+        hold(place, 0)
         os.rename(temporary, place.name, src_dir_fd=place.parent, dst_dir_fd=place.parent)
     except BaseException:
         clear(place, temporary)
         raise
     place.sync()
+
+
+def hold(place: Place, flags: int) -> None:
+    """Set the flags of what stands there; 0 takes those away that keep even root from replacing it."""
+    status = place.status()
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return
+    fd = place.open()
+    try:
+        fileflags.hold(fd, flags)
+    finally:
+        os.close(fd)
 
 
 def temporary_name(name: bytes) -> bytes:

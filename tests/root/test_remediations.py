@@ -227,3 +227,39 @@ def test_ownership_and_capabilities_are_restored(tmp_path):
     assert carry.take_back("F-7K2M", world, store, NOW + 1).ok
     status = target.stat()
     assert (target.read_bytes(), status.st_uid, os.listxattr(target)) == (b"trojan", 65534, [])
+
+
+@pytest.mark.parametrize("verb", ["restore-file", "quarantine-file"])
+@pytest.mark.parametrize("flag", ["i", "a"])
+def test_a_file_made_immutable_is_replaced_all_the_same(tmp_path, verb, flag):
+    """What intruders do so that their key stays. Undo brings the flag back too."""
+    import hashlib
+
+    (tmp_path / "root").mkdir(mode=0o755)
+    (tmp_path / "vault").mkdir()
+    target = tmp_path / "root/authorized_keys"
+    target.write_bytes(b"evil")
+    if subprocess.run(("chattr", f"+{flag}", target), check=False, capture_output=True).returncode:
+        pytest.skip("this file system has no such flags")
+    digest = hashlib.sha256(b"good").digest()
+    (tmp_path / "vault" / digest.hex()).write_bytes(b"good")
+    entry = {"type": "file", "sha256": digest, "size": 4, "mode": 0o600, "uid": 0, "gid": 0, "caps": "", "xattrs": b""}
+    world = World(
+        root=str(tmp_path / "root"),
+        vault=str(tmp_path / "vault"),
+        undo=str(tmp_path / "undo"),
+        quarantine=str(tmp_path / "quarantine"),
+        lookup={b"/authorized_keys": entry}.get if verb == "restore-file" else lambda _path: None,
+    )
+    store = UndoStore(world.undo)
+    order = Order(verb, "F-7K2M", "EG-ACCT-004", "file", "/authorized_keys", {}, None)
+    try:
+        reply = carry.carry_out(order, world, store, NOW)
+        assert reply.ok, reply
+        assert (target.read_bytes() if target.exists() else None) == (b"good" if verb == "restore-file" else None)
+        assert carry.take_back("F-7K2M", world, store, NOW + 1).ok
+        assert target.read_bytes() == b"evil"
+        with pytest.raises(PermissionError):
+            os.unlink(target)
+    finally:
+        subprocess.run(("chattr", "-ia", target), check=False, capture_output=True)
