@@ -1,48 +1,25 @@
-"""Policy: what people write about how a device should be, from TOML files to values. Pure.
+"""Policy: what people write about how a device should be, as values. Pure.
 
-Files are read in the order given, vendor and site together (see `store.read_policy_dirs`). Here is which sections and
-keys there are and how a later file changes an earlier one; single values are checked in `source`, conditions in
-`conditions_toml`. A policy with any error is refused as a whole, with every error in it: half a policy would guard
-half a device. docs/policy.md says the same to people.
+Reading it from TOML is in `reading`, which is imported only when there is something to read: the resident daemon takes
+its policy from the signed baseline. docs/policy.md says to people what a policy may hold.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edgeguard.baseline.conditions_toml import Kinds, conditions
-from edgeguard.baseline.source import BAD, Check, Source, boolean, choice, did_you_mean, duration, moment, text, texts
-from edgeguard.baseline.toml_positions import Path
-from edgeguard.errors import PolicyError, PolicyProblem
-from edgeguard.model import Condition, Mode, Rule, Severity, Waiver, Watch
+from edgeguard.errors import PolicyProblem
+from edgeguard.model import Rule, Waiver, Watch
 
-WATCHES_MAX, RULES_MAX, WAIVERS_MAX = 1000, 2000, 1000  # each far above any policy that a person keeps in order
+if TYPE_CHECKING:
+    from edgeguard.baseline.conditions_toml import Kinds
 
-CATEGORIES = (
-    "program",
-    "config",
-    "key",
-    "boot",
-    "unit",
-    "cron",
-    "script",
-    "preload",
-    "sudoers",
-    "account",
-    "own",
-    "other",
-)
 REMEDIATIONS = ("restore-file", "quarantine-file", "stop-process", "block-port", "deauthorise-usb", "set-sysctl")
-SEVERITIES: Mapping[str, Severity] = {severity.name.lower(): severity for severity in Severity}
 
 Codes = Mapping[str, tuple[str, str]]
 """Finding code -> title, default severity."""
-
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_PATH = re.compile(r"(?:/[^/\[]+)+|/")  # `*` and `?` stay within a component; `**` is refused below
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,277 +52,9 @@ def parse(
     `codes` and `kinds` are what rules may name; without them names are taken as they come. With `now`, waivers that
     have ended are warned of.
     """
-    reader = _Reader(codes, kinds, remediations, now)
+    from edgeguard.baseline.reading import Reader  # the TOML half: 150 KB that a device at work never needs
+
+    reader = Reader(codes, kinds, remediations, now)
     for name, data in files:
-        reader.read(Source(name, data, reader.problems))
+        reader.read(name, data)
     return reader.finish()
-
-
-class _Draft:
-    """A rule while later files may still change it."""
-
-    def __init__(self, source: Source, path: Path, values: dict[str, Any]) -> None:
-        self.values: dict[str, Any] = values
-        self.sources = [source.position(path)]
-
-
-class _Reader:
-    def __init__(
-        self, codes: Codes | None, kinds: Kinds | None, remediations: Collection[str], now: int | None
-    ) -> None:
-        self.problems: list[PolicyProblem] = []
-        self._order: dict[str, int] = {}  # files as they were read
-        self._codes, self._kinds, self._now = codes, kinds, now
-        self._watches: dict[str, Watch] = {}
-        self._off: list[str] = []
-        self._drafts: dict[str, _Draft] = {}
-        self._waivers: list[Waiver] = []
-        self._settings: dict[str, Any] = {}
-        code = text if codes is None else choice("finding code", codes)
-        kind = text if kinds is None else choice("kind", kinds)
-        self._rule_shape: dict[str, Check] = {
-            "id": _rule_id,
-            "code": code,
-            "kind": kind,
-            "severity": choice("severity", SEVERITIES),
-            "title": text,
-            "where": _as_is,
-            "expect": _as_is,
-            "mode": choice("mode", [mode.value for mode in Mode]),
-            "remediation": choice("remediation", (*remediations, "")),
-            "fix": text,
-            "override": boolean,
-            "off": boolean,
-        }
-        self._waiver_shape: dict[str, Check] = {
-            "code": code,
-            "subject": text,
-            "owner": text,
-            "reason": text,
-            "expires": moment,
-        }
-        self._settings_shape: dict[str, tuple[dict[str, Check], str]] = {
-            "validity": ({"expires_after": _expires_after}, ""),
-            "learn": ({"skip": _list_of(kind)}, "learn_"),
-        }
-        self._sections = {
-            "watch": self._read_watch,
-            "rule": self._read_rule,
-            "waiver": self._read_waiver,
-        }
-
-    def read(self, source: Source) -> None:
-        self._order[source.name] = len(self._order)
-        seen: set[str] = set()  # watched paths of this file: twice in one file is a slip, in two it is an override
-        for section, value in source.document.items():
-            if section in self._sections:
-                if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-                    source.complain((section,), f'"{section}" is a list of tables', f"[[{section}]]", key=True)
-                    continue
-                for index, table in enumerate(value):
-                    self._sections[section](source, (section, index), table, seen)
-            elif section in self._settings_shape:
-                shape, prefix = self._settings_shape[section]
-                found = source.table((section,), value, shape)
-                self._settings.update({prefix + key: item for key, item in found.items()})
-            else:
-                known = (*self._sections, *self._settings_shape)
-                message = f'unknown section "{section}"{did_you_mean(section, known)}'
-                source.complain((section,), message, "one of " + ", ".join(known), key=True)
-
-    def _read_watch(self, source: Source, path: Path, table: dict[str, Any], seen: set[str]) -> None:
-        values = source.table(path, table, _WATCH, () if table.get("off") is True else ("path", "category"))
-        if not {"path"} <= set(values) or not ("category" in values or values.get("off")):
-            return
-        for place in values.pop("path"):
-            if place in seen:
-                source.complain((*path, "path"), f'"{place}" is watched twice in this file', "one table for a path")
-            seen.add(place)
-            self._watches.pop(place, None)
-            if values.get("off"):
-                self._off.append(place)
-            else:
-                self._off = [off for off in self._off if off != place]
-                kept = {key: value for key, value in values.items() if key != "off"}
-                self._watches[place] = Watch(path=place, source=source.position(path), **kept)
-
-    def _read_rule(self, source: Source, path: Path, table: dict[str, Any], _seen: set[str]) -> None:
-        override = table.get("override") is True
-        values = source.table(path, table, self._rule_shape, ("id",) if override else ("id", "code", "kind", "expect"))
-        if "id" not in values:
-            self._conditions(source, path, values, values.get("kind"))  # for its problems
-            return
-        base = self._drafts.get(values["id"])
-        if override:
-            self._override(source, path, values, base)
-        elif base is not None:
-            message = f'rule "{values["id"]}" is there already, at {base.sources[0]}'
-            source.complain((*path, "id"), message, "another id, or override = true to change that rule")
-        else:
-            self._conditions(source, path, values, values.get("kind"))
-            self._drafts[values["id"]] = _Draft(source, path, values)
-
-    def _override(self, source: Source, path: Path, values: dict[str, Any], base: _Draft | None) -> None:
-        if base is None:
-            near = did_you_mean(values["id"], self._drafts)
-            source.complain(
-                (*path, "id"), f'no rule "{values["id"]}" before this one{near}', "the id of a rule to change"
-            )
-            return
-        for key in ("kind", "code"):
-            if key in values:
-                source.complain((*path, key), f'"{key}" of a rule cannot be changed', "a rule of its own", key=True)
-        self._conditions(source, path, values, base.values.get("kind"))
-        for key in ("where", "expect"):
-            if key in values:
-                values[key] = {**base.values.get(key, {}), **values[key]}
-        base.values.update(values)
-        base.sources.append(source.position(path))
-
-    def _conditions(self, source: Source, path: Path, values: dict[str, Any], kind: str | None) -> None:
-        """Put parsed conditions in the place of the TOML tables."""
-        columns = self._kinds.get(kind) if self._kinds is not None and kind is not None else None
-        for key in ("where", "expect"):
-            if key in values:
-                values[key] = conditions(source, (*path, key), values[key], columns)
-
-    def _read_waiver(self, source: Source, path: Path, table: dict[str, Any], _seen: set[str]) -> None:
-        values = source.table(path, table, self._waiver_shape, ("code", "subject", "owner", "reason"))
-        if "expires" not in table:
-            source.complain(
-                path, "waiver without an end date; it is not applied", "expires = 2027-02-01", key=True, level="warning"
-            )
-        elif self._now is not None and values.get("expires", self._now + 1) <= self._now:
-            source.complain((*path, "expires"), "this waiver has ended", "a date to come", level="warning")
-        if set(values) == set(self._waiver_shape):
-            self._waivers.append(Waiver(source=source.position(path), **values))
-
-    def finish(self) -> Policy:
-        watches = self._finish_watches()
-        rules = tuple(self._rule(draft) for draft in self._drafts.values() if self._whole(draft))
-        for noun, found, most in (
-            ("watches", watches, WATCHES_MAX),
-            ("rules", rules, RULES_MAX),
-            ("waivers", self._waivers, WAIVERS_MAX),
-        ):
-            if len(found) > most:
-                self.problems.append(PolicyProblem("policy", 1, 1, f"{len(found)} {noun}", f"at most {most}"))
-        self.problems.sort(key=lambda problem: (self._order.get(problem.file, -1), problem.line, problem.column))
-        if any(problem.level == "error" for problem in self.problems):
-            raise PolicyError(self.problems)
-        settings = PolicySettings(**self._settings)
-        return Policy(watches, rules, tuple(self._waivers), settings, tuple(self.problems))
-
-    def _finish_watches(self) -> tuple[Watch, ...]:
-        """`off` below a watched tree is an exclude of that tree."""
-        watches = []
-        for watch in self._watches.values():
-            below = tuple(place for place in self._off if _covers(watch, place))
-            watches.append(_with_excludes(watch, below) if below else watch)
-        return tuple(watches)
-
-    @staticmethod
-    def _whole(draft: _Draft) -> bool:
-        return not draft.values.get("off") and {"code", "kind", "expect"} <= set(draft.values)
-
-    def _rule(self, draft: _Draft) -> Rule:
-        values = draft.values
-        code: str = values["code"]
-        title, severity = (self._codes or {}).get(code, (code, "medium"))
-        return Rule(
-            id=values["id"],
-            code=code,
-            kind=values["kind"],
-            severity=SEVERITIES[values.get("severity", severity)],
-            title=values.get("title", title),
-            where=_flat(values.get("where", {})),
-            expect=_flat(values["expect"]),
-            mode=Mode(values.get("mode", "audit")),
-            remediation=values.get("remediation", ""),
-            fix=values.get("fix", ""),
-            source=", ".join(draft.sources),
-        )
-
-
-def _flat(table: Mapping[str, tuple[Condition, ...]]) -> tuple[Condition, ...]:
-    return tuple(condition for group in table.values() for condition in group)
-
-
-def _covers(watch: Watch, place: str) -> bool:
-    return watch.recurse and (watch.path == "/" or place.startswith(watch.path + "/"))
-
-
-def _with_excludes(watch: Watch, places: tuple[str, ...]) -> Watch:
-    return Watch(
-        watch.path,
-        watch.category,
-        (*watch.exclude, *places),
-        watch.recurse,
-        watch.content,
-        watch.protect,
-        watch.only,
-        watch.source,
-    )
-
-
-def _as_is(_source: Source, _path: Path, value: Any) -> Any:
-    """Conditions wait until the kind is known."""
-    return value
-
-
-def _rule_id(source: Source, path: Path, value: Any) -> Any:
-    if isinstance(value, str) and _ID.fullmatch(value):
-        return value
-    return source.complain(
-        path, "this is no id of a rule", 'lower-case words with dots, such as "file.content.program"'
-    )
-
-
-def _watch_paths(source: Source, path: Path, value: Any) -> Any:
-    places = texts(source, path, value)
-    if places is BAD:
-        return BAD
-    for place in places:
-        if not _PATH.fullmatch(place) or "**" in place or any(part in {".", ".."} for part in place.split("/")):
-            expected = 'an absolute path without ".." and "**", such as "/etc" or "/home/*/.ssh"'
-            return source.complain(path, f'"{place}" is not a path to watch', expected)
-    return places
-
-
-def _globs(source: Source, path: Path, value: Any) -> Any:
-    patterns = texts(source, path, value)
-    if patterns is not BAD:
-        for pattern in patterns:
-            if not pattern.startswith(("/", "**/")):
-                expected = 'a glob over absolute paths, such as "/etc/*.tmp" or "**/*.tmp"'
-                return source.complain(path, f'"{pattern}" matches no absolute path', expected)
-    return patterns
-
-
-_WATCH: Mapping[str, Check] = {
-    "path": _watch_paths,
-    "category": choice("category", CATEGORIES),
-    "exclude": _globs,
-    "recurse": boolean,
-    "content": boolean,
-    "protect": boolean,
-    "only": choice("selection", ("setid", "")),
-    "off": boolean,
-}
-
-
-def _expires_after(source: Source, path: Path, value: Any) -> Any:
-    return None if value == "never" else duration(source, path, value)
-
-
-def _list_of(check: Check) -> Check:
-    """A list whose every element passes `check`, as a tuple."""
-
-    def whole(source: Source, path: Path, value: Any) -> Any:
-        if texts(source, path, value) is BAD:
-            return BAD
-        items = value if isinstance(value, list) else [value]
-        checked = [check(source, (*path, index), item) for index, item in enumerate(items)]
-        return BAD if BAD in checked else tuple(checked)
-
-    return whole

@@ -38,6 +38,7 @@ def test_nothing_changed():
 
 
 def test_policy():
+    where = "category in [a, b]"
     policy = Policy(
         (Watch("/usr", "other"), Watch("/etc", "config")),
         (replace(RULE, mode=Mode.ENFORCE, where=()), replace(RULE, id="s")),
@@ -48,8 +49,7 @@ def test_policy():
         "+ watch /etc category=config, recurse=True, content=True, protect=False",
         "~ watch /usr category: program -> other",
         "~ rule r mode: audit -> enforce, where: category in [a, b] -> none",
-        "+ rule s code=EG-FILE-002, kind=file, severity=high, mode=audit, where=category in [a, b], expect=mode same,"
-        " title=t",
+        f"+ rule s code=EG-FILE-002, kind=file, severity=high, mode=audit, where={where}, expect=mode same, title=t",
         f"- waiver EG-FILE-002 /x owner=anna, reason=why, expires={NOW}",
     ]
 

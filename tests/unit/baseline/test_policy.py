@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeguard.baseline import policy
+from edgeguard.baseline.reading import WATCHES_MAX
 from edgeguard.errors import PolicyError
 from edgeguard.model import Mode, Operator
 
@@ -149,7 +150,7 @@ def test_names_are_free_without_a_vocabulary():
 
 
 def test_bounds():
-    many = b"".join(b'[[watch]]\npath="/%d"\ncategory="other"\n' % n for n in range(policy.WATCHES_MAX + 1))
+    many = b"".join(b'[[watch]]\npath="/%d"\ncategory="other"\n' % n for n in range(WATCHES_MAX + 1))
     with pytest.raises(PolicyError, match="1001 watches"):
         parse(("a.toml", many))
     for text in (b"a = " + b"[" * 5000 + b"]" * 5000, b"a." * 3000 + b"b = 1"):
