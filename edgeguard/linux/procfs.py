@@ -41,7 +41,7 @@ class Process(NamedTuple):
     pid: int
     start: int
     ppid: int
-    link: str  # /proc/PID/exe as read, with " (deleted)" if it is there
+    link: str  # /proc/PID/exe as read, with " (deleted)" if it is there; "": not for us to see
     argv: tuple[str, ...]
     uid: int | None  # real uid
     login_uid: int | None
@@ -88,8 +88,9 @@ class Procfs:
             return None
 
     def look(self, pid: int) -> Process | None:
-        """All that Process holds, in one go; None when it is gone, is a kernel thread, or may not be read.
+        """All that Process holds, in one go; None when it is gone or is a kernel thread.
 
+        Of a process that is not for us to look into, the rest is there and `link` is "".
         The exe link comes first: it is what matters most, and short-lived processes are gone in a moment.
         """
         try:
@@ -97,7 +98,7 @@ class Procfs:
         except OSError:
             return None
         try:
-            link = os.readlink("exe", dir_fd=fd)
+            link = _exe(fd)
             argv = _bytes("cmdline", fd, ARGV_BYTES)
             stat = parse_stat(_read("stat", fd))
             return _process(pid, link, argv, stat, fd)
@@ -225,6 +226,13 @@ def tty_name(number: int) -> str:
         return f"ttyAMA{minor - 64}"  # the serial port of a Raspberry Pi
     names = {166: "ttyACM", 188: "ttyUSB", 229: "hvc"}
     return f"{names[major]}{minor}" if major in names else f"char {major}:{minor}"
+
+
+def _exe(fd: int) -> str:
+    try:
+        return os.readlink("exe", dir_fd=fd)
+    except PermissionError:
+        return ""
 
 
 def _process(pid: int, link: str, argv: bytes, stat: Stat, fd: int) -> Process:

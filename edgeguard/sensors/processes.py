@@ -37,7 +37,7 @@ COLUMNS: Mapping[str, Column] = {
     "exe_state": Column(
         "str",
         "ok; deleted; replaced (another file has the path now); memfd; foreign (a container's file, not the one at"
-        " this path here); unknown",
+        " this path here; the subject is foreign:PATH); unknown",
     ),
     "writable_dir": Column(
         "bool", "others than root and the user who runs it can put files there; in homes: anybody can"
@@ -294,6 +294,8 @@ class Processes:
         if process is None:
             self.vanished += 1
             return []
+        if not process.link:
+            return []
         if self.on_exec is not None:
             self.on_exec(process)
         return self._enter(process, now, Origin.LIVE)
@@ -389,7 +391,7 @@ class Processes:
         for pid in sorted(pids - self._table.processes.keys() - self._ignored):
             first = self._looks == 1  # what ran before us need not be remembered: it is there to be read
             process = self._procfs.look(pid) if first else self._actors.remember(pid)
-            if process is None:
+            if process is None or not process.link:
                 self._ignored.add(pid)
                 continue
             self._young[pid] = YOUNG_LOOKS
@@ -432,7 +434,7 @@ class Processes:
             if self._programs.judge(pid, link, running.uid) == running.program:
                 return []
         process = self._procfs.look(pid)
-        return self._enter(process, now, Origin.SWEEP, tell=tell) if process else []
+        return self._enter(process, now, Origin.SWEEP, tell=tell) if process and process.link else []
 
     # -- holding on to suspicious processes
 

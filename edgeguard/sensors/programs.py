@@ -69,9 +69,10 @@ class Programs:
         if not link.startswith("/"):  # "(unreachable)/x": outside of our root
             return Program(link, link, "unknown", writable_dir=False, exe_known=False)
         path, state = self._state(pid, link)
-        if state in ("deleted", "foreign"):
-            writable = self._writable(path, uid) if state == "deleted" else False
-            return Program(path, path, state, writable, exe_known=False)
+        if state == "foreign":  # not our file of that name, so not the same subject either
+            return Program("foreign:" + path, path, state, writable_dir=False, exe_known=False)
+        if state == "deleted":
+            return Program(path, path, state, self._writable(path, uid), exe_known=False)
         writable, known = self._place(path, uid)
         return Program(path, path, state, writable, known and state == "ok")
 

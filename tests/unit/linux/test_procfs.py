@@ -114,3 +114,14 @@ def test_address_of_a_login(tmp_path):
     assert tree.address("7") == "10.0.3.8"
     assert tree.address("8") == ""
     assert tree.address("../7") == ""
+
+
+def test_a_process_that_is_not_for_us_to_see():
+    """Its exe is hidden, the rest is there. pid 1 is such a process for every ordinary user."""
+    try:
+        os.readlink("/proc/1/exe")
+    except PermissionError:
+        one = procfs.Procfs().look(1)
+        assert (one.pid, one.link, one.ppid) == (1, "", 0)
+    else:
+        assert procfs.Procfs().look(1).link
