@@ -10,11 +10,13 @@ import os
 import select
 import signal
 import stat
+import time
 
 from edgeguard.errors import RemediationFailed, RemediationRefused
 from edgeguard.model import Columns
 from edgeguard.remediations import Order, Plan, World, preflight
 
+START_SLACK_MS = 2_000  # the clock may have been slewed since; a pid that comes round to such a program again is as bad
 WAIT_MS = 3_000  # after SIGKILL a process is gone at once, unless it waits for a disk
 DELETED = " (deleted)"
 STOPPABLE = ("deleted", "replaced", "memfd")
@@ -30,10 +32,11 @@ class StopProcess:
         pid, start = order.observed.get("pid"), order.observed.get("start")
         if not isinstance(pid, int) or not isinstance(start, int) or pid < 1:
             raise RemediationRefused("the finding does not say which process")
-        plan: Plan = {"pid": pid, "start": start, "exe": order.observed.get("exe") or order.subject, "unit": ""}
+        plan: Plan = {"pid": pid, "exe": order.observed.get("exe") or order.subject, "unit": ""}
         fd = _hold(plan)
         try:
-            process = _same(plan, world)
+            process = _found(plan, start, world)
+            plan["start"] = process.start  # in clock ticks: from here on exact
             _still_odd(process.exe, order.observed, world)
             cgroup = _cgroup(world.proc, pid)
             reason = preflight.process_carries(pid, preflight.processes(world.proc), os.getpid(), cgroup)
@@ -73,6 +76,20 @@ def _hold(plan: Plan) -> int:
         return os.pidfd_open(plan["pid"])
     except ProcessLookupError as error:
         raise RemediationRefused("it has ended already") from error
+
+
+def _found(plan: Plan, start: int, world: World) -> preflight.Process:
+    """The process behind the pid, if it is the one in the finding, which tells its start in ms since 1970."""
+    process = preflight.read_process(world.proc, plan["pid"])
+    if process is None or abs(started_at(process.start) - start) > START_SLACK_MS:
+        raise RemediationRefused("it has ended already, and its number is used by another process")
+    return _same(plan | {"start": process.start}, world)
+
+
+def started_at(ticks: int) -> int:
+    """Clock ticks since boot as ms since 1970, by the clock as it is set now; as the sensor has it."""
+    boot_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return boot_ns // 1_000_000 + ticks * 1000 // os.sysconf("SC_CLK_TCK")
 
 
 def _same(plan: Plan, world: World) -> preflight.Process:

@@ -11,8 +11,13 @@ from edgeguard.remediations import Order, Plan, World
 VALUE_MAX = 256  # bytes; the longest that a rule speaks of (a list of ports) is far shorter
 KEY = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_/:@-]+){1,7}")
 ONE_WAY = frozenset(
-    # the kernel lets these only grow: writing cannot be undone, and a wrong one needs a reboot
-    ("kernel.modules_disabled", "kernel.kexec_load_disabled", "kernel.unprivileged_bpf_disabled")
+    # from these values the kernel knows no way back but a reboot
+    (
+        ("kernel.modules_disabled", "1"),
+        ("kernel.kexec_load_disabled", "1"),
+        ("kernel.unprivileged_bpf_disabled", "1"),
+        ("kernel.yama.ptrace_scope", "3"),
+    )
 )
 
 
@@ -28,7 +33,7 @@ class SetSysctl:
         want = order.reference.get("value")
         if not isinstance(want, str) or not 0 < len(want) <= VALUE_MAX or not want.isprintable():
             raise RemediationRefused("the reference value is not one that can be written")
-        if order.subject in ONE_WAY:
+        if (order.subject, want) in ONE_WAY:
             raise RemediationRefused("this setting cannot be undone without a reboot; set it by hand")
         before = _read(_path(order.subject, world))
         return {"key": order.subject, "want": want, "before": before}

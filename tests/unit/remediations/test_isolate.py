@@ -41,7 +41,12 @@ def child(tmp_path):
 
 def _found(child, **changes):
     seen = preflight.read_process("/proc", child.pid)
-    columns = {"pid": child.pid, "start": seen.start, "exe": process.plain(seen.exe), "exe_state": "deleted"}
+    columns = {
+        "pid": child.pid,
+        "start": process.started_at(seen.start),
+        "exe": process.plain(seen.exe),
+        "exe_state": "deleted",
+    }
     return _order("process", columns["exe"], columns | changes)
 
 
@@ -56,7 +61,8 @@ def test_a_deleted_program_is_stopped(child):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"start": 1}, {"exe": "/usr/bin/other"}, {"pid": "1"}, {"pid": -1}, {"start": None}]
+    "changes",
+    [{"start": 1}, {"start": 1_763_880_000_000}, {"exe": "/usr/bin/other"}, {"pid": "1"}, {"pid": -1}, {"start": None}],
 )
 def test_another_process_than_the_one_found_is_not_stopped(child, changes):
     with pytest.raises(RemediationRefused):
@@ -92,7 +98,11 @@ def test_a_program_that_the_baseline_knows_is_not_stopped():
 
 def test_ourselves_are_not_stopped(monkeypatch):
     seen = preflight.read_process("/proc", os.getpid())
-    order = _order("process", seen.exe, {"pid": seen.pid, "start": seen.start, "exe": seen.exe, "exe_state": "ok"})
+    order = _order(
+        "process",
+        seen.exe,
+        {"pid": seen.pid, "start": process.started_at(seen.start), "exe": seen.exe, "exe_state": "ok"},
+    )
     with pytest.raises(RemediationRefused, match="part of EdgeGuard"):
         process.StopProcess().prepare(order, World())
 
