@@ -37,7 +37,7 @@ COLUMNS: Mapping[str, Column] = {
     "exe_state": Column(
         "str",
         "ok; deleted; replaced (another file has the path now); memfd; foreign (a container's file, not the one at"
-        " this path here; the subject is foreign:PATH); unknown",
+        " this path here); unknown",
     ),
     "writable_dir": Column(
         "bool", "others than root and the user who runs it can put files there; in homes: anybody can"
