@@ -78,10 +78,10 @@ def conditions(
 
 def _column_type(source: Source, path: Path, column: str, columns: Mapping[str, ColumnFact] | None) -> str | None:
     """The type of a column, "" if it cannot be known, None after a complaint."""
-    if column in ENGINE_COLUMNS and (columns is None or column not in columns):
-        return ENGINE_COLUMNS[column]
     if columns is None:
         return ""
+    if column in ENGINE_COLUMNS and column not in columns:  # a package has a status of its own
+        return ENGINE_COLUMNS[column]
     if column not in columns:
         names = (*columns, *ENGINE_COLUMNS)
         message = f'unknown column "{column}"{did_you_mean(column, names)}'
@@ -144,7 +144,7 @@ def _operand(source: Source, path: Path, column: str, kind: str, operator: Opera
         if len({type(item) for item in items if item is not BAD}) > 1:
             return source.complain(path, "a list of different things", "texts or whole numbers")
         return BAD if BAD in items else tuple(item.hex() if isinstance(item, bytes) else item for item in items)
-    if kind == "list":
+    if kind == "list" or (kind == "" and isinstance(operand, list)):
         return (
             texts(source, path, operand)
             if isinstance(operand, list)
