@@ -5,7 +5,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_world import Device  # noqa: E402 - found by the line above
+from small_world import Device
 
 
 @pytest.fixture
