@@ -79,7 +79,14 @@ class Watch:
     def read(self) -> Iterable[Written]:
         """What was written since the last call, each file and writer once. Never blocks."""
         read = self._read_fanotify if self.mechanism == "fanotify" else self._read_inotify
-        return list(dict.fromkeys(read()))
+        found: dict[Written, None] = {}
+        try:
+            for written in read():
+                found[written] = None
+        except OSError:
+            # The kernel could not open the file for us (no right, no descriptor left) and has dropped that event.
+            found[Written("", None)] = None
+        return list(found)
 
     def close(self) -> None:
         for fd in (self.fd, *self._pinned):

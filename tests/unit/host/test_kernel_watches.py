@@ -37,6 +37,18 @@ def test_only_writes_are_told_and_each_once(tmp_path: Path, mechanism: str) -> N
     watch.close()
 
 
+def test_an_event_that_cannot_be_read_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = procwatch.Watch("inotify")
+
+    def refuse(_fd: int, _size: int) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(procwatch.os, "read", refuse)
+    assert watch.read() == [procwatch.Written("", None)]
+    monkeypatch.undo()
+    watch.close()
+
+
 def test_what_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
     watch = procwatch.Watch("inotify")
     with pytest.raises(OSError, match="No such file"):
