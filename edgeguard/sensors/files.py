@@ -31,7 +31,7 @@ SETTLE_S = 0.05  # between an event and the look: one look serves create, write,
 SLICE_S = 0.05  # seconds of looking in one turn of the loop
 INLINE_MAX = 8 << 20  # bytes; a larger file is read by a helper (0.03 s at 300 MB/s, 0.2 s on a small ARM core)
 ASKED_MAX = 64 << 20  # bytes; the same where somebody waits for the answer
-PENDING_MAX = 2048  # paths waiting for their look, 250 bytes each; beyond, events wait in the kernel's queue
+PENDING_MAX = 1024  # paths waiting for their look, 250 bytes each; beyond, events wait in the kernel's queue
 TREE_MAX = 1000  # entries of a directory that came or went which are looked at here; larger ones are a helper's
 TOLD_MAX = 4096  # paths remembered as different from the manifest, 150 bytes each
 REMEMBERED_MAX = 256  # actors kept for what a helper will observe
@@ -49,6 +49,7 @@ class _Waiting(NamedTuple):
     """A path that will be looked at."""
 
     actor: Actor
+    watch: Watch | None
     came: bool
     went: bool
 
@@ -255,28 +256,30 @@ class Files:
     def _note(self, touches: Iterator[Touch]) -> None:
         try:
             for touch in touches:
-                if touch.zone.setid_only and not touch.came and not self._may_be_setid(touch):
+                watch = touch.zone.decide(touch.path)
+                moved = touch.came or touch.went  # what is below may be watched even if the path itself is not
+                if not moved and (watch is None or (watch.only and not self._may_be_setid(touch.path))):
                     continue
-                self._wait_for(touch.path, self._actor(touch.pid), touch.came, touch.went)
+                self._wait_for(touch.path, self._actor(touch.pid), watch, touch.came, touch.went)
         except DecodeError:  # the kernel's structures are not what we know: only a sweep can tell now
             self._lost += 1
 
-    def _may_be_setid(self, touch: Touch) -> bool:
+    def _may_be_setid(self, path: str) -> bool:
         """The cheap question for the many files that no other watch concerns: could this be a subject at all?"""
         try:
-            at = os.lstat(self._context.root.rstrip("/") + touch.path)
+            at = os.lstat(self._context.root.rstrip("/") + path)
         except OSError:
-            return touch.path in self._told or touch.went or self._reference(touch.path) is not None
+            return path in self._told or self._reference(path) is not None
         if S_ISREG(at.st_mode) and at.st_mode & 0o6111:
             return True
-        return touch.path in self._told or (S_ISREG(at.st_mode) and self._reference(touch.path) is not None)
+        return path in self._told or (S_ISREG(at.st_mode) and self._reference(path) is not None)
 
-    def _wait_for(self, path: str, actor: Actor, came: bool = False, went: bool = False) -> None:
+    def _wait_for(self, path: str, actor: Actor, watch: Watch | None, came: bool = False, went: bool = False) -> None:
         before = self._waiting.get(path)
         if before is not None:
             actor = before.actor if actor == NOBODY else actor
             came, went = came or before.came, went or before.went
-        self._waiting[path] = _Waiting(actor, came, went)
+        self._waiting[path] = _Waiting(actor, watch, came, went)
 
     def _actor(self, pid: int) -> Actor:
         if pid <= 0:
@@ -313,7 +316,7 @@ class Files:
             yield from self._settled(path, waiting, now)
 
     def _settled(self, path: str, waiting: _Waiting, now: int) -> Iterator[Observation]:
-        seen = self._one(path, waiting.actor, now, Origin.LIVE, self._eye)
+        seen = self._one(path, waiting.watch, waiting.actor, now, Origin.LIVE, self._eye)
         if seen is not None:
             yield seen
         if waiting.went:
@@ -323,7 +326,7 @@ class Files:
 
     def observe_path(self, path: str, now: int, actor: Actor = NOBODY, origin: Origin = Origin.LIVE) -> Observation:
         """One path, because somebody asks; also one that no watch names."""
-        seen = self._one(path, actor, now, origin, self._patient_eye, always=True)
+        seen = self._one(path, self._plan.decide(path), actor, now, origin, self._patient_eye, always=True)
         assert seen is not None
         self._hand_over()
         return seen
@@ -334,12 +337,19 @@ class Files:
         return observation if actor == NOBODY else observation._replace(actor=actor, origin=Origin.LIVE)
 
     def _one(
-        self, path: str, actor: Actor, now: int, origin: Origin, eye: Eye, *, always: bool = False
+        self,
+        path: str,
+        watch: Watch | None,
+        actor: Actor,
+        now: int,
+        origin: Origin,
+        eye: Eye,
+        *,
+        always: bool = False,
     ) -> Observation | None:
-        watch = self._plan.decide(path)
         if watch is None and not always:
             return None
-        seen = observe(eye, self._plan, self._context.root, path, now, origin, actor)
+        seen = observe(eye, watch, self._context.root, path, now, origin, actor)
         if seen.note == LATER:
             self._leave(path, actor)
             if not always:
@@ -384,7 +394,7 @@ class Files:
             except DecodeError:
                 self._rescan = True
         for below in known:
-            seen = self._one(below, actor, now, Origin.LIVE, self._eye)
+            seen = self._one(below, self._plan.decide(below), actor, now, Origin.LIVE, self._eye)
             if seen is not None:
                 yield seen
 
@@ -399,7 +409,7 @@ class Files:
             for at, name in enumerate(visit.names):
                 watch = visit.watch or visit.watches[at]
                 if watch.only != "setid" or (S_ISREG(visit.stats[at].st_mode) and visit.stats[at].st_mode & 0o6111):
-                    self._wait_for(f"{visit.path}/{name}", actor)
+                    self._wait_for(f"{visit.path}/{name}", actor, watch)
 
     def _leave(self, path: str, actor: Actor) -> None:
         """This is for a helper."""

@@ -17,7 +17,6 @@ from edgeguard.codec.manifest import CAPS_MAX, PATH_MAX, TARGET_MAX, Entry
 from edgeguard.linux import xattr
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Value, Watch
 from edgeguard.sensors import Column
-from edgeguard.sensors.watching import Plan
 
 KIND = "file"
 COLUMNS: Mapping[str, Column] = {
@@ -159,7 +158,7 @@ class Eye:
         return value.digest()
 
 
-def columns(entry: Entry, package: str = "") -> dict[str, Value]:
+def columns(entry: Entry) -> dict[str, Value]:
     """All columns of kind "file"."""
     found = entry.columns()
     found["category"] = entry.category
@@ -167,12 +166,12 @@ def columns(entry: Entry, package: str = "") -> dict[str, Value]:
     kind = S_IFMT(entry.st_mode)
     sticky_directory = kind == S_IFDIR and entry.st_mode & 0o1000
     found["world_writable"] = bool(entry.st_mode & 0o002 and kind != S_IFLNK and not sticky_directory)
-    found["package"] = package
+    found["package"] = ""
     return found
 
 
-def present(path: str, seen: Seen, at: int, origin: Origin, actor: Actor = NOBODY, package: str = "") -> Observation:
-    return Observation(KIND, path, columns(seen.entry, package), at, Status.PRESENT, origin, actor, seen.note)
+def present(path: str, seen: Seen, at: int, origin: Origin, actor: Actor = NOBODY) -> Observation:
+    return Observation(KIND, path, columns(seen.entry), at, Status.PRESENT, origin, actor, seen.note)
 
 
 def absent(path: str, category: str, at: int, origin: Origin, actor: Actor = NOBODY) -> Observation:
@@ -189,21 +188,14 @@ def is_subject(entry: Entry, watch: Watch) -> bool:
 
 
 def observe(
-    eye: Eye,
-    plan: Plan,
-    root: str,
-    path: str,
-    at: int,
-    origin: Origin,
-    actor: Actor = NOBODY,
-    package_of: Callable[[str], str] | None = None,
+    eye: Eye, watch: Watch | None, root: str, path: str, at: int, origin: Origin, actor: Actor = NOBODY
 ) -> Observation:
     """One path, now. A path that no watch names is looked at as well; whoever asks has a reason."""
-    watch = plan.decide(path) or UNWATCHED
+    watch = watch or UNWATCHED
     full = root.rstrip("/") + path
     parent, _, name = full.rpartition("/")
     try:
-        if not name or "\0" in full or len(os.fsencode(full)) >= PATH_MAX:
+        if not path.startswith("/") or not name or "\0" in full or len(os.fsencode(full)) >= PATH_MAX:
             raise CannotLook("it is not a path that can be opened")
         directory = os.open(parent or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -217,7 +209,7 @@ def observe(
         return unreadable(path, watch.category, str(why), at, origin, actor)
     except OSError as error:
         return unreadable(path, watch.category, error.strerror or str(error), at, origin, actor)
-    return present(path, seen, at, origin, actor, package_of(path) if package_of is not None else "")
+    return present(path, seen, at, origin, actor)
 
 
 def _listable(directory: int, name: str, entry: Entry) -> None:

@@ -173,18 +173,20 @@ def revisit(
     plan = Plan(resolved(watches, root))
     eye = Eye(hash_file_max, new_hash=_openssl)
     for target in targets:
-        seen = observe(eye, plan, root, target, now, origin)
-        emit(seen)
+        watch = plan.decide(target)
+        seen = observe(eye, watch, root, target, now, origin)
         summary.files += 1
-        summary.emitted += 1
-        if seen.columns.get("type") == "directory":
-            inner = Summary()
-            _Sweep(plan, root, manifest, now, origin, emit, inner, target).run(
-                None, None, None, True, hash_file_max, time.time_ns, None
-            )
-            summary.files += inner.files
-            summary.emitted += inner.emitted
-            summary.bytes_read += inner.bytes_read
+        known = manifest is not None and manifest.lookup(os.fsencode(target)) is not None
+        if watch is not None and (watch.only != "setid" or seen.columns.get("setid") or known):
+            emit(seen)
+            summary.emitted += 1
+        inner = Summary()
+        _Sweep(plan, root, manifest, now, origin, emit, inner, target).run(
+            None, None, None, True, hash_file_max, time.time_ns, None
+        )
+        summary.files += inner.files
+        summary.emitted += inner.emitted
+        summary.bytes_read += inner.bytes_read
     summary.bytes_read += eye.bytes_read
     return summary
 

@@ -17,7 +17,7 @@ from edgeguard.linux import fanotify, inotify, mounts
 from edgeguard.model import Watch
 from edgeguard.sensors.watching import Plan, Zone, literal_root
 
-PLACES_MAX = 1024  # directories remembered by handle: about 250 bytes each
+PLACES_MAX = 512  # directories remembered by handle: about 250 bytes each
 WATCHES_MAX = 8192  # inotify watches: 1 KiB of kernel memory and 250 bytes here each
 
 OnExec = Callable[[int, str], None]

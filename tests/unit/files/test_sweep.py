@@ -374,6 +374,36 @@ def test_revisit_tells_the_path_and_what_differs_below(world):
     }
 
 
+def test_revisit_of_a_tree_that_only_matters_for_setid(world):
+    world.watches = [Watch("/", "other", only="setid")]
+    world.learn()
+    world.write("/srv/new/su", mode=0o4755)
+    world.write("/srv/new/plain")
+    seen = []
+    targets = ["/srv/new", "/srv/new/plain"]
+    sweep.revisit(world.watches, str(world.root), world.manifest, targets, 1, Origin.LIVE, seen.append)
+    assert [o.subject for o in seen] == ["/srv/new/su"]
+
+
+def test_devices_are_not_entered_and_blocked_trees_keep_their_state(world, monkeypatch):
+    world.learn()
+    real = sweep.Walker._visit
+
+    def broken(self, path, zone, fd, deeper):
+        if path == "/etc/ssh":
+            self._trouble(path, "Input/output error")
+            return None
+        return real(self, path, zone, fd, deeper)
+
+    monkeypatch.setattr(sweep.Walker, "_visit", broken)
+    world.write("/etc/passwd", b"changed")
+    assert statuses(world.sweep()) == {"/etc/passwd": PRESENT, "/etc/ssh": UNREADABLE}
+    assert statuses(world.sweep(full=True)) == {"/etc/passwd": PRESENT, "/etc/ssh": UNREADABLE}
+    monkeypatch.setattr(sweep.Walker, "_visit", real)
+    assert world.sweep() == {}  # its state was carried over
+    assert set(world.sweep(full=True)) == {"/etc/passwd"}
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_observed_db_gives_records_or_a_decode_error(world, data):
