@@ -14,8 +14,7 @@ import hashlib
 import os
 import pwd
 import stat
-from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
 
 from edgeguard.baseline.document import Baseline, ManifestRef
 from edgeguard.baseline.keys import device_public, trusted_keys
@@ -27,6 +26,7 @@ from edgeguard.model import Columns, Finding, Mode, Rule, State, Watch
 from edgeguard.remediations import Order, World
 from edgeguard.remediations.plan import KINDS
 from edgeguard.remediations.undo import write_whole
+from edgeguard.sensors.watching import Plan
 from edgeguard.settings import Settings
 
 LEDGER_MAX = 32 * 1024 * 1024  # bytes; the archive's own bound
@@ -50,7 +50,8 @@ class Authority:
         baseline = verified_baseline(self._settings, self._now)
         finding = read_finding(self._settings.paths.state, finding_id)
         rule = next((rule for rule in baseline.policy.rules if rule.id == finding.rule), None)
-        check(verb, finding, rule, baseline.policy.watches)
+        check(verb, finding, rule)
+        watch = watch_of(finding, baseline.policy.watches)
         references = baseline.references
         order = Order(
             verb,
@@ -61,6 +62,7 @@ class Authority:
             finding.details if finding.details is not None else finding.observed,
             references.get(finding.kind, {}).get(finding.subject),
             listening(references.get("listener", {})),
+            setid_only=watch is not None and watch.only == "setid",
         )
         return order, world(self._settings, manifest_lookup(self._settings, baseline))
 
@@ -137,7 +139,17 @@ def private_manifest(settings: Settings, named: ManifestRef) -> Reader:
         raise RemediationRefused(f"the file manifest cannot be read: {error}") from error
 
 
-def check(verb: str, finding: Finding, rule: Rule | None, watches: tuple[Watch, ...]) -> None:
+def watch_of(finding: Finding, watches: Sequence[Watch]) -> Watch | None:
+    """The watch that decides for a file, None for other kinds. Raises RemediationRefused where there is none."""
+    if finding.kind != "file":
+        return None
+    watch = Plan(watches).decide(finding.subject)
+    if watch is None:
+        raise RemediationRefused("the signed policy does not watch this path")
+    return watch
+
+
+def check(verb: str, finding: Finding, rule: Rule | None) -> None:
     """Does the signed policy order this verb for this finding? Raises RemediationRefused."""
     if finding.state is not State.OPEN:
         raise RemediationRefused(f"the finding is {finding.state.value}")
@@ -149,17 +161,6 @@ def check(verb: str, finding: Finding, rule: Rule | None, watches: tuple[Watch, 
         raise RemediationRefused("the rule is in mode audit")
     if finding.kind not in KINDS[verb]:
         raise RemediationRefused(f"{verb} does not apply to a {finding.kind}")
-    if finding.kind == "file" and not any(covers(watch, finding.subject) for watch in watches):
-        raise RemediationRefused("the signed policy does not watch this path")
-
-
-def covers(watch: Watch, path: str) -> bool:
-    """Does a watch cover a path? `*` stands for one component, or part of one."""
-    pattern = [part for part in watch.path.split("/") if part]
-    parts = path.split("/")[1:]
-    if len(parts) < len(pattern) or (not watch.recurse and len(parts) > len(pattern) + 1):
-        return False
-    return all(fnmatchcase(part, want) for part, want in zip(parts, pattern, strict=False))
 
 
 def listening(references: Mapping[str, object]) -> frozenset[tuple[str, int]]:

@@ -69,6 +69,7 @@ class Order:
     observed: Columns  # all columns of the finding's observation
     reference: Columns | None  # the subject's reference value, None where the baseline does not know it
     ports: frozenset[tuple[str, int]] = frozenset()  # (protocol, port) of every listener in the baseline
+    setid_only: bool = False  # of this file's place the policy watches only programs that run with other rights
 
 
 class Remediation(Protocol):

@@ -36,6 +36,8 @@ from edgeguard.remediations.place import (
 
 VAULT_FILE_MAX = 64 * 1024 * 1024  # bytes; the vault's whole budget by default
 
+SETID = stat.S_ISUID | stat.S_ISGID
+
 
 class RestoreFile:
     """Content, mode, owner, capabilities and link target as in the baseline."""
@@ -90,6 +92,9 @@ class QuarantineFile:
             before = _what_is_there(place, order, world)
         if not before["type"]:
             raise RemediationRefused("it is gone already")
+        runs_with_rights = before["mode"] & SETID or any(name == CAPABILITY for name, _ in before["xattrs"])
+        if order.setid_only and not (before["type"] == "file" and runs_with_rights):
+            raise RemediationRefused("it does not run with other rights, and nothing else is watched there")
         return {"path": path.hex(), "before": before}
 
     def apply(self, plan: Plan, world: World) -> str:
