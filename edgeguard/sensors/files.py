@@ -158,10 +158,7 @@ class Files:
         ino = InotifySource(self._plan, self._context.root)
         try:
             ino.watch_proof(self._proof)
-            with _made(f"{self._proof}/.proof-{os.getpid()}"):
-                self._await(ino)
-            if not ino.proven:
-                raise Unavailable("no event arrived")
+            self._prove(ino)
             ino.watch()
         except (Unavailable, OSError) as why:
             ino.close()
@@ -176,20 +173,37 @@ class Files:
         return Rung("inotify", True, tuple(blind), tuple(tried))
 
     def _prove_fanotify(self, fan: FanotifySource) -> None:
-        name = f".proof-{os.getpid()}"
-        fan.proof = os.fsencode(name)
         temporary = not fan.covers(self._proof)
         if temporary:
             fan.add_temporarily(self._proof)
         try:
-            with _made(f"{self._proof}/{name}"):
-                self._await(fan)
+            self._prove(fan)
         finally:
-            fan.proof = b""
             if temporary:
                 fan.remove(self._proof)
-        if not fan.proven:
+
+    def _prove(self, source: FanotifySource | InotifySource) -> None:
+        """Make a file and wait for its event. Raises Unavailable where none arrives."""
+        name = f".proof-{os.getpid()}"
+        source.expect(os.fsencode(name))
+        try:
+            with _made(f"{self._proof}/{name}"):
+                self._await(source)
+        finally:
+            source.expect(b"")
+        if not source.proven:
             raise Unavailable("no event arrived")
+
+    def proves_itself(self) -> bool:
+        """The self-test once more (daily): does the rung that stands still hear of things? At most a second."""
+        try:
+            if self._fan is not None:
+                self._prove_fanotify(self._fan)
+            elif self._ino is not None:
+                self._prove(self._ino)
+        except (Unavailable, OSError):
+            return False
+        return True
 
     def _await(self, source: FanotifySource | InotifySource) -> None:
         """Read until the proof is there. What else happens meanwhile is not lost."""
@@ -248,10 +262,13 @@ class Files:
             self._armed = False
         if expired or len(self._waiting) >= PENDING_MAX:
             yield from self._look(now)
-        if self._waiting and not self._armed and self._timer is not None:
-            self._timer.arm(0 if expired else SETTLE_S)
-            self._armed = True
+        self._arm(0 if expired else SETTLE_S)
         self._hand_over()
+
+    def _arm(self, seconds: float) -> None:
+        if self._waiting and not self._armed and self._timer is not None:
+            self._timer.arm(seconds)
+            self._armed = True
 
     def _note(self, touches: Iterator[Touch]) -> None:
         try:
@@ -263,6 +280,7 @@ class Files:
                 self._wait_for(touch.path, self._actor(touch.pid), watch, touch.came, touch.went)
         except DecodeError:  # the kernel's structures are not what we know: only a sweep can tell now
             self._lost += 1
+        self._arm(SETTLE_S)
 
     def _may_be_setid(self, path: str) -> bool:
         """The cheap question for the many files that no other watch concerns: could this be a subject at all?"""

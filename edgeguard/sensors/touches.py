@@ -61,7 +61,7 @@ class FanotifySource:
         self._places: dict[bytes, _Place | None] = {}
         self._own = os.getpid()
         self.lost = 0  # overflows of the kernel's queue
-        self.proof = b""  # name of the self-test's file
+        self._proof = b""  # name of the self-test's file
         self.proven = False
 
     def fileno(self) -> int:
@@ -74,6 +74,8 @@ class FanotifySource:
         table = _mounts()
         for watch in watches:
             path = existing(self._prefix + literal_root(watch.path))
+            if os.path.islink(path):  # what happens to a symlink happens where it lies, not where it points
+                path = os.path.dirname(path)
             device = os.lstat(path).st_dev
             if device not in results:
                 results[device] = self._mark_one(path, table)
@@ -103,6 +105,11 @@ class FanotifySource:
     def remove(self, path: str) -> None:
         self._group.unmark(path, self._mask)
 
+    def expect(self, name: bytes) -> None:
+        """From now on `proven` tells whether a file of this name was seen; b"" ends the self-test."""
+        self.proven = self.proven and not name
+        self._proof = name
+
     def renew(self, plan: Plan) -> None:
         self._plan = plan
         self._places.clear()
@@ -112,7 +119,7 @@ class FanotifySource:
         for event in fanotify.parse(self._group.read()):
             if event.mask & fanotify.FAN_Q_OVERFLOW:
                 self.lost += 1
-            elif self.proof and event.name == self.proof:
+            elif self._proof and event.name == self._proof:
                 self.proven = True
             elif event.pid != self._own:
                 touch = self._touch(event)
@@ -185,7 +192,8 @@ class InotifySource:
         self._limit = min(WATCHES_MAX, inotify.watches_max() // 2)
         self.lost = 0
         self.full = False  # the bound is reached: some directories are not watched
-        self._proof = -1
+        self._proof_watch = -1
+        self._proof = b""
         self.proven = False
 
     def fileno(self) -> int:
@@ -195,8 +203,13 @@ class InotifySource:
         """Watch all directories that the plan names, and those on the way to them."""
         self._add_tree("", self._plan.top)
 
+    def expect(self, name: bytes) -> None:
+        """From now on `proven` tells whether a file of this name was seen; b"" ends the self-test."""
+        self.proven = self.proven and not name
+        self._proof = name
+
     def watch_proof(self, directory: str) -> None:
-        self._proof = self._queue.add(directory, self.MASK)
+        self._proof_watch = self._queue.add(directory, self.MASK)
 
     def renew(self, plan: Plan) -> None:
         self._plan = plan
@@ -211,8 +224,9 @@ class InotifySource:
             if event.mask & inotify.IN_Q_OVERFLOW:
                 self.lost += 1
                 continue
-            if event.watch == self._proof:
+            if event.watch == self._proof_watch and self._proof and event.name == self._proof:
                 self.proven = True
+                continue
             place = self._places.get(event.watch)
             if place is None:
                 continue

@@ -93,6 +93,9 @@ def live(mount):
 
 def test_it_proves_itself(live):
     assert live.rung == ("fanotify", True, (), ())
+    live.sh("echo x > etc/passwd")
+    assert live.sensor.proves_itself()
+    live.seen(lambda found: "/etc/passwd" in found)
 
 
 def test_what_happens_is_seen_with_its_actor(live):

@@ -88,6 +88,14 @@ def test_the_rung_proves_itself_and_says_what_is_blind(live):
     assert module.BLIND_SETID in live.rung.blind
 
 
+def test_the_self_test_can_be_repeated_and_loses_nothing(live, world):
+    world.write("/etc/passwd", b"changed")
+    assert live.sensor.proves_itself()
+    live.seen(lambda found: "/etc/passwd" in found)
+    live.sensor._ino._proof_watch = -1  # deaf
+    assert not live.sensor.proves_itself()
+
+
 def test_content_mode_new_and_gone(live, world):
     world.write("/etc/passwd", b"root::0:0\n")
     os.chmod(world.path("/etc/ssh/sshd_config"), 0o666)
