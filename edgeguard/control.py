@@ -27,6 +27,14 @@ PREFIX = "org.edgeguard."
 REQUEST_MAX = 64 * 1024  # bytes of a request line; the longest real one, `accept` with 64 ids, has 2 KiB
 ANSWER_MAX = 4 * 1024 * 1024  # bytes of one answer line that a client takes; the daemon's own bound is 1 MiB
 TIMEOUT_S = 2.0  # a daemon that has not begun to answer by then is silent: screens.md says UNKNOWN
+HELPED_S = 120.0  # what a helper does (sign, verify, act) takes a slow device some seconds; then the act is in doubt
+PATIENCE: Mapping[str, float | None] = {
+    "Log": None,  # with follow, the first record may come tomorrow
+    "Scan": None,
+    "BaselineLearn": None,
+    **dict.fromkeys(("Accept", "Undo", "BaselineInstall", "BaselineDiff", "BaselineHistory", "Reload"), HELPED_S),
+}
+"""Verb -> seconds until its first reply, None without end; all others answer from memory, within TIMEOUT_S."""
 SO_SNDTIMEO_OLD = 21  # asm-generic/socket.h; takes two longs, whatever time_t is
 FINDING_SHOWN = "finding document: see edgeguard.cli.jsonform.finding_document"
 
@@ -227,13 +235,14 @@ def call(
 ) -> Iterator[dict[str, Any]]:
     """Ask, and yield the parameters of each reply.
 
-    `timeout` bounds the wait for the first reply; a stream may then take as long as it takes.
+    `timeout` bounds connecting and the wait for the first reply (but see PATIENCE); a stream may then take as long as
+    it takes.
     Raises DaemonSilent (nobody listens, or no answer in time, or it broke off), NotPermitted, ControlError.
     """
     connection = _connect(path, timeout)
     with connection:
         _send(connection, dump({"method": PREFIX + method, "parameters": dict(parameters or {})}))
-        reader = _Lines(connection)
+        reader = _Lines(connection, PATIENCE.get(method, timeout))
         while True:
             message = _checked(reader.next())
             yield message["parameters"]
@@ -273,10 +282,12 @@ def _send(connection: socket.socket, line: bytes) -> None:
 class _Lines:
     """Lines from a socket, each with a bound, all of them within the deadline."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, patience: float | None) -> None:
         self._connection = connection
         self._buffer = bytearray()
-        self.deadline: float | None = time.monotonic() + (connection.gettimeout() or TIMEOUT_S)
+        self.deadline = None if patience is None else time.monotonic() + patience
+        if patience is None:
+            connection.settimeout(None)
 
     def next(self) -> bytes:
         searched = 0

@@ -56,7 +56,7 @@ class Console:
 
     @property
     def runtime(self) -> str:
-        return os.path.dirname(self._socket) if self._socket else self.settings.paths.runtime
+        return os.path.dirname(os.path.abspath(self._socket)) if self._socket else self.settings.paths.runtime
 
     @property
     def socket(self) -> str:

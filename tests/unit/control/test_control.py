@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import stat
+import threading
 import time
 
 import pytest
@@ -324,3 +325,13 @@ def test_dump_is_one_ascii_line():
     assert line.isascii()
     assert load(line) == {"name": "a\nb\x1b\udcff"}
     assert control.REQUEST_MAX == 65536
+
+
+def test_a_follower_is_patient_and_an_act_may_take_its_time(world, monkeypatch):
+    monkeypatch.setattr(control, "PATIENCE", {**control.PATIENCE, "Reload": 0.1})
+    world.handlers["Reload"] = world.held
+    with pytest.raises(DaemonSilent):
+        ask(world, "Reload")
+    answers = call(world.path, "Log", {"follow": True}, timeout=0.1)
+    threading.Timer(0.3, lambda: world.held.requests[-1].reply({"count": 0})).start()
+    assert list(answers) == [{"count": 0}]
