@@ -1,5 +1,6 @@
 """What the collector makes of segments that come late, twice, in any order, damaged, cut, or from somebody else."""
 
+import contextlib
 import itertools
 import json
 import random
@@ -55,7 +56,9 @@ class Collector:
     def incidents(self, *, resolved=False):
         return [
             (name, stream, seq)
-            for name, stream, seq, done in self.db.execute("SELECT name, stream, seq, resolved FROM incidents ORDER BY id")
+            for name, stream, seq, done in self.db.execute(
+                "SELECT name, stream, seq, resolved FROM incidents ORDER BY id"
+            )
             if resolved or done is None
         ]
 
@@ -230,8 +233,7 @@ def test_every_flipped_bit_is_refused_and_nothing_is_stored(collector):
         (cose.sign1(b"\x80", SEED, cose.SEGMENT_AAD), "malformed"),
         (cose.sign1(b"\x9f" * 50, SEED, cose.SEGMENT_AAD), "malformed"),
         (cose.sign1(b"\x81" * 5000, SEED, cose.SEGMENT_AAD), "malformed"),
-        (cose.sign1(wire.encode_segment(Header(DEVICE, 0, 1, 0, 1, 1, 0, bytes(32), 0, None, 0, bytes(8), 0), [state()]),
-                    SEED, cose.RECEIPT_AAD), "bad signature"),
+        (cose.sign1(cose.parse1(segment(1, wire.NO_PREVIOUS)).payload, SEED, cose.RECEIPT_AAD), "bad signature"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_segment_of_this_device_is_refused_by_name(collector, made, name):
@@ -247,10 +249,8 @@ def test_what_is_not_a_segment_of_this_device_is_refused_by_name(collector, made
 @given(st.binary(max_size=200))
 def test_any_body_is_an_answer_or_segmentrefused(data):
     collector = Collector(":memory:")
-    try:
+    with contextlib.suppress(SegmentRefused):
         collector.take(data)
-    except SegmentRefused:
-        pass
     assert collector.content()["segments"] == []
 
 

@@ -146,12 +146,16 @@ def test_a_certificate_of_the_ca_is_needed_and_names_the_device(device, collecto
     device.record_and_seal(state())
     foreign = f"{stranger}/devices/pump-07"
     try:
-        join(device, collector_directory, serving.port, certificate=f"{foreign}/client.pem", key=f"{foreign}/client.key")
+        join(
+            device, collector_directory, serving.port, certificate=f"{foreign}/client.pem", key=f"{foreign}/client.key"
+        )
         assert uplink.Uplink(device.settings).run() == uplink.EX_TEMPFAIL
         assert status(device)["name"] in {"tls", "unreachable", "bad-reply"}
         authority.bundle(collector_directory, str(tmp_path / "unknown"), bytes(16))
         unknown = str(tmp_path / "unknown")
-        join(device, collector_directory, serving.port, certificate=f"{unknown}/client.pem", key=f"{unknown}/client.key")
+        join(
+            device, collector_directory, serving.port, certificate=f"{unknown}/client.pem", key=f"{unknown}/client.key"
+        )
         assert uplink.Uplink(device.settings).run() == uplink.EX_TEMPFAIL
         assert status(device)["name"] == "refused"
         assert "403: unknown device" in status(device)["error"]
@@ -209,7 +213,9 @@ def serve(collector_directory):
         server = QuietServer(("127.0.0.1", 0), handler)
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*(certificate or (f"{collector_directory}/server.pem", f"{collector_directory}/server.key")))
+            context.load_cert_chain(
+                *(certificate or (f"{collector_directory}/server.pem", f"{collector_directory}/server.key"))
+            )
             server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -298,7 +304,9 @@ def test_no_tls_there_and_something_else_entirely(device, collector_directory, s
     assert status(device)["name"] == "timeout"
 
 
-@pytest.mark.parametrize("url", ["http://h", "https://", "https://h/path", "https://u@h", "https://h:x", "ftp://h", "https://[::1"])
+@pytest.mark.parametrize(
+    "url", ["http://h", "https://", "https://h/path", "https://u@h", "https://h:x", "ftp://h", "https://[::1"]
+)
 def test_an_address_that_cannot_be_is_said(device, collector_directory, url):
     device.record_and_seal(state())
     join(device, collector_directory, 1, url=url)
@@ -386,7 +394,12 @@ def test_segments_on_a_stick(device, tmp_path, capsys):
     capsys.readouterr()
     assert collector_main(["import", directory, *files]) == 0
     assert collector_main(["import", directory, *files]) == 0
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["stored", "stored", "duplicate", "duplicate"]
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == [
+        "stored",
+        "stored",
+        "duplicate",
+        "duplicate",
+    ]
     junk = tmp_path / "junk"
     junk.write_bytes(b"\x1b[2J")
     assert collector_main(["import", directory, str(junk)]) == 1
@@ -394,8 +407,6 @@ def test_segments_on_a_stick(device, tmp_path, capsys):
 
 
 def test_receipts_read_as_they_are_written():
-    receipt = receipts.Receipt(
-        bytes(16), 5, (receipts.Head(0, 3, bytes(32)),), (receipts.Range(1, 2, 4),), (receipts.Refusal(bytes(32), "x"),),
-        (0, 7), (b"12345678",),
-    )  # fmt: skip
+    head, part, refusal = receipts.Head(0, 3, bytes(32)), receipts.Range(1, 2, 4), receipts.Refusal(bytes(32), "x")
+    receipt = receipts.Receipt(bytes(16), 5, (head,), (part,), (refusal,), (0, 7), (b"12345678",))
     assert receipts.decode(receipts.encode(receipt)) == receipt

@@ -1,4 +1,4 @@
-"""The sealer: chains, receipts, damage, kills. Everything here is files; what they say is checked by their signatures."""
+"""The sealer: chains, receipts, damage, kills. Everything here is files; their signatures are checked."""
 
 import json
 import os
@@ -336,8 +336,19 @@ def test_the_program_answers_in_a_frame_and_has_no_capability(device, tmp_path):
     assert status["NoNewPrivs"] == "1"
 
 
-@pytest.mark.parametrize("name", ["0-1.egs", "4-0000000000000001.egs", "0-000000000000000x.egs", "0-0000000000000001.egs.tmp",
-                                  "", ".0-0000000000000001.egs.tmp", "0-٠000000000000001.egs", "00000000000000000001.egs"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "0-1.egs",
+        "4-0000000000000001.egs",
+        "0-000000000000000x.egs",
+        "0-0000000000000001.egs.tmp",
+        ".0-0000000000000001.egs.tmp",
+        "0-\u0660000000000000001.egs",
+        "00000000000000000001.egs",
+    ],
+)
 def test_other_files_are_no_segments(name):
     assert outbox.parse_name(name) is None
 

@@ -1,0 +1,124 @@
+"""Golden segments: read as they were written, by us and by other people's libraries."""
+
+import hashlib
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+from edgeguard.codec import cose
+from edgeguard.records import receipts, wire
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+KEYS = {name: bytes.fromhex(key) for name, key in json.loads((VECTORS / "keys.json").read_text()).items()}
+DECODED = json.loads((VECTORS / "decoded.json").read_text())
+SEGMENTS = sorted(path.name for path in VECTORS.glob("*.egs"))
+
+sys.path.insert(0, str(VECTORS))
+import make  # noqa: E402 - found by the line above
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_golden_segments_read_as_they_always_did(name):
+    assert make.decoded((VECTORS / name).read_bytes()) == DECODED[name]
+
+
+def inside(data):
+    """Header and inflated body: DEFLATE's output differs between releases of zlib, what it holds does not."""
+    header, codec, body = wire._opened(cose.parse1(data).payload)
+    return header._replace(previous=b""), wire._inflate(codec, body)
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_the_writer_still_writes_them_so(name):
+    assert inside(make.vectors()[name]) == inside((VECTORS / name).read_bytes())
+
+
+def test_the_golden_receipt_reads():
+    receipt = receipts.verified((VECTORS / "receipt.egr").read_bytes(), [KEYS["collector"]], make.DEVICE)
+    assert receipt.heads[0].sequence == 3
+    assert receipt.refused[0].reason == "bad signature"
+
+
+def foreign_cbor():
+    return pytest.importorskip("cbor", reason="the PyPI package cbor is a CBOR library that is not cbor2")
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_pycose_verifies_our_segments(name):
+    pytest.importorskip("pycose", reason="another COSE implementation: pip install pycose")
+    import cbor2
+    from pycose.headers import KID, Algorithm
+    from pycose.keys import OKPKey
+    from pycose.keys.curves import Ed25519
+    from pycose.messages import CoseMessage
+
+    data = (VECTORS / name).read_bytes()
+    tag = cbor2.loads(data)
+    protected = cbor2.loads(tag.value[0])
+    if protected[1] == -19:
+        pytest.importorskip("pycose.algorithms")
+        message = verify_as_ed25519(CoseMessage, data, Algorithm)
+    else:
+        message = CoseMessage.decode(data)
+    assert message.phdr[KID] == cose.kid_of(KEYS["device"])
+    message.key = OKPKey(crv=Ed25519, x=KEYS["device"])
+    message.external_aad = b"EGSEG1"
+    assert message.verify_signature()
+    message.external_aad = b"EGRCPT1"
+    assert not message.verify_signature()
+
+
+def verify_as_ed25519(cose_message, data, algorithm_header):
+    """pycose 1.1 knows Ed25519 as EdDSA (-8) only; -19 is the same signature under its newer name, so teach it that."""
+    from pycose.algorithms import EdDSA
+
+    if -19 not in EdDSA.get_registered_classes():
+        EdDSA.get_registered_classes()[-19] = EdDSA
+    return cose_message.decode(data)
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_the_signature_verifies_from_the_rfc_alone(name):
+    """Sig_structure by hand and by a CBOR library that is not ours: RFC 9052, 4.4."""
+    cbor = foreign_cbor()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    tag = cbor.loads((VECTORS / name).read_bytes())
+    assert tag.tag == 18
+    protected, unprotected, payload, signature = tag.value
+    assert cbor.loads(protected) == {1: -19, 4: hashlib.sha256(KEYS["device"]).digest()[:8]}
+    assert unprotected == {}
+    signed = cbor.dumps(["Signature1", protected, b"EGSEG1", payload])
+    Ed25519PublicKey.from_public_bytes(KEYS["device"]).verify(signature, signed)
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_another_cbor_library_decodes_our_payload(name):
+    cbor = foreign_cbor()
+    parts = cbor.loads(cose.parse1((VECTORS / name).read_bytes()).payload)
+    segment = wire.decode_segment(cose.parse1((VECTORS / name).read_bytes()).payload)
+    assert len(parts) == 16
+    assert (parts[1], parts[2], parts[3]) == (make.DEVICE, segment.header.stream, segment.header.sequence)
+    body = parts[15] if parts[14] == 0 else zlib.decompress(parts[15], -15)
+    strings, rows = cbor.loads(body)[:2]
+    assert len(rows) == parts[7] == len(segment.records)
+    for row, record in zip(rows, segment.records, strict=True):
+        assert (row[1] >> 4, row[1] & 7) == (record.type, record.severity)
+    text = repr([strings, rows])
+    assert "hunter2" not in text
+
+
+def test_python_cwt_verifies_our_segments():
+    cwt = pytest.importorskip("cwt", reason="another COSE implementation: pip install cwt")
+    from cwt import COSE, COSEKey
+
+    data = (VECTORS / "segment-1-1.egs").read_bytes()
+    key = COSEKey.new({1: 1, 3: -8, 2: cose.kid_of(KEYS["device"]), -1: 6, -2: KEYS["device"]})
+    try:
+        payload = COSE.new().decode(data, key, external_aad=b"EGSEG1")
+    except (cwt.VerifyError, ValueError) as error:
+        pytest.skip(f"this release of cwt does not know algorithm -19: {error}")
+    assert payload == cose.parse1(data).payload
