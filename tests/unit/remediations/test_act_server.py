@@ -335,6 +335,29 @@ def test_the_daemons_client_and_the_program_understand_each_other(device, runnin
     assert device.program.read_bytes() == b"trojan"
 
 
+def test_systemd_hands_the_socket_over_and_it_ends_when_idle(device):
+    """As by edgeguard-act.socket: the listening socket is descriptor 3, LISTEN_PID is the process itself."""
+    path = str(device.base / "act.sock")
+    config = device.base / "agent.toml"
+    config.write_text(
+        f'mode = "enforce"\n[paths]\nroot = "{device.root}"\nstate = "{device.state}"\ntrust = "{device.base}/trust"\n'
+    )
+    listener = act.listen(path)
+    launcher = os.path.join(REPOSITORY, "packaging/bin/edgeguard-act")
+    child = os.fork()
+    if not child:
+        os.dup2(listener.fileno(), 3)
+        words = ["/usr/bin/python3", "-IS", launcher, "--settings", str(config), "--idle", "0.2"]
+        os.execve(words[0], words, {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
+    with listener, socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(20)
+        peer.connect(path)
+        peer.sendall(_line(finding=device.finding))
+        reply = json.loads(peer.makefile("rb").readline())
+    assert (reply["state"], device.program.read_bytes()) == ("done", GOOD)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_nobody_listens(tmp_path):
     loop = Loop()
     replies = []
