@@ -48,7 +48,15 @@ def corpus(known: list[str]) -> list[Record]:
     dice = random.Random(7)
     programs = [path for path in known if "/bin/" in path or "/sbin/" in path][:300] or known[:300]
     mono, records, counters = 5_000, [], [0, 10**6, 10**5]
-    kinds = ["exec"] * 35 + ["file"] * 25 + ["connection"] * 10 + ["listener"] * 8 + ["login"] * 6 + ["usb"] * 2 + ["metric"] * 14
+    kinds = (
+        ["exec"] * 35
+        + ["file"] * 25
+        + ["connection"] * 10
+        + ["listener"] * 8
+        + ["login"] * 6
+        + ["usb"] * 2
+        + ["metric"] * 14
+    )
     for _ in range(EVENTS):
         mono += dice.randrange(1, 60_000)
         kind = dice.choice(kinds)
@@ -56,19 +64,58 @@ def corpus(known: list[str]) -> list[Record]:
         address = f"10.{dice.randrange(4)}.{dice.randrange(256)}.{dice.randrange(256)}"
         if kind == "exec":
             argv = (os.path.basename(exe), *dice.choices(ARGUMENTS, k=dice.randrange(4)))
-            fields = (exe, argv, pid, dice.randrange(300, 32768), uid, None, None, None, dice.choice(UNITS), None, None, True)
+            fields = (
+                exe,
+                argv,
+                pid,
+                dice.randrange(300, 32768),
+                uid,
+                None,
+                None,
+                None,
+                dice.choice(UNITS),
+                None,
+                None,
+                True,
+            )
         elif kind == "file":
             digest = dice.randbytes(32) if dice.random() < 0.65 else sha256(exe.encode()).digest()
             columns = {"sha256": digest, "size": dice.randrange(1 << 17)}
             fields = (3, dice.choice(known), columns, None, (pid, exe, None, uid))
         elif kind == "connection":
-            fields = (5, 6, "10.0.3.7", dice.randrange(32768, 61000), address, dice.choice((443, 22, 8883)), pid, exe, uid)
+            fields = (
+                5,
+                6,
+                "10.0.3.7",
+                dice.randrange(32768, 61000),
+                address,
+                dice.choice((443, 22, 8883)),
+                pid,
+                exe,
+                uid,
+            )
         elif kind == "listener":
-            fields = (5, 6, "0.0.0.0", dice.randrange(1024, 61000), 0, pid, exe, uid, None, dice.choice(UNITS))  # noqa: S104
+            fields = (5, 6, "0.0.0.0", dice.randrange(1024, 61000), 0, pid, exe, uid, None, dice.choice(UNITS))
         elif kind == "login":
-            fields = (dice.randrange(2), "sshd", dice.choice(("anna", "root", "pi")), None, address, dice.randrange(65536), pid)
+            fields = (
+                dice.randrange(2),
+                "sshd",
+                dice.choice(("anna", "root", "pi")),
+                None,
+                address,
+                dice.randrange(65536),
+                pid,
+            )
         elif kind == "usb":
-            fields = (0, dice.randrange(65536), dice.randrange(65536), dice.randbytes(6).hex(), "Vendor", "Stick", ("080650",))
+            fields = (
+                0,
+                dice.randrange(65536),
+                dice.randrange(65536),
+                dice.randbytes(6).hex(),
+                "Vendor",
+                "Stick",
+                ("080650",),
+            )
         else:
             counters = [value + dice.randrange(5000) for value in counters]
             fields = (counters[0], 15_000 + dice.randrange(400), counters[1], counters[2], 110 + dice.randrange(20), 7)
@@ -105,7 +152,9 @@ def zipped(records: list[Record], size: int) -> tuple[float, float]:
 
 
 def show(name: str, value: float, unit: str, **more: float) -> None:
-    print(json.dumps({"name": name, "value": round(value, 1), "unit": unit, **{k: round(v, 1) for k, v in more.items()}}))
+    print(
+        json.dumps({"name": name, "value": round(value, 1), "unit": unit, **{k: round(v, 1) for k, v in more.items()}})
+    )
 
 
 def main() -> int:
@@ -115,10 +164,25 @@ def main() -> int:
     seal(records[:2], 1, bytes(32), None)  # cryptography is imported outside the measurement
     for size in (16, 64):
         reference, _ = zipped(records, size)
-        show(f"record bytes, segments of {size}, baseline references", sealed(records, size, manifest.get)[0], "B/event", reference=reference)
-        show(f"record bytes, segments of {size}, no references", sealed(records, size, None)[0], "B/event", reference=reference)
+        show(
+            f"record bytes, segments of {size}, baseline references",
+            sealed(records, size, manifest.get)[0],
+            "B/event",
+            reference=reference,
+        )
+        show(
+            f"record bytes, segments of {size}, no references",
+            sealed(records, size, None)[0],
+            "B/event",
+            reference=reference,
+        )
     json_cpu = min(zipped(records, 64)[1] for _ in range(3))
-    show("record CPU: encode, deflate, sign, 64", min(sealed(records, 64, manifest.get)[1] for _ in range(3)), "us/event", reference=json_cpu)
+    show(
+        "record CPU: encode, deflate, sign, 64",
+        min(sealed(records, 64, manifest.get)[1] for _ in range(3)),
+        "us/event",
+        reference=json_cpu,
+    )
     started = time.process_time_ns()
     for record in records:
         wire.encode_record(record)

@@ -93,7 +93,10 @@ def vectors() -> dict[str, bytes]:
     previous = sha256(made["segment-0-1.egs"]).digest()
     made["segment-0-3.egs"] = seal(0, 3, 9, [compose.state("stop", at(9000))], previous, drops=[Drop(2, 2, 1, 0)])
     made["segment-1-1.egs"] = seal(1, 1, 1, security(), wire.NO_PREVIOUS)
-    metrics = [compose.metric({"cpu_ms": 50 * n, "rss_kib": 15_000, "received_bytes": 10**9 + n}, at(60_000 * n)) for n in (1, 2)]
+    metrics = [
+        compose.metric({"cpu_ms": 50 * n, "rss_kib": 15_000, "received_bytes": 10**9 + n}, at(60_000 * n))
+        for n in (1, 2)
+    ]
     made["segment-2-1.egs"] = seal(2, 1, 1, metrics, wire.NO_PREVIOUS)
     known = ["/etc/ld.so.preload"]
     made["segment-references.egs"] = seal(
