@@ -191,6 +191,34 @@ def revisit(
     return summary
 
 
+def protect(
+    watches: Sequence[Watch], root: str, paths: Sequence[str], vault: str, *, vault_max: int = VAULT_MAX
+) -> list[bytes]:
+    """Keep copies of these files as they are now (after they were accepted). Digests of what is in the vault then;
+    paths that no watch protects, or that cannot be read, are left out."""
+    plan = Plan(resolved(watches, root))
+    store = Vault(vault, vault_max)
+    eye = Eye(HASH_FILE_MAX, new_hash=_openssl)
+    kept = []
+    for path in paths:
+        watch = plan.decide(path)
+        if watch is None or not watch.protect or not watch.content:
+            continue
+        parent, _, name = (root.rstrip("/") + path).rpartition("/")
+        try:
+            fd = os.open(parent or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                seen = store.look(eye, fd, name, path, os.lstat(name, dir_fd=fd).st_size, watch)
+            finally:
+                os.close(fd)
+        except (OSError, CannotLook):
+            continue
+        if seen.entry.sha256 and os.path.exists(f"{vault}/{seen.entry.sha256.hex()}"):
+            kept.append(seen.entry.sha256)
+    store.sync()
+    return kept
+
+
 def count(plan: Plan, root: str) -> tuple[int, int]:
     """(names, bytes of watched content): a first walk without reading, so that progress is a true percentage."""
     files = size = 0

@@ -17,6 +17,7 @@ class Vault:
     """A directory of copies with a budget in bytes."""
 
     def __init__(self, directory: str, budget: int) -> None:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
         self._directory = directory
         self._temporary = f"{directory}/{TEMPORARY}"
         self._left = budget - sum(entry.stat().st_size for entry in os.scandir(directory))

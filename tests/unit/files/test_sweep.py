@@ -345,6 +345,17 @@ def test_vault_keeps_what_is_protected(world, tmp_path):
     assert world.manifest.lookup(b"/etc/ssh/large").sha256 == hashlib.sha256(b"L" * 5000).digest()
 
 
+def test_accepted_files_are_protected_too(world, tmp_path):
+    vault = tmp_path / "vault"
+    vault.mkdir()
+    world.watches = [Watch("/etc/ssh", "config", protect=True), Watch("/etc", "config")]
+    world.write("/etc/ssh/sshd_config", b"accepted")
+    paths = ["/etc/ssh/sshd_config", "/etc/passwd", "/etc/ssh/none", "/etc/ssh/deep"]
+    digest = hashlib.sha256(b"accepted").digest()
+    assert sweep.protect(world.watches, str(world.root), paths, str(vault)) == [digest]
+    assert os.listdir(vault) == [digest.hex()]
+
+
 def test_progress_ends_at_the_total(world):
     told = []
     world.learn(progress=told.append)
