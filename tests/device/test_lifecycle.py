@@ -23,7 +23,6 @@ LEFT = "find / /run -xdev -name '*edgeguard*' ! -path '/root/*' ! -path '/var/lo
 def fresh(boot: Boot, packages: dict[str, Path]) -> Guard:
     """EdgeGuard just installed on a clean device."""
     device = boot()
-    device.run("systemctl disable -q --now ssh.service ssh.socket cron.service")
     guard = Guard(device)
     guard.install(packages["edgeguard"])
     return guard
