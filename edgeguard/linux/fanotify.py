@@ -44,7 +44,7 @@ FAN_MARK_FILESYSTEM = 0x100
 FAN_EVENT_INFO_TYPE_DFID_NAME = 2
 AT_FDCWD = -100
 
-READ_BYTES = 64 * 1024  # an event has 24 + 20 + handle + name, so some 800 events a read
+READ_BYTES = 32 * 1024  # an event has 24 + 20 + handle + name, so some 400 events a read
 
 _METADATA = Struct("=IBBHQii")  # event_len, version, reserved, metadata_len, mask, fd, pid
 _INFO = Struct("=BBH8sIi")  # type, pad, length, fsid, handle_bytes, handle_type
