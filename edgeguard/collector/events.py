@@ -15,11 +15,10 @@ from edgeguard.records import registry
 from edgeguard.records.registry import ACTOR_FIELDS, Field, Kind
 from edgeguard.records.wire import Entry, Header, Record
 
-_QUERY = """
+_SELECT = """
 SELECT r.id, r.device, d.name, r.stream, r.seq, r.boot, r.mono, r.wall, r.body, s.seq, s.clock, b.offset, b.clock
 FROM records r JOIN segments s ON s.id = r.segment JOIN devices d ON d.id = r.device
 LEFT JOIN boots b ON b.device = r.device AND b.boot = r.boot
-WHERE r.id > ? ORDER BY r.id LIMIT ?
 """
 _PAGE = 1000  # rows fetched at a time
 
@@ -54,26 +53,51 @@ def offset(header: Header) -> int | None:
     return None if header.wall is None else header.wall - header.mono
 
 
+def listing(connection: sqlite3.Connection, through: int, name: str | None = None) -> Iterator[dict[str, Any]]:
+    """Stored records up to row `through`, of all devices or of one, each device's in the order of its recording.
+
+    Boots are counted and the time since boot only grows, so this order does not depend on anybody's clock, nor on
+    what was sent first.
+    """
+    for device, called in connection.execute("SELECT id, name FROM devices ORDER BY name").fetchall():
+        if name in {None, called}:
+            rows = connection.execute(
+                _SELECT + "WHERE r.device = ? AND r.id <= ? ORDER BY r.boot, r.mono, r.stream, r.seq", (device, through)
+            )
+            for row in rows:
+                yield _event(row)[1]
+
+
 def page(connection: sqlite3.Connection, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Stored records after row `after`: (row, event)."""
-    for row in connection.execute(_QUERY, (after, _PAGE)):
-        number, device, name, stream, seq, boot, mono, wall, text, segment, clock, base, base_clock = row
-        if base is not None and base_clock > clock:  # a later segment of the same boot knew the time better
-            wall, clock = base + mono, base_clock
-        event = {
-            "v": 1,
-            "device": device.hex(),
-            "name": name,
-            "stream": stream,
-            "seq": seq,
-            "segment": segment,
-            "time": iso(wall) if wall is not None else None,
-            "clock": registry.Clock(clock).name.lower(),
-            "boot": boot,
-            "mono_ms": mono,
-            **json.loads(text),
-        }
-        yield number, event
+    """Stored records after row `after`, in the order in which they came: (row, event)."""
+    for row in connection.execute(_SELECT + "WHERE r.id > ? ORDER BY r.id LIMIT ?", (after, _PAGE)):
+        yield _event(row)
+
+
+def last_row(connection: sqlite3.Connection) -> int:
+    """The newest row, 0 if there is none."""
+    row: tuple[int] = connection.execute("SELECT coalesce(max(id), 0) FROM records").fetchone()
+    return row[0]
+
+
+def _event(row: tuple[Any, ...]) -> tuple[int, dict[str, Any]]:
+    number, device, name, stream, seq, boot, mono, wall, text, segment, clock, base, base_clock = row
+    if base is not None and base_clock > clock:  # a later segment of the same boot knew the time better
+        wall, clock = base + mono, base_clock
+    event = {
+        "v": 1,
+        "device": device.hex(),
+        "name": name,
+        "stream": stream,
+        "seq": seq,
+        "segment": segment,
+        "time": iso(wall) if wall is not None else None,
+        "clock": registry.Clock(clock).name.lower(),
+        "boot": boot,
+        "mono_ms": mono,
+        **json.loads(text),
+    }
+    return number, event
 
 
 def line(event: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--out", metavar="FOLDER", help="where to put what the device needs (default: DIR/devices/NAME)")
     serve = verb("serve", _serve, "receive segments")
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
-    show = verb("events", _events, "print decoded records, oldest first")
+    show = verb("events", _events, "print decoded records, in the order in which each device recorded them")
     show.add_argument("-o", "--output", choices=("text", "jsonl"), default="text")
     show.add_argument("-f", "--follow", action="store_true", help="go on as records come in")
     show.add_argument("--device", metavar="NAME", help="of this device only")
@@ -128,19 +128,19 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _events(arguments: argparse.Namespace) -> int:
     connection = store.connect_readonly(_existing(arguments.dir))
     shape = events.line if arguments.output == "jsonl" else events.sentence
-    after = 0
-    while True:
+    after = events.last_row(connection)
+    for event in events.listing(connection, after, arguments.device):
+        sys.stdout.write(shape(event) + "\n")
+    while arguments.follow:
         seen = after
         for row, event in events.page(connection, seen):
             after = row
             if arguments.device in {None, event["name"]}:
                 sys.stdout.write(shape(event) + "\n")
-        if after != seen:
-            continue
-        if not arguments.follow:
-            return 0
-        sys.stdout.flush()
-        time.sleep(POLL_S)
+        if after == seen:
+            sys.stdout.flush()
+            time.sleep(POLL_S)
+    return 0
 
 
 def _devices(arguments: argparse.Namespace) -> int:

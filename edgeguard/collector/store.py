@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS records (
     stream INTEGER NOT NULL, seq INTEGER NOT NULL, type INTEGER NOT NULL, severity INTEGER NOT NULL,
     boot INTEGER NOT NULL, mono INTEGER NOT NULL, wall INTEGER, code TEXT, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS records_of ON records (device, stream, seq);
+CREATE INDEX IF NOT EXISTS records_time ON records (device, boot, mono, stream, seq);
 CREATE INDEX IF NOT EXISTS records_code ON records (code) WHERE code IS NOT NULL;
 CREATE TABLE IF NOT EXISTS heads (
     device BLOB NOT NULL, stream INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL,

@@ -73,6 +73,7 @@ class Spool:
         self._pending = bytearray()
         self._pending_records = 0
         self._deadline: int | None = None  # mono ms by which the pending records must be durable
+        self._last_mono = [0] * STREAMS
         self._records = 0  # in the active journal
         self._oldest: int | None = None  # mono ms of the first of them
         self._urgent = False
@@ -332,6 +333,7 @@ class Spool:
             self._queue.popleft()
 
     def _admit(self, record: Record) -> bool:
+        record = self._in_order(record)
         content = wire.encode_record(record)
         if len(content) > wire.RECORD_MAX:
             content = wire.encode_record(wire.shrink(record))
@@ -348,6 +350,15 @@ class Spool:
         due = record.mono + COMMIT_MS[record.stream]
         self._deadline = due if self._deadline is None else min(self._deadline, due)
         return True
+
+    def _in_order(self, record: Record) -> Record:
+        """Time never runs back within a stream: what two sensors tell in the wrong order is dated a little later."""
+        behind = self._last_mono[record.stream] - record.mono
+        if behind <= 0:
+            self._last_mono[record.stream] = record.mono
+            return record
+        wall = None if record.wall is None else record.wall + behind
+        return record._replace(mono=record.mono + behind, wall=wall)
 
     def _put(self, content: bytes) -> None:
         assert self._active is not None

@@ -73,9 +73,12 @@ def security() -> list[Record]:
         ),
         Observation(
             "listener", "tcp/[::]:4444",
-            {"protocol": "tcp", "address": "::", "port": 4444, "scope": "any", "exe": "/tmp/.x", "uid": 1000}, WALL + 40,
+            {"protocol": "tcp", "address": "::", "port": 4444, "scope": "any", "exe": "/tmp/.x", "uid": 1000},
+            WALL + 40,
         ),
-        Observation("usb", "0781:5581/4C53", {"vendor": "0781", "product": "5581", "interfaces": ("080650",)}, WALL + 50),
+        Observation(
+            "usb", "0781:5581/4C53", {"vendor": "0781", "product": "5581", "interfaces": ("080650",)}, WALL + 50
+        ),
         Observation("sysctl", "kernel.kptr_restrict", {"value": "0", "level": 0}, WALL + 60),
     ]  # fmt: skip
     return [compose.observation(one, at(100)) for one in seen]
@@ -85,13 +88,22 @@ def vectors() -> dict[str, bytes]:
     made: dict[str, bytes] = {}
     previous = wire.NO_PREVIOUS
 
-    def seal(stream: int, sequence: int, first: int, records: list[Record], before: bytes, **more: object) -> bytes:
+    def seal(
+        stream: int,
+        sequence: int,
+        first: int,
+        records: list[Record],
+        before: bytes,
+        *,
+        reference: wire.Reference | None = None,
+        drops: tuple[Drop, ...] = (),
+    ) -> bytes:
         header = Header(DEVICE, stream, sequence, 0, 3, first, 0, before, 0, None, 0, wire.NO_BASELINE, 0)
-        return cose.sign1(wire.encode_segment(header, records, **more), DEVICE_SEED, cose.SEGMENT_AAD)  # type: ignore[arg-type] # a script's shortcut
+        return cose.sign1(wire.encode_segment(header, records, reference, drops), DEVICE_SEED, cose.SEGMENT_AAD)
 
     made["segment-0-1.egs"] = seal(0, 1, 1, findings(), previous)
     previous = sha256(made["segment-0-1.egs"]).digest()
-    made["segment-0-3.egs"] = seal(0, 3, 9, [compose.state("stop", at(9000))], previous, drops=[Drop(2, 2, 1, 0)])
+    made["segment-0-3.egs"] = seal(0, 3, 9, [compose.state("stop", at(9000))], previous, drops=(Drop(2, 2, 1, 0),))
     made["segment-1-1.egs"] = seal(1, 1, 1, security(), wire.NO_PREVIOUS)
     metrics = [
         compose.metric({"cpu_ms": 50 * n, "rss_kib": 15_000, "received_bytes": 10**9 + n}, at(60_000 * n))

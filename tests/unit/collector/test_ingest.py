@@ -347,3 +347,14 @@ def test_types_of_tomorrow_are_kept_and_shown(collector):
 @pytest.mark.parametrize("ms", [0, -(2**61), 2**61, 1_795_416_177_140])
 def test_any_time_can_be_shown(ms):
     assert events.iso(ms)
+
+
+def test_a_listing_is_in_the_order_of_the_device_however_it_came(collector):
+    made = chain(4)
+    assert events.last_row(collector.db) == 0
+    collector.take(made[3], made[1])
+    collector.take(segment(1, wire.NO_PREVIOUS, stream=3, boot=2, records=[state("later boot", mono=5)]))
+    collector.take(made[0], made[2])
+    shown = [(event["stream"], event["seq"]) for event in events.listing(collector.db, 10**6)]
+    assert shown == [*((0, seq) for seq in range(1, 9)), (3, 1)]
+    assert [event["seq"] for event in events.listing(collector.db, 10**6, "nobody")] == []

@@ -350,3 +350,15 @@ def test_a_kill_at_every_write_loses_nothing_that_was_durable(tmp_path):
             sequences += range(segment.header.first, segment.header.first + segment.header.n)
         assert sequences == list(range(1, len(sequences) + 1))
         assert len(sequences) >= promised
+
+
+def test_time_never_runs_back_within_a_stream(device):
+    one = device.spool()
+    one.open()
+    for mono in (5000, 4990, 5010):
+        one.append(state(mono=mono))
+    one.append(compose.text("x", moment(100)))
+    one.commit()
+    records = [wire.decode_record(frame.content) for frame in frames(device)]
+    assert [record.mono for record in records] == [5000, 5000, 5010, 100]
+    assert len({record.wall - record.mono for record in records}) == 1
