@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from edgeguard.baseline.document import Baseline
+from edgeguard.baseline.document import Baseline, for_judging
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.errors import DecodeError
 
@@ -28,6 +28,7 @@ class InForce(NamedTuple):
     trust: str  # "local" or "fleet"
     signer: str  # hex kid, or "this device"
     digest: bytes  # SHA-256 of the signed bytes: its id in segments is the first 8
+    counts: dict[str, int]  # reference values by kind, also of kinds that are not kept in memory
 
 
 class Refusal(NamedTuple):
@@ -76,7 +77,8 @@ class Baselines:
         except DecodeError as problem:  # the helper has just decoded the same bytes: a bug, said aloud
             self._on_failure("load", str(problem))
             return
-        self._on_baseline(InForce(baseline, answer["trust"], answer["signer"], answer["digest"]))
+        counts = {kind: len(table) for kind, table in baseline.references.items()}
+        self._on_baseline(InForce(for_judging(baseline), answer["trust"], answer["signer"], answer["digest"], counts))
 
     def make(self, verb: str, request: dict[str, Any], on_progress: OnReply, on_done: OnReply) -> bool:
         """Run `learn`, `rebase` or `install`; then load what it wrote.

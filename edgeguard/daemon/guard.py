@@ -289,6 +289,9 @@ class Guard:
 
         start_sensors(self)
         self.tell_health()
+        if self.settings.mode == Mode.ENFORCE.value:
+            # What a power cut left half done is finished or taken back before anything new is begun.
+            self.act.send(ActRequest("recover", "", self._next_nonce()), lambda _request, _reply: None)
         for change in self.river.ledger.tick(now_ms()):
             self.told(change)
         fresh = not os.path.exists(f"{self.settings.paths.state}/observed.db")

@@ -18,6 +18,7 @@ from edgeguard.daemon.frames import Unpacker
 from edgeguard.daemon.loop import Loop, Timer
 from edgeguard.errors import DecodeError
 
+OPTIMIZED = 2  # sys.flags.optimize under -OO
 READ_BYTES = 256 * 1024  # a turn's share of one helper's output
 OnMessage = Callable[[dict[str, Any]], None]
 OnDone = Callable[[str], None]  # "" when it went well, else what went wrong
@@ -131,7 +132,8 @@ class Helpers:
         """Start `verb`; False when one is running already. `on_done` is called in every other case, once."""
         if verb in self.running:
             return False
-        argv = [sys.executable, "-IS", program or self._program, verb, "--settings", self._settings_file]
+        flags = "-ISOO" if sys.flags.optimize == OPTIMIZED else "-IS"  # the daemon's own: they share a cache
+        argv = [sys.executable, flags, program or self._program, verb, "--settings", self._settings_file]
         try:
             helper = Helper(self._loop, verb, argv, request, timeout_s=timeout_s, low=low)
         except OSError as error:

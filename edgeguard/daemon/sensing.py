@@ -157,9 +157,17 @@ class Sensing:
 
     def _ready(self, seat: _Seat) -> None:
         for observation in seat.sensor.ready(now_ms()):
-            if seat.snapshot is not None:
-                seat.snapshot.note(observation)  # the next look need not tell it again; a repetition counts
-            self._flow((observation,), NOBODY)
+            self._live(seat, observation)
+
+    def live(self, name: str, observation: Observation) -> None:
+        """An observation that a sensor made outside its turn."""
+        if seat := self._seats.get(name):
+            self._live(seat, observation)
+
+    def _live(self, seat: _Seat, observation: Observation) -> None:
+        if seat.snapshot is not None:
+            seat.snapshot.note(observation)  # the next look need not tell it again; a repetition counts
+        self._flow((observation,), NOBODY)
 
     def _flow(self, observations: Iterable[Observation], actor: Actor) -> None:
         for observation in observations:

@@ -25,7 +25,7 @@ def start_sensors(guard: Guard) -> None:
     """Start every sensor of the table; one that fails is said to be blind and the others go on."""
     processes = Processes(guard.context, guard.actors, hints=True)
     processes.on_exec = lambda _process: guard.sensing.program_started()
-    _add(guard, processes, snapshot=False)
+    _add(guard, processes, snapshot=True)
     _add_files(guard, processes)
     for name in ("listeners", "usb", "host", "accounts", "packages"):
         make: Any = sensor_class(name)
@@ -66,7 +66,7 @@ def _add_files(guard: Guard, processes: Processes) -> None:
 def hint(guard: Guard, processes: Processes, pid: int, path: str) -> None:
     """A program was opened for execution; the kernel told the files sensor."""
     for observation in processes.exec_hint(pid, path, now_ms()):
-        guard.observed(observation)
+        guard.sensing.live("processes", observation)
     guard.sensing.program_started()
 
 

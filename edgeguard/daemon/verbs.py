@@ -360,7 +360,6 @@ class Verbs:
             request.reply({"baseline": None})
             return
         baseline = force.baseline
-        references = {kind: len(table) for kind, table in baseline.references.items()}
         request.reply(
             {
                 "baseline": {
@@ -374,7 +373,7 @@ class Verbs:
                     "rules": len(baseline.policy.rules),
                     "waivers": len(baseline.policy.waivers),
                     "files": baseline.files.entries if baseline.files else 0,
-                    "references": references,
+                    "references": force.counts,
                     "digest": force.digest.hex(),
                 }
             }
