@@ -194,14 +194,14 @@ def _differences(records: Sequence[Record]) -> Iterable[Record]:
     """Counters of metrics as differences to the row of the same type before; the first stands as it is."""
     before: dict[tuple[int, int], int] = {}
     for record in records:
-        kind = TYPES.get(record.type)
-        if kind is None or not any(field.kind is Kind.COUNTER for field in kind.fields):
+        counters = _COUNTERS.get(record.type)
+        if counters is None:
             yield record
             continue
         fields = list(record.fields)
-        for place, (field, value) in enumerate(zip(kind.fields, record.fields, strict=False)):
-            if field.kind is Kind.COUNTER and value is not None:
-                key = (record.type, place)
+        for place in counters:
+            if place < len(fields) and fields[place] is not None:
+                key, value = (record.type, place), fields[place]
                 fields[place] = value - before.get(key, 0)
                 before[key] = value
         yield record._replace(fields=tuple(fields))
@@ -226,18 +226,15 @@ def _escaped(text: str) -> bool:
 
 def _row(record: Record, dt: int, place: Place) -> list[Any]:
     row: list[Any] = [dt, record.type << 4 | (8 if record.rule else 0) | record.severity]
-    kind = TYPES.get(record.type)
-    known = kind.fields if kind else ()
-    for field, value in zip(known, record.fields, strict=False):
-        row.append(None if value is None else _WRITERS[field.kind](value, place))
-    row += record.fields[len(known) :]
+    plan = _PLANS.get(record.type, ())
+    row += [
+        value if writer is None or value is None else writer(value, place)
+        for writer, value in zip(plan, record.fields, strict=False)
+    ]
+    row += record.fields[len(plan) :]
     while row[-1] is None:
         row.pop()
     return row
-
-
-def _write_plain(value: Any, _place: Place) -> Any:
-    return value
 
 
 def _write_ref(value: Any, place: Place) -> Any:
@@ -271,8 +268,8 @@ def _write_value(value: Any) -> Any:
 
 def _write_actor(value: Any, place: Place) -> Any:
     row = [
-        None if item is None else _WRITERS[field.kind](item, place)
-        for field, item in zip(ACTOR_FIELDS[:-1], value, strict=False)
+        item if writer is None or item is None else writer(item, place)
+        for writer, item in zip(_ACTOR_PLAN, value, strict=False)
     ]
     parents = value[len(ACTOR_FIELDS) - 1] if len(value) >= len(ACTOR_FIELDS) else None
     row.append([[pid, place(exe)] for pid, exe in parents] if parents else None)
@@ -281,12 +278,18 @@ def _write_actor(value: Any, place: Place) -> Any:
     return row
 
 
-_WRITERS: dict[Kind, Callable[[Any, Place], Any]] = {
+_WRITERS: dict[Kind, Callable[[Any, Place], Any]] = {  # any other kind goes out as it is
     Kind.REF: _write_ref,
     Kind.REFS: _write_refs,
     Kind.COLUMNS: _write_columns,
     Kind.ACTOR: _write_actor,
-    **dict.fromkeys((Kind.UINT, Kind.INT, Kind.BOOL, Kind.DIGEST, Kind.ENUM, Kind.COUNTER, Kind.BYTES), _write_plain),
+}
+_PLANS = {kind.number: tuple(_WRITERS.get(field.kind) for field in kind.fields) for kind in TYPES.values()}
+_ACTOR_PLAN = tuple(_WRITERS.get(field.kind) for field in ACTOR_FIELDS[:-1])
+_COUNTERS = {
+    kind.number: tuple(place for place, field in enumerate(kind.fields) if field.kind is Kind.COUNTER)
+    for kind in TYPES.values()
+    if any(field.kind is Kind.COUNTER for field in kind.fields)
 }
 
 
