@@ -306,7 +306,7 @@ class Sealer:
         _sync(self.outbox)
         covered = self._receipt is not None and self._receipt.covers(name)
         self._quarantined.append(
-            {"name": name.file, "stream": name.stream, "seq": name.sequence, "reason": reason, "delivered": covered}
+            {"name": name.file, "stream": name.stream, "seq": name.sequence, "why": reason, "delivered": covered}
         )
 
     def _set_aside(self) -> list[Name]:

@@ -190,7 +190,7 @@ def test_a_damaged_newest_segment_is_set_aside_by_name_and_the_chain_goes_on(thr
         os.symlink("/etc/passwd", path)
     result = three.record_and_seal(state("d"))
     assert [(item["name"], item["stream"], item["seq"]) for item in result["quarantined"]] == [(name, 0, 3)]
-    assert result["quarantined"][0]["reason"]
+    assert result["quarantined"][0]["why"]
     assert os.path.lexists(os.path.join(three.spool_directory, "quarantine", name))
     last = opened(three)[-1][0]
     assert (last.header.sequence, last.header.previous) == (4, digests[1])
