@@ -47,6 +47,7 @@ from edgeguard.settings import Settings
 
 LEDGER_SAVE_S = 5.0  # after a change that is not urgent; findings themselves are durable as records at once
 PUBLISH_WAIT_S = 0.1  # several changes make one status
+DAY_S = 86_400.0
 REMARK_S = 0.5  # mounts come in groups
 RELOOK_S = 300.0  # a helper that failed is asked again
 SNAPSHOTS = ("listeners", "usb", "host", "accounts", "packages", "health")
@@ -78,7 +79,11 @@ class Guard:
         )
         self.baselines = Baselines(self.helpers, self._in_force, self._refused, self._no_baseline, self._helper_failed)
         self.sweeps = Sweeps(
-            self.helpers, self.observed, self._swept, lambda error: self._helper_failed("sweep", error), self._judged_by
+            self.helpers,
+            self._found_by_sweep,
+            self._swept,
+            lambda error: self._helper_failed("sweep", error),
+            self._judged_by,
         )
         self.uplinks = Uplinks(
             loop,
@@ -297,6 +302,7 @@ class Guard:
         fresh = not os.path.exists(f"{self.settings.paths.state}/observed.db")
         self.sweeps.ask(Request(Origin.DOWN if not fresh else Origin.SWEEP, compare=self.ledger_lost))
         self._later_sweep()
+        self.loop.later(DAY_S, self.prove_sensors, slack=3600.0)
 
     def _renew_sensors(self, old: InForce) -> None:
         assert self.in_force is not None
@@ -331,9 +337,33 @@ class Guard:
             return
         self.helper_well("sweep")
         if not request.targets:
+            self._look_at_open_files()
+        if not request.targets:
             self.files_checked = now_ms()
             self._record_state("sweep", f"{summary['files']} files, {summary['emitted']} changed")
         self.changed()
+
+    def _found_by_sweep(self, observation: Observation) -> None:
+        """What the sensor handed to a helper comes back here; it still knows who did it."""
+        files: Any = self.sensing.sensor("files")
+        self.observed(observation if files is None else files.attribute(observation))
+
+    def _look_at_open_files(self) -> None:
+        """A sweep tells what differs from the last one. What came and went between two looks of ours is not there to
+        be told: so every finding about a file is looked at again."""
+        if subjects := tuple(self._standing("file")):
+            self.sweeps.ask(Request(Origin.SWEEP, targets=subjects))
+
+    def prove_sensors(self) -> None:
+        """Once a day: does the rung that we stand on still carry?"""
+        files: Any = self.sensing.sensor("files")
+        if files is not None:
+            if files.proves_itself():
+                self.health.clear("sensor files")
+            else:
+                self.health.report(Reason.SENSOR_BLIND, "sensor files", "its own event did not arrive", now=now_ms())
+            self.tell_health()
+        self.loop.later(DAY_S, self.prove_sensors, slack=3600.0)
 
     def _rung(self, name: str, rung: Any) -> None:
         self.health.rung(name, rung)
@@ -367,6 +397,7 @@ class Guard:
 
         self._remark_timer = None
         remark(self)
+        self.sweeps.ask(Request(Origin.SWEEP))  # what was there before we watched
 
     def told(self, change: Change) -> None:
         """Tell everyone who must know of a change in the ledger."""

@@ -138,7 +138,18 @@ def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
         note=request.get("note", ""),
     )
     shelf.install(document.sign(next_one, trust.seed), next_one)
+    _protect(settings, next_one, request.get("accept", []))
     out.say(describe(next_one))
+
+
+def _protect(settings: Settings, baseline: Baseline, accepted: list[Any]) -> None:
+    """Of protected files that were accepted as they are now, keep a copy: a later restore must give this content."""
+    from edgeguard.sensors import sweep
+
+    paths = [str(from_plain(subject)) for kind, subject, columns in accepted if kind == "file" and columns is not None]
+    if paths:
+        vault, most = f"{settings.paths.state}/vault", settings.budget.vault_bytes
+        sweep.protect(baseline.policy.watches, settings.paths.root, paths, vault, vault_max=most)
 
 
 def install(settings: Settings, request: dict[str, Any], out: Out) -> None:

@@ -41,6 +41,17 @@ _MOUNT: Mapping[str, Column] = {
 }
 
 
+def _proc_root(root: str) -> str:
+    """The root whose /proc everybody else writes to: process 1's where a sandbox gave us one of our own.
+
+    ProtectKernelTunables= and ProtectControlGroups= of systemd mount another instance of proc, with other inodes.
+    """
+    with suppress(OSError):  # without CAP_SYS_PTRACE nobody looks through process 1
+        if root == "/" and os.stat("/proc/1/root/proc/sys").st_dev != os.stat("/proc/sys").st_dev:
+            return "/proc/1/root"
+    return root
+
+
 class Host:
     name = "host"
     kinds: Mapping[str, Mapping[str, Column]] = {
@@ -62,6 +73,7 @@ class Host:
         self._epoll: select.epoll | None = None
         self._mounted: dict[str, Columns] = {}
         self._loaded: dict[str, Columns] = {}
+        self._proc_root = _proc_root(context.root)
 
     def start(self) -> Rung:
         self._epoll = select.epoll()
@@ -136,10 +148,13 @@ class Host:
         blind.append(f"a change of a kernel setting is seen up to {self.interval_s} s later, and not who made it")
         return "polling", tried
 
+    def _setting(self, key: str) -> str:
+        return reading.under(self._proc_root, parse_sysctl.path_of(key))
+
     def _readable(self) -> tuple[list[str], list[str]]:
         paths, denied = [], []
         for key in parse_sysctl.KEYS:
-            path = reading.under(self._context.root, parse_sysctl.path_of(key))
+            path = self._setting(key)
             try:
                 os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
             except PermissionError:
@@ -153,7 +168,7 @@ class Host:
     def _written(self, now: int) -> Iterator[Observation]:
         if self._writes is None:
             return
-        keys = {reading.under(self._context.root, parse_sysctl.path_of(key)): key for key in parse_sysctl.KEYS}
+        keys = {self._setting(key): key for key in parse_sysctl.KEYS}
         writers: dict[str, Actor] = {}
         lost = False
         for written in self._writes.read():
@@ -168,7 +183,7 @@ class Host:
 
     def _sysctl(self, key: str, now: int, origin: Origin, actor: Actor) -> Observation | None:
         """None: this kernel has no such setting, or never lets us read it (the rung says so)."""
-        path = reading.under(self._context.root, parse_sysctl.path_of(key))
+        path = self._setting(key)
         try:
             data = reading.read(path, parse_sysctl.VALUE_MAX)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
