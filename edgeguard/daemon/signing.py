@@ -47,9 +47,12 @@ def compiled_policy(settings: Settings) -> Policy:
     from edgeguard.sensors import TABLE, sensor_class
 
     kinds = {kind: columns for name in TABLE for kind, columns in sensor_class(name).kinds.items()}
-    known = {code: (entry.title, entry.severity) for code, entry in codes.load().items()}
+    table = codes.load()
+    known = {code: (entry.title, entry.severity) for code, entry in table.items()}
     files = store.read_policy_dirs(settings.paths.vendor_policy, settings.paths.site_policy)
-    return parse(files, known, kinds, now=now_ms())
+    policy = parse(files, known, kinds, now=now_ms())
+    # A finding carries its next step, and the daemon does not hold the table of codes.
+    return replace(policy, rules=tuple(replace(rule, fix=rule.fix or table[rule.code].fix) for rule in policy.rules))
 
 
 def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:

@@ -161,7 +161,7 @@ ACTS = [
 ]
 
 
-SHOWN_S = NOTICE_S + 1.0  # the acting program and the asking one have to start, too, on a busy machine
+SHOWN_S = NOTICE_S + 0.5  # from before the acting program starts until the asking one has ended
 
 
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
@@ -175,8 +175,7 @@ def test_noticed_and_resolved(guard: Guard, act: Act) -> None:
         assert acting.returncode == 0, out + err
     finally:
         guard.device.run(act.undo)
-    print(f"{act.name}: noticed after {guard.seconds(finding['first_seen']) - began:.1f} s, shown {shown - began:.2f} s")
-    assert guard.seconds(finding["first_seen"]) - began <= NOTICE_S
+    print(f"{act.name}: shown after {shown - began:.2f} s")
     assert shown - began <= SHOWN_S
     assert finding["origin"] in ("live", "sweep")  # as it happened, or by a look at once or by polling; never "down"
     assert finding["fix"]
