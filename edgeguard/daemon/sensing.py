@@ -97,7 +97,11 @@ class Sensing:
     def reports(self) -> list[Report]:
         """Where every sensor stands now: some prove their rung only with the first real event."""
         return [
-            Report(name, getattr(seat.sensor, "rung", seat.rung), seat.sensor.ladder)
+            Report(
+                name,
+                rung if isinstance(rung := getattr(seat.sensor, "rung", None), Rung) else seat.rung,
+                seat.sensor.ladder,
+            )
             for name, seat in self._seats.items()
         ]
 
