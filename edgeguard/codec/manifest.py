@@ -337,6 +337,12 @@ class Reader:
         for number in range(self.directories_count):
             yield self._directory(number)[0]
 
+    def counts(self) -> Iterator[tuple[bytes, int]]:
+        """Each directory that holds entries, in walk order, and how many: what numbers entries from start to end."""
+        for number in range(self.directories_count):
+            directory, _, layout = self._directory(number)
+            yield directory, layout.entries
+
     def tree(self, path: bytes) -> Iterator[Block]:
         """The directory `path` and all directories below it, in walk order ("" is everything)."""
         for block in self.blocks(self._bisect(order(path))):

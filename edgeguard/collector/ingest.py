@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from edgeguard.codec import cose
 from edgeguard.collector import events, store
+from edgeguard.collector.baselines import Baselines
 from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
 from edgeguard.records import receipts, registry, wire
 from edgeguard.records.receipts import Range, Receipt, Refusal
@@ -58,10 +59,17 @@ class Device(NamedTuple):
 class Ingest:
     """One database, one writer. `now` gives milliseconds since the epoch."""
 
-    def __init__(self, connection: sqlite3.Connection, seed: bytes, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        seed: bytes,
+        now: Callable[[], int],
+        baselines: Baselines | None = None,
+    ) -> None:
         self._db = connection
         self._seed = seed
         self._now = now
+        self._baselines = baselines
 
     # --- devices -------------------------------------------------------------------------------------------------
 
@@ -138,6 +146,7 @@ class Ingest:
             heads=tuple(receipts.Head(*row) for row in rows),
             held=tuple(self._held(device)),
             refused=tuple(refused[: receipts.REFUSED_MAX]),
+            baselines=self._baselines.ids() if self._baselines else (),
         )
         return cose.sign1(receipts.encode(receipt), self._seed, cose.RECEIPT_AAD)
 
@@ -152,7 +161,7 @@ class Ingest:
         except DecodeError as error:
             return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
         try:
-            segment = wire.decode_segment(payload)
+            segment = wire.decode_segment(payload, self._resolve(payload))
         except SegmentRefused as error:
             return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
         header = segment.header
@@ -161,6 +170,9 @@ class Ingest:
                 device, Verdict("wrong device", digest, header.stream, header.sequence, header.device.hex())
             )
         return self._store(segment, data, digest, device)
+
+    def _resolve(self, payload: bytes) -> wire.Resolve | None:
+        return self._baselines.resolver(wire.decode_header(payload).baseline) if self._baselines else None
 
     def _store(self, segment: Segment, data: bytes, digest: bytes, device: Device) -> Verdict:
         header = segment.header

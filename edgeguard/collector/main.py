@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from edgeguard import __version__
 from edgeguard.codec import cose
 from edgeguard.collector import authority, events, store
+from edgeguard.collector.baselines import Baselines
 from edgeguard.collector.ingest import Ingest
 from edgeguard.errors import EdgeGuardError, SegmentRefused
 from edgeguard.records import registry, wire
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--name", required=True, help="what to call it")
     add.add_argument("--key", required=True, metavar="HEX", help="its public key: 64 hex digits, or a device.pub file")
     add.add_argument("--out", metavar="FOLDER", help="where to put what the device needs (default: DIR/devices/NAME)")
+    manifest = verb("add-baseline", _add_baseline, "hold a baseline's file manifest, so that records can refer to it")
+    manifest.add_argument("files", nargs="+", metavar="MANIFEST", help="a file SHA256.egm of a device or a fleet")
     serve = verb("serve", _serve, "receive segments")
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
     show = verb("events", _events, "print decoded records, in the order in which each device recorded them")
@@ -111,6 +114,14 @@ def _add_device(arguments: argparse.Namespace) -> int:
     authority.bundle(arguments.dir, target, device.id)
     _say(f"Device {device.name} is {device.id.hex()}.")
     _say(f"Put ca.pem, client.pem, client.key and collector.pub from {target} into /etc/edgeguard/uplink on it.")
+    return 0
+
+
+def _add_baseline(arguments: argparse.Namespace) -> int:
+    _existing(arguments.dir)
+    for path in arguments.files:
+        identity = _baselines(arguments.dir).add(path)
+        _say(f"{path}: held as {identity.hex()}; devices that use it learn so with their next receipt.")
     return 0
 
 
@@ -267,7 +278,11 @@ def _explain_gap(arguments: argparse.Namespace) -> int:
 
 def _ingest(directory: str) -> Ingest:
     seed = cose.load_seed([os.path.join(directory, "collector.key")])
-    return Ingest(store.connect(_existing(directory)), seed, lambda: time.time_ns() // 1_000_000)
+    return Ingest(store.connect(_existing(directory)), seed, lambda: time.time_ns() // 1_000_000, _baselines(directory))
+
+
+def _baselines(directory: str) -> Baselines:
+    return Baselines(os.path.join(directory, "baselines"))
 
 
 def _database(directory: str) -> str:

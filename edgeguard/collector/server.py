@@ -21,6 +21,7 @@ from aiohttp import web
 
 from edgeguard.codec import cose
 from edgeguard.collector import store
+from edgeguard.collector.baselines import Baselines
 from edgeguard.collector.ingest import Ingest, Verdict
 from edgeguard.errors import SegmentRefused
 from edgeguard.records import wire
@@ -84,7 +85,8 @@ class Server:
     def _open(self) -> None:
         seed = cose.load_seed([os.path.join(self._directory, "collector.key")])
         self._db = store.connect(os.path.join(self._directory, "collector.db"), threads=True)
-        self._ingest = Ingest(self._db, seed, lambda: time.time_ns() // 1_000_000)
+        baselines = Baselines(os.path.join(self._directory, "baselines"))
+        self._ingest = Ingest(self._db, seed, lambda: time.time_ns() // 1_000_000, baselines)
 
     def _close(self) -> None:
         if self._db is not None:

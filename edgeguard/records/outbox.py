@@ -14,6 +14,7 @@ from edgeguard.errors import DecodeError, SegmentRefused
 from edgeguard.records import wire
 
 SUFFIX = ".egs"
+O_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither a link nor a FIFO leads us astray
 _NAME_LENGTH = 22  # "0-0000000000000001.egs"
 
 
@@ -59,7 +60,7 @@ def newest(names: Iterable[Name]) -> dict[int, Name]:
 def read(directory: str, name: Name) -> bytes:
     """The bytes of one segment file, whatever they are. Raises SegmentRefused for a link or a giant, OSError else."""
     path = os.path.join(directory, name.file)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = os.open(path, O_READ)
     with open(fd, "rb") as file:
         data = file.read(wire.SEGMENT_MAX + 1)
     if len(data) > wire.SEGMENT_MAX:

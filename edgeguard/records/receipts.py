@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError
-from edgeguard.records.outbox import Name
+from edgeguard.records.outbox import O_READ, Name
 
 VERSION = 1
 SIZE_MAX = 4096  # bytes; a usual one has 350
@@ -133,7 +133,7 @@ def verified(data: bytes, publics: Sequence[bytes], device: bytes) -> Receipt:
 
 def read(path: str, limit: int = SIZE_MAX) -> bytes:
     """A small file that somebody else may have written: regular, no link, of bounded size. OSError or DecodeError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = os.open(path, O_READ)
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise DecodeError(f"{path}: not a file")

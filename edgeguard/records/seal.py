@@ -29,6 +29,7 @@ from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, Signatu
 from edgeguard.records import journal, outbox, receipts, registry, wire
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
+from edgeguard.records.references import Places, manifest_id
 from edgeguard.records.spool import JOURNALS, SEAL_BYTES, SEAL_RECORDS
 from edgeguard.records.wire import Drop, Header, Record
 from edgeguard.settings import DEFAULT_FILE, Settings, load
@@ -58,18 +59,17 @@ def run(
     *,
     audit: bool = False,
     drop_privileges: bool = True,
-    baseline: bytes = wire.NO_BASELINE,
-    reference: wire.Reference | None = None,
+    manifest: str = "",
 ) -> dict[str, Any]:
     """Do all that is to be done and say what was done, ready for JSON or CBOR.
 
-    `audit`: verify every segment that waits, not just the newest. `baseline`, `reference`: id and entries of the
-    manifest in force; used only once a receipt says that the collector has that manifest.
+    `audit`: verify every segment that waits, not just the newest. `manifest`: the file (<sha256>.egm) of the baseline
+    in force; its paths become numbers once a receipt says that the collector has that manifest.
     Raises OSError (nothing is lost, try again later), DecodeError (the device key is unusable).
     """
     if drop_privileges:
         give_up_capabilities()
-    sealer = Sealer(settings, baseline, reference)
+    sealer = Sealer(settings, manifest)
     lock = os.open(os.path.join(sealer.spool, "seal.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +90,10 @@ def main(argv: list[str]) -> int:
     try:
         settings = load(words[1] if words else DEFAULT_FILE)
         request = _request()
-        result = run(settings, audit=request.get("audit") is True)
+        manifest = request.get("manifest")
+        result = run(
+            settings, audit=request.get("audit") is True, manifest=manifest if isinstance(manifest, str) else ""
+        )
     except (OSError, DecodeError, SettingsError) as error:
         result = {"error": str(error)}
     answer = cbor.encode(result)
@@ -113,9 +116,7 @@ def _request() -> dict[str, Any]:
 class Sealer:
     """One run. Holds the key, so it does not live long."""
 
-    def __init__(
-        self, settings: Settings, baseline: bytes = wire.NO_BASELINE, reference: wire.Reference | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, manifest: str = "") -> None:
         state, exchange = settings.paths.state, settings.paths.exchange
         self.spool = os.path.join(state, "spool")
         self.outbox = os.path.join(exchange, "outbox")
@@ -126,8 +127,9 @@ class Sealer:
         credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
         keys = [os.path.join(credentials, "device.key")] if credentials else []
         self._keys = [*keys, os.path.join(state, "keys", "device.key")]
-        self._baseline = baseline
-        self._reference = reference
+        self._manifest = manifest
+        self._baseline = manifest_id(manifest) or wire.NO_BASELINE
+        self._places: Places | None = None
         self._seed = b""
         self._public = b""
         self._device = b""
@@ -149,6 +151,8 @@ class Sealer:
         heads = self._heads(audit=audit)
         self._let_go()
         released = [index for index, content in self._closed() if self._seal(content, heads)]
+        if self._places is not None:
+            self._places.close()
         if self._sealed:
             _sync(self.outbox)
         for index in released:
@@ -366,7 +370,6 @@ class Sealer:
         self, stream: int, head: Head, chunk: list[tuple[journal.Frame, Record]], drops: tuple[Drop, ...]
     ) -> Head:
         frames, records = [frame for frame, _ in chunk], [record for _, record in chunk]
-        known = self._receipt is not None and self._baseline in self._receipt.baselines
         header = Header(
             device=self._device,
             stream=stream,
@@ -382,7 +385,7 @@ class Sealer:
             baseline=self._baseline,
             dictionary=0,
         )
-        payload = wire.encode_segment(header, records, self._reference if known else None, drops)
+        payload = wire.encode_segment(header, records, self._reference(), drops)
         data = cose.sign1(payload, self._seed, cose.SEGMENT_AAD)
         name = Name(stream, header.sequence)
         _write(os.path.join(self.outbox, name.file), data, 0o640)
@@ -391,6 +394,19 @@ class Sealer:
             {"stream": stream, "seq": header.sequence, "first": header.first, "n": header.n, "bytes": len(data)}
         )
         return Head(header.sequence, sha256(data).digest(), header.first + header.n)
+
+    def _reference(self) -> wire.Reference | None:
+        """The baseline's paths as numbers, if the collector can read them."""
+        if self._receipt is None or self._baseline not in self._receipt.baselines:
+            return None
+        if self._places is None:
+            try:
+                self._places = Places(self._manifest)
+            except (OSError, DecodeError) as error:
+                self._problems.append(f"{self._manifest}: {error}")
+                self._baseline = wire.NO_BASELINE
+                return None
+        return self._places.reference
 
     def _release(self, index: int) -> None:
         """Mark a journal free; it was closed when we looked and only a sealer, of which there is one, changes that."""
