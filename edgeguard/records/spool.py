@@ -268,7 +268,7 @@ class Spool:
         self._records = len(content.frames)
         self._oldest = None
         if content.frames:
-            self._oldest = 0  # from before a restart: due
+            self._oldest = -self._flush_ms  # from before a restart, perhaps something urgent: due at once
         if content.boot_id != self._boot_id:
             self._put(journal.boot_mark(self._boot, self._boot_id))
 
