@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from edgeguard.model import Watch
 
+ZONES_KEPT = 64  # directories whose zone is remembered; a path has at most 4 KiB
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -121,16 +122,30 @@ class Plan:
         exclusions = _compiled(watch_all) if watch_all is not None else ()
         nodes = (root,) if root.names or root.globs else ()
         self.top = Zone(watch_all, nodes, exclusions)
+        self._zones: dict[str, Zone] = {}  # of directories that were asked for last
 
     def zone(self, directory: str) -> Zone:
-        """The zone inside a directory ("" or "/" is the root)."""
-        zone, path = self.top, ""
-        for part in _parts(directory):
-            path += "/" + part
-            zone = zone.child(path)
-            if zone.plain or zone.dead:
-                break
+        """The zone inside a directory ("" or "/" is the root).
+
+        From the nearest directory above whose zone is known: a directory 2,000 levels deep costs as much as all above
+        it together, and somebody who makes one asks for each of them.
+        """
+        path = "/" + "/".join(_parts(directory))
+        missing: list[str] = []
+        while path != "/" and path not in self._zones:
+            missing.append(path)
+            path = path[: path.rfind("/")] or "/"
+        zone = self._zones.get(path, self.top)
+        for below in reversed(missing):
+            if not (zone.plain or zone.dead):
+                zone = zone.child(below)
+            self._remember(below, zone)
         return zone
+
+    def _remember(self, directory: str, zone: Zone) -> None:
+        if len(self._zones) >= ZONES_KEPT:
+            del self._zones[next(iter(self._zones))]  # the oldest
+        self._zones[directory] = zone
 
     def decide(self, path: str) -> Watch | None:
         """The watch that decides for one absolute path."""
