@@ -65,8 +65,9 @@ class Guard:
         raise AssertionError(f"learning did not end within {timeout} s; last answer: {answer}; {self.journal()}")
 
     def findings(self, *, all_: bool = False) -> list[dict[str, Any]]:
-        out = self.ask("findings -o jsonl" + (" --all" if all_ else "")).out
-        return [json.loads(line) for line in out.splitlines()]
+        answer = self.ask("findings -o jsonl" + (" --all" if all_ else ""))
+        assert answer.code in (0, 1, 2), answer
+        return [json.loads(line) for line in answer.out.splitlines()]
 
     def wait_match(
         self, code: str, pattern: str, *, within: float = 10.0, states: tuple[str, ...] = ("open",)

@@ -241,7 +241,7 @@ class Device:
         """The host's command that runs `words` inside, as root or as `user`."""
         inside = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "--"]
         inside += ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8"]
-        inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
+        inside += ["runuser", "-u", user, "--"] if user else []
         return [*inside, *words]
 
     def begin(self, script: str, *, user: str = "") -> subprocess.Popen[str]:
