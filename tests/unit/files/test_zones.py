@@ -1,4 +1,4 @@
-"""The zones that a plan remembers: the same answers as without, and a deep directory does not cost its depth each time."""
+"""The zones that a plan remembers: the same answers as without, and a deep directory costs its depth only once."""
 
 from __future__ import annotations
 
