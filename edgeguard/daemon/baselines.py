@@ -27,7 +27,7 @@ class InForce(NamedTuple):
     baseline: Baseline
     trust: str  # "local" or "fleet"
     signer: str  # hex kid, or "this device"
-    digest: bytes  # SHA-256 of the signed bytes: its id in segments is the first 8
+    digest: bytes  # SHA-256 of the signed bytes
     counts: dict[str, int]  # reference values by kind, also of kinds that are not kept in memory
 
 

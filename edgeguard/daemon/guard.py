@@ -47,6 +47,7 @@ from edgeguard.settings import Settings
 
 LEDGER_SAVE_S = 5.0  # after a change that is not urgent; findings themselves are durable as records at once
 PUBLISH_WAIT_S = 0.1  # several changes make one status
+AUDIT_S = 3600.0
 DAY_S = 86_400.0
 REMARK_S = 0.5  # mounts come in groups
 RELOOK_S = 300.0  # a helper that failed is asked again
@@ -224,8 +225,10 @@ class Guard:
         if new.baseline.files is not None and manifest is None:
             return
         self.in_force, self.manifest = new, manifest
+        if new.baseline.files is not None:
+            self.telling.manifest = f"{self.settings.paths.state}/baseline/{new.baseline.files.sha256.hex()}.egm"
         if old is None:
-            self.telling.run_sealer()  # what the last run left; before the first load there may be no key
+            self.telling.run_sealer(audit=True)  # what the last run left; before the first load there may be no key
         references = References(new.baseline, self._file_reference)
         for change in self.river.judge_by(new.baseline, references, now_ms()):
             self.told(change)
@@ -303,6 +306,16 @@ class Guard:
         self.sweeps.ask(Request(Origin.DOWN if not fresh else Origin.SWEEP, compare=self.ledger_lost))
         self._later_sweep()
         self.loop.later(DAY_S, self.prove_sensors, slack=3600.0)
+        self._later_audit()
+
+    def _later_audit(self) -> None:
+        """Verify waiting segments again: one that was damaged on disk is reported before the collector asks for it."""
+
+        def audit() -> None:
+            self.telling.run_sealer(audit=True)
+            self._later_audit()
+
+        self.loop.later(AUDIT_S, audit, slack=60.0)
 
     def _renew_sensors(self, old: InForce) -> None:
         assert self.in_force is not None
@@ -521,9 +534,16 @@ class Guard:
             self.helper_well("seal")
         for row in answer.get("quarantined", []):
             self.health.report(Reason.SEGMENT_SET_ASIDE, f"segment {row['name']}", str(row["why"]), now=now_ms())
-        if answer.get("quarantined"):
-            self.tell_health()
         self.waiting = answer.get("waiting", self.waiting)
+        if answer.get("full"):
+            self.health.report(Reason.SPOOL_FULL, "outbox", "sealed records fill their quota", now=now_ms())
+        elif "error" not in answer:
+            self.health.clear("outbox")
+        for problem in answer.get("problems", []):
+            self.health.report(Reason.UPLINK_FAILING, "receipts", str(problem), now=now_ms())
+        if not answer.get("problems") and answer.get("receipt"):
+            self.health.clear("receipts")
+        self.loop.later(0, self.tell_health)
         if answer.get("sealed"):
             self.uplinks.ring()
         self.changed()

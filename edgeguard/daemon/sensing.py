@@ -133,7 +133,8 @@ class Sensing:
     def _look(self, seat: _Seat) -> None:
         now = now_ms()
         every = seat.every or seat.sensor.interval_s
-        seat.due = time.monotonic() + every if every else float("inf")
+        # On a common grid, so that looks of different rhythm share a wake-up.
+        seat.due = (time.monotonic() // every + 1) * every if every else float("inf")
         actor, seat.actor = seat.actor, NOBODY
         seen = list(seat.sensor.observe(now))
         if seat.fresh:

@@ -59,9 +59,12 @@ class Telling:
         self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
         self.followers: list[Callable[[int, int, Record], None]] = []
         self.error = ""
+        self.manifest = ""  # path of the file manifest in force: what paths in records may refer to
 
     def open(self) -> None:
         self._guard(self.spool.open)
+        for name in self.spool.damaged:
+            self.record(compose.drop(0, "damaged", self.moment(), name=name))
 
     def moment(self) -> Moment:
         return Moment(boot_ms(), time.time_ns() // 1_000_000, self._clock())
@@ -147,12 +150,12 @@ class Telling:
         if self._guard(rotate) and ready:
             self.run_sealer()
 
-    def run_sealer(self) -> None:
-        """Also without a full journal: receipts in the inbox want to be checked."""
+    def run_sealer(self, *, audit: bool = False) -> None:
+        """Also without a full journal: receipts in the inbox want to be checked. `audit`: verify every segment."""
         answer: dict[str, Any] = {}
         self._helpers.start(
             "seal",
-            {},
+            {"audit": audit, **({"manifest": self.manifest} if self.manifest else {})},
             answer.update,
             lambda error: self._seal_done(answer, error),
             timeout_s=SEAL_S,
@@ -163,6 +166,13 @@ class Telling:
         if error:
             answer["error"] = error
         self._guard(self.spool.refresh)
+        for row in answer.get("quarantined", []):
+            lost = compose.drop(
+                row["stream"], "damaged", self.moment(), first=row["seq"], last=row["seq"], name=row["name"]
+            )
+            self.record(lost)
+        for row in answer.get("dropped", []):
+            self.record(compose.drop(row["stream"], "evicted", self.moment(), count=row["count"]))
         self._sealed(answer)
         self._later_seal()
         self._plan()

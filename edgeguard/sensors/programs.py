@@ -24,6 +24,14 @@ HOMES = ("/home/", "/root/")
 # A stat may wait for another machine or for a user's program, and the daemon has one thread.
 HANGING = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "autofs", "fuse"))
 INTERPRETERS = ("python", "perl", "ruby", "node", "lua", "php", "bash", "dash", "sh", "zsh", "ksh", "ld-linux")
+OPTIONS = (  # last letter of an option that brings the program itself; that takes the next argument
+    ("python", "cm", "XW"),
+    ("perl", "eE", "I"),
+    ("ruby", "e", "Ir"),
+    ("php", "r", "dc"),
+    (("bash", "dash", "sh", "zsh", "ksh"), "c", "oO"),
+    ("ld-linux", "", ""),
+)
 STAFF = 50  # Debian installs /usr/local as root:staff 2775; members of staff are as good as root there
 
 
@@ -86,9 +94,14 @@ class Programs:
         name = process.link.removesuffix(DELETED).rpartition("/")[2]
         if not name.startswith(INTERPRETERS):
             return ""
-        for item in process.argv[1:]:
-            if item in ("-c", "-m", "-e", "-"):
+        inline, taking = next((row[1:] for row in OPTIONS if name.startswith(row[0])), ("e", ""))
+        rest = iter(process.argv[1:])
+        for item in rest:
+            if item == "-" or (item.startswith("-") and item[1:2] != "-" and item[-1] in inline):
                 return ""
+            if item.startswith("-") and item[1:2] != "-" and item[-1] in taking:
+                next(rest, "")
+                continue
             if not item.startswith("-"):
                 if item.startswith("/"):
                     return item

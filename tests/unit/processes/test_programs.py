@@ -138,7 +138,13 @@ def test_directories_of_other_users(tmp_path):
         ("/usr/bin/python3.11", ("python3", "-c", "print()"), ""),
         ("/usr/bin/python3.11", ("python3", "-m", "http.server"), ""),
         ("/usr/bin/bash", ("sh", "run.sh"), "/work/run.sh"),
+        ("/usr/bin/python3.11", ("python3", "-ISOO", "-X", "pycache_prefix=/x", "/tmp/d"), "/tmp/d"),
+        ("/usr/bin/python3.11", ("python3", "-Ic", "print(1)"), ""),
         ("/usr/bin/bash", ("bash",), ""),
+        ("/usr/bin/bash", ("bash", "-e", "/tmp/x"), "/tmp/x"),
+        ("/usr/bin/bash", ("bash", "-o", "pipefail", "/tmp/x"), "/tmp/x"),
+        ("/usr/bin/dash", ("sh", "-xc", "ls /tmp"), ""),
+        ("/usr/bin/perl", ("perl", "-we", "1"), ""),
         ("/usr/bin/cat", ("cat", "/etc/passwd"), ""),
     ],
 )
