@@ -119,6 +119,15 @@ class Group:
         """Watch the whole file system that `path` lies on. Raises Unavailable with the reason."""
         self._mark(FAN_MARK_ADD | FAN_MARK_FILESYSTEM, path, mask)
 
+    def marked(self) -> frozenset[int]:
+        """Devices (as in st_dev) whose file systems are marked, by the kernel's own account.
+
+        A mark outlives the right to make it, and ends when its file system is unmounted; nothing tells of the latter.
+        """
+        with open(f"/proc/self/fdinfo/{self._fd}", encoding="ascii", errors="replace") as file:
+            found = [line.partition("sdev:")[2].split()[0] for line in file if line.startswith("fanotify sdev:")]
+        return frozenset(os.makedev(number >> 20, number & 0xFFFFF) for number in (int(word, 16) for word in found))
+
     def unmark(self, path: str, mask: int) -> None:
         self._mark(FAN_MARK_REMOVE | FAN_MARK_FILESYSTEM, path, mask)
 

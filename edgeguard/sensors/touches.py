@@ -87,7 +87,8 @@ class FanotifySource:
         """ "" or why it cannot be marked."""
         try:
             key = fanotify.fsid(path)
-            self._group.mark(path, self._mask)
+            if not (key in self._points and os.lstat(path).st_dev in self._group.marked()):
+                self._group.mark(path, self._mask)
         except Unavailable as why:
             return str(why)
         except OSError as error:

@@ -5,6 +5,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "unit", "files"))
 from files_world import ABSENT, PRESENT, World, statuses
 
-from edgeguard.linux import fanotify
+from edgeguard.linux import capabilities, fanotify
 from edgeguard.model import Actor, Watch
 from edgeguard.sensors import Context
 from edgeguard.sensors.files import Files
@@ -192,6 +193,23 @@ def test_a_new_mount_is_watched_after_remark(live):
         live.seen(lambda found: "/etc/dropped" in found)
     finally:
         subprocess.run(["umount", "-l", etc], check=True)
+
+
+def test_marks_stay_when_the_right_to_make_them_is_gone(live):
+    """The daemon gives up CAP_SYS_ADMIN after its start; a new baseline must not move it down the ladder."""
+    blind = []
+
+    def unprivileged():  # capabilities belong to a thread
+        capabilities.give_up(capabilities.CAP_SYS_ADMIN)
+        blind.append(live.sensor.remark())
+        blind.append(live.sensor.renew(WATCHES, live.world.manifest))
+
+    thread = threading.Thread(target=unprivileged)
+    thread.start()
+    thread.join()
+    assert blind == [(), ()]
+    live.sh("echo x > etc/dropped")
+    assert live.seen(lambda found: "/etc/dropped" in found)["/etc/dropped"].actor.pid
 
 
 def test_any_event_bytes_parse_or_fail_cleanly(live):
