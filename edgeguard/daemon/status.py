@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from edgeguard import __version__
 from edgeguard.baseline.document import Baseline
 from edgeguard.cli.jsonform import finding_document
+from edgeguard.cli.text import escape
 from edgeguard.daemon.publish import VALID_MS
 from edgeguard.evaluate.ledger import Ledger
 from edgeguard.model import Finding, Severity, State
@@ -80,8 +81,8 @@ def document(facts: Facts, ledger: Ledger, baseline: Baseline | None) -> dict[st
     return {
         "v": 1,
         "verdict": verdict,
-        "name": facts.name,
-        "fleet": facts.fleet,
+        "name": escape(facts.name),
+        "fleet": escape(facts.fleet),
         "at": facts.now,
         "valid_until": facts.now + VALID_MS,
         "checked": facts.checked,
@@ -100,7 +101,7 @@ def document(facts: Facts, ledger: Ledger, baseline: Baseline | None) -> dict[st
             "cpu_percent": facts.cpu_percent,
         },
         "learning": facts.learning._asdict() if facts.learning else None,
-        "problems": list(facts.problems),
+        "problems": [escape(problem) for problem in facts.problems],
         "next": _next(open_, facts),
     }
 
@@ -175,13 +176,13 @@ def _areas(facts: Facts, open_: list[Finding], baseline: Baseline | None) -> dic
             "state": "CRIT" if facts.log_error else "OK",
             "sequence": facts.sequence,
             "since": facts.log_since,
-            "error": facts.log_error,
+            "error": escape(facts.log_error),
         },
         "uplink": {
             "state": facts.uplink_state,
             "waiting": facts.uplink_waiting,
             "last_sent": facts.uplink_last,
-            "error": facts.uplink_error,
+            "error": escape(facts.uplink_error),
         },
         "clock": {
             "state": "UNKNOWN" if facts.clock_synchronised is None else "OK" if facts.clock_synchronised else "WARN",

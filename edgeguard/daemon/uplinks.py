@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from edgeguard.settings import Settings
 BACKOFF_S = (5.0, 3600.0)  # first and longest wait; the wait itself is drawn at random below (full jitter)
 RUN_S = 900.0  # seconds that one run may take over a slow link
 STATUS_MAX = 4096  # bytes of the uplink's status file
+TIME_MAX = 1 << 43  # ms since 1970: the year 2248
 GATHER_S = 0.05  # a receipt is two file operations
 
 
@@ -139,21 +141,29 @@ class Uplinks:
 
 
 def read_status(path: str) -> UplinkStatus | None:
-    """The uplink's own words, bounded and typed; None where there are none or they make no sense."""
+    """The uplink's own words, bounded and typed; None where there are none or they make no sense.
+
+    The uplink talks to the network, so whatever it leaves here (a directory, a FIFO, infinity) must not end us.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(fd, "rb") as file:
-        data = file.read(STATUS_MAX + 1)
-    try:
-        words: Any = json.loads(data)
+        words: Any = json.loads(_read_regular(path))
         last = words.get("last_sent")
         return UplinkStatus(
             bool(words["ok"]),
             str(words.get("error") or "")[:300],
             min(86_400, max(0, int(words.get("retry_after") or 0))),
-            last if type(last) is int and last > 0 else None,
+            last if type(last) is int and 0 < last < TIME_MAX else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _read_regular(path: str) -> bytes:
+    """A small file. Raises OSError, and ValueError for what is none."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("not a file")
+        return os.read(fd, STATUS_MAX + 1)
+    finally:
+        os.close(fd)

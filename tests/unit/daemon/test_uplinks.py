@@ -1,0 +1,49 @@
+"""The uplink's status file is written by the process that talks to the network: nothing in it may end the daemon."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgeguard.daemon.uplinks import UplinkStatus, read_status
+
+
+def test_what_the_uplink_says(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.write_text('{"ok": false, "error": "no network", "retry_after": 60, "last_sent": 1700000000000}')
+    assert read_status(str(path)) == UplinkStatus(False, "no network", 60, 1_700_000_000_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '"ok"',
+        "9" * 5000,
+        "[" * 4000,
+        '{"ok": true, "retry_after": 1e999}',
+        '{"ok":1,"retry_after":"x"}',
+    ],
+)
+def test_nonsense_is_as_if_it_were_not_there(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "status.json"
+    path.write_text(text)
+    assert read_status(str(path)) is None
+
+
+def test_a_time_out_of_this_world_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.write_text('{"ok": true, "last_sent": ' + "9" * 3000 + "}")
+    assert read_status(str(path)) == UplinkStatus()
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    for name in ("directory", "fifo", "link", "gone"):
+        assert read_status(str(tmp_path / name)) is None
