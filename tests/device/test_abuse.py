@@ -122,9 +122,15 @@ def test_an_unknown_verb_is_refused_by_name(guard: Guard) -> None:
 
 def test_an_unprivileged_user_is_told_so(guard: Guard) -> None:
     assert guard.ask("findings", user="nobody").code == 77
-    guard.device.run("id reader || useradd -r -U -G edgeguard reader").ok()
-    assert guard.ask("findings", user="reader").code in (0, 1, 2)
-    assert guard.ask("maintenance 1h --reason test", user="reader").code == 77
+    guard.device.run("useradd -r -U -G edgeguard reader").ok()
+    try:
+        finding = guard.wait_open("EG-ACCT-002", "user reader")
+        assert guard.ask("findings", user="reader").code in (0, 1, 2)
+        assert guard.ask(f"accept {finding['id']} --reason test", user="reader").code == 77
+        assert guard.ask("scan", user="reader").code == 77
+    finally:
+        guard.device.run("userdel reader")
+    guard.wait_resolved(finding["id"])
 
 
 def test_a_zoo_of_names_and_files(guard: Guard) -> None:
