@@ -1,9 +1,9 @@
 """COSE_Sign1 (RFC 9052) with Ed25519, as baselines, segments and receipts carry it, and the keys that sign it.
 
-    18([protected: << {1: -19, 4: kid} >>, {}, payload, signature])
+    18([protected: << {1: -8, 4: kid} >>, {}, payload, signature])
 
-One shape only: tag 18, no unprotected header, payload inside. Algorithm -19 (Ed25519, RFC 9864) is written; -8 (EdDSA,
-the older name of the same thing) is read too. What is signed for one purpose is worthless for another: every use has
+One shape only: tag 18, no unprotected header, payload inside. Algorithm -8 (EdDSA) is written, because every
+COSE library reads it; -19 (Ed25519, its newer name in RFC 9864) is read too. What is signed for one purpose is worthless for another: every use has
 its own external data (`*_AAD`).
 `parse1` and the key names need no cryptography; only this module imports it on the device, and only when it signs or
 verifies (15 MB on Debian 12), which the resident daemon never does.
@@ -23,7 +23,7 @@ SEGMENT_AAD = b"EGSEG1"
 RECEIPT_AAD = b"EGRCPT1"
 
 ED25519 = -19  # IANA COSE Algorithms: EdDSA using the Ed25519 parameter set (RFC 9864, 2.2)
-EDDSA = -8  # the deprecated polymorphic name; pycose and older libraries know only this one
+EDDSA = -8  # the polymorphic name, deprecated by RFC 9864; pycose and older libraries know only this one
 ALGORITHMS = frozenset({ED25519, EDDSA})
 
 SEED_SIZE = 32  # bytes, the private key of RFC 8032
@@ -74,7 +74,7 @@ def sign1(payload: bytes, seed: bytes, aad: bytes) -> bytes:
     """`payload` with a signature by `seed`, for the purpose `aad`."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    protected = cbor.encode({_LABEL_ALGORITHM: ED25519, _LABEL_KID: kid_of(public_of(seed))})
+    protected = cbor.encode({_LABEL_ALGORITHM: EDDSA, _LABEL_KID: kid_of(public_of(seed))})
     signature = Ed25519PrivateKey.from_private_bytes(seed).sign(_to_be_signed(protected, aad, payload))
     return bytes([_TAG]) + cbor.encode([protected, {}, payload, signature])
 
