@@ -1,0 +1,184 @@
+"""One real observation through every room, with the real daemon as an ordinary user: learned, changed, noticed, told,
+sealed, and read by other people's libraries. Which rungs it stands on here does not matter: a change of a file is
+noticed on each of them (at the latest by the scan that is asked for).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[3]
+PATIENCE_S = 60.0
+
+SETTINGS = """
+name = "walk"
+[paths]
+state = "{base}/state"
+runtime = "{base}/run"
+exchange = "{base}/exchange"
+vendor_policy = "{base}/policy"
+site_policy = "{base}/site"
+trust = "{base}/trust"
+libexec = "{tree}/packaging/bin"
+act_socket = "{base}/run/act.sock"
+"""
+POLICY = """
+[[watch]]
+path = "{base}/watched"
+category = "program"
+
+[[rule]]
+id = "content"
+code = "EG-FILE-002"
+kind = "file"
+severity = "critical"
+where = {{ type = "file", known = true }}
+expect = {{ sha256 = {{ same = true }} }}
+"""
+
+
+class Walk:
+    """A daemon of our own below `base`."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.watched = base / "watched"
+        self.watched.mkdir()
+        for number in range(20):
+            (self.watched / f"tool-{number}").write_bytes(b"as it should be\n" * number)
+        (base / "policy").mkdir()
+        (base / "policy/10.toml").write_text(POLICY.format(base=base))
+        (base / "agent.toml").write_text(SETTINGS.format(base=base, tree=TREE))
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = ["/usr/bin/python3", "-IS", str(TREE / "packaging/bin/edgeguardd")]
+        with open(self.base / "log", "ab") as log:
+            self.daemon = subprocess.Popen([*command, "--settings", str(self.base / "agent.toml")], stderr=log)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.daemon is not None:
+            self.daemon.send_signal(number)
+            self.daemon.wait(20)
+            self.daemon = None
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = ["/usr/bin/python3", "-IS", str(TREE / "packaging/bin/edgeguard"), "--settings"]
+        return subprocess.run(
+            [*command, str(self.base / "agent.toml"), *words], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def findings(self, *more: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.ask("findings", "-o", "jsonl", *more).stdout.splitlines()]
+
+    def until(self, what: Callable[[], object]) -> object:
+        """Wait on a condition; the log says why it did not come."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (answer := what()):
+            if time.monotonic() > deadline:
+                raise AssertionError((self.base / "log").read_text()[-3000:])
+            time.sleep(0.1)
+        return answer
+
+    def learned(self) -> bool:
+        try:
+            status = json.loads((self.base / "run/status.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return status["policy"] is not None and status["areas"]["files"]["checked"] is not None
+
+    def segments(self) -> list[Path]:
+        return sorted((self.base / "exchange/outbox").glob("0-*.egs"))
+
+
+@pytest.fixture
+def walk(tmp_path: Path) -> Iterator[Walk]:
+    one = Walk(tmp_path)
+    one.start()
+    try:
+        one.until(one.learned)
+        yield one
+    finally:
+        one.stop()
+
+
+def test_learned_noticed_sealed_resolved(walk: Walk) -> None:
+    assert walk.ask("status").returncode == 0
+    target = walk.watched / "tool-7"
+    before = target.read_bytes()
+    target.write_bytes(b"something else\n")
+    (finding,) = walk.until(walk.findings)  # type: ignore[misc]
+    assert (finding["code"], finding["subject"]) == ("EG-FILE-002", str(target))
+    assert finding["expected"]["sha256"] == sha256(before).hexdigest()
+    assert walk.ask("status").returncode == 2
+    assert "tool-7" in walk.ask("explain", str(finding["id"])).stdout
+    walk.until(walk.segments)
+    target.write_bytes(before)
+    walk.until(lambda: not walk.findings())
+    assert walk.findings("--all")[0]["state"] == "resolved"
+
+
+def test_a_change_while_it_was_down_is_found_and_nothing_is_learned_again(walk: Walk) -> None:
+    revision = json.loads((walk.base / "run/status.json").read_text())["policy"]["revision"]
+    walk.stop(signal.SIGKILL)
+    (walk.watched / "tool-3").write_bytes(b"changed meanwhile\n")
+    os.unlink(walk.base / "run/status.json")
+    walk.start()
+    (finding,) = walk.until(walk.findings)  # type: ignore[misc]
+    assert (finding["subject"], finding["origin"]) == (str(walk.watched / "tool-3"), "down")
+    walk.until(walk.learned)
+    assert json.loads((walk.base / "run/status.json").read_text())["policy"]["revision"] == revision
+
+
+def test_accepted_it_is_the_baseline(walk: Walk) -> None:
+    target = walk.watched / "tool-5"
+    target.write_bytes(b"a better one\n")
+    (finding,) = walk.until(walk.findings)  # type: ignore[misc]
+    done = walk.ask("accept", str(finding["id"]), "--reason", "hotfix")
+    assert done.returncode == 0, done.stderr
+    walk.until(lambda: not walk.findings())
+    walk.until(lambda: json.loads((walk.base / "run/status.json").read_text())["policy"]["revision"] == 2)
+    assert walk.ask("status").returncode == 0
+    target.write_bytes(b"a worse one\n")
+    (finding,) = walk.until(walk.findings)  # type: ignore[misc]
+    assert finding["expected"]["sha256"] == sha256(b"a better one\n").hexdigest()
+
+
+def test_another_implementation_reads_our_segments(walk: Walk) -> None:
+    """Signature by pycose, contents by a CBOR library that is not cbor2; both only where tests install them."""
+    pytest.importorskip("pycose", reason="pycose is not installed")
+    other_cbor = pytest.importorskip("cbor", reason="the cbor package is not installed")
+    from pycose.headers import KID
+    from pycose.keys import OKPKey
+    from pycose.keys.curves import Ed25519
+    from pycose.messages import CoseMessage
+
+    (walk.watched / "tool-1").write_bytes(b"changed\n")
+    public = bytes.fromhex((walk.base / "state/keys/device.pub").read_text())
+
+    def told() -> bool:
+        """Is the finding in what others can read?"""
+        seen = []
+        for path in walk.segments():
+            message = CoseMessage.decode(path.read_bytes())
+            message.key = OKPKey(crv=Ed25519, x=public)
+            message.external_aad = b"EGSEG1"
+            assert message.verify_signature()
+            assert message.phdr[KID] == sha256(public).digest()[:8]
+            header = other_cbor.loads(message.payload)
+            assert (header[1], len(header)) == (sha256(public).digest()[:16], 16)
+            body = other_cbor.loads(zlib.decompress(header[15], -15) if header[14] else header[15])
+            seen += body[0]
+        return any(isinstance(text, str) and text.endswith("tool-1") for text in seen)
+
+    walk.until(told)
