@@ -19,7 +19,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeguard.errors import Unavailable
 from edgeguard.linux import pidfd
@@ -70,11 +70,23 @@ YOUNG_LOOKS = 10  # polling: a process found between fork and exec is looked at 
 SLICES = 16  # polling: of the old ones, one in 16 is looked at again each time
 RENEW_LOOKS = 10  # looks after which directories and manifest are asked anew
 EVENTS_MAX = 128
+# A hint comes before the process has become the program, so it is looked at again; a slow card may take its time.
+SETTLE_S = (0.005, 0.1, 1.0)
+UNSETTLED_MAX = 256
 HINT_LOOKS = 10  # seconds, with one look a second, in which the first hint must come
 HINTS_MISS = "Statically linked programs that run for less than 30 s may be missed."
 POLLING_MISSES = "Programs that run for less than a second are missed."
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Unsettled(NamedTuple):
+    """A process that a hint told of, and that still runs what it ran before."""
+
+    path: str  # what it opened for execution
+    link: str  # what it runs as yet
+    looks: int
+    due: float
 
 
 class Processes:
@@ -107,6 +119,7 @@ class Processes:
         self._holds: dict[int, int] = {}  # pid -> pidfd
         self._ignored: set[int] = set()  # kernel threads, and what we may not see
         self._young: dict[int, int] = {}  # pid -> looks left
+        self._unsettled: dict[int, Unsettled] = {}
         self._looks = 0
         self._prune_at = PRUNE_AFTER
         self._test_pid = 0
@@ -143,6 +156,7 @@ class Processes:
                 self._armed = False
             elif fd in self._held:
                 found += self._ended(self._held[fd], now)
+        found += self._settle(now)
         found += self._check_files(now)
         found += self._due(now)
         return found
@@ -178,9 +192,12 @@ class Processes:
             self.interval_s = CROSS_CHECK_S
         if pid == self._test_pid:
             return []
+        link = self._procfs.exe(pid)
+        if link and link != path:
+            self._unsettle(pid, path, link)
         known = self._table.processes.get(pid)
-        if known is not None and self._procfs.exe(pid) == known.link and self._procfs.start(pid) == known.start:
-            return []  # the loader's open after the program's: the same exec
+        if known is not None and link == known.link and self._procfs.start(pid) == known.start:
+            return []  # not yet, or the loader's open after the program's: the same exec
         found = self._started(pid, now) or self._glimpsed(pid, path, now)
         found += self._due(now)
         return found
@@ -312,6 +329,38 @@ class Processes:
         observed = Observation("process", program.subject, columns, now, actor=self._actors.actor_of(pid))
         self._table.subjects[program.subject].last = observed
         return [observed]
+
+    def _unsettle(self, pid: int, path: str, link: str) -> None:
+        before = self._unsettled.pop(pid, None)
+        if before is not None and path.rpartition("/")[2].startswith("ld-"):
+            path = before.path  # the loader's open: the program's was told before
+        if self._timer is None or len(self._unsettled) >= UNSETTLED_MAX:
+            return  # the next look at everything finds it
+        self._unsettled[pid] = Unsettled(path, link, 0, time.monotonic() + SETTLE_S[0])
+        if len(self._unsettled) == 1:
+            self._timer.arm(SETTLE_S[0])
+            self._armed = True
+
+    def _settle(self, now: int) -> list[Observation]:
+        """Look again at processes that were about to become another program."""
+        if not self._unsettled:
+            return []
+        mono, found = time.monotonic(), list[Observation]()
+        for pid, one in [(pid, one) for pid, one in self._unsettled.items() if one.due <= mono]:
+            link = self._procfs.exe(pid)
+            if link == one.link and one.looks + 1 < len(SETTLE_S):
+                looks = one.looks + 1
+                self._unsettled[pid] = one._replace(looks=looks, due=mono + SETTLE_S[looks])
+                continue
+            del self._unsettled[pid]
+            if not link:
+                found += self._ended(pid, now) + self._glimpsed(pid, one.path, now)
+            elif link != one.link:
+                found += self._started(pid, now)
+        if self._unsettled and self._timer is not None:
+            self._timer.arm(max(0.001, min(one.due for one in self._unsettled.values()) - mono))
+            self._armed = True
+        return found
 
     def _enter(self, process: Process, now: int, origin: Origin, *, tell: bool = True) -> list[Observation]:
         """A process runs this program now: into the table, and tell it if it is news."""

@@ -130,6 +130,69 @@ def test_hints_prove_their_rung(make, sleeper):
     assert sensor.exec_hint(child.pid, "/lib64/ld-linux-x86-64.so.2", 2) == []  # the same exec: its loader
 
 
+@pytest.fixture
+def about_to(tmp_path):
+    """A shell that becomes another program when it is told to; as it is when the kernel's event is read early."""
+    running = []
+
+    def start(path, *words):
+        shutil.copy(shutil.which("sleep"), path)
+        command = f"read x; exec {path} {' '.join(words)}"
+        running.append(subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.PIPE))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.kill()
+        one.communicate()
+
+
+def follow(sensor, path):
+    """What the sensor tells of `path` when its descriptor says so."""
+    told, deadline = [], time.monotonic() + 5
+    while time.monotonic() < deadline and find(told, path) is None:
+        module.select.select([sensor.fileno()], [], [], 2)
+        told += sensor.ready(3)
+    return find(told, path)
+
+
+def test_a_hint_before_the_process_has_become_the_program(make, about_to, tmp_path):
+    sensor = make(hints=True)
+    path = str(tmp_path / "edgeguard-test-early")
+    child = about_to(path, "600")
+    list(sensor.observe(1))
+    for opened in (path, "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"):
+        assert find(sensor.exec_hint(child.pid, opened, 2), path) is None
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    assert follow(sensor, path).columns["pid"] == child.pid
+
+
+def test_a_hint_of_a_program_that_ended_before_the_second_look(make, about_to):
+    sensor = make(hints=True)
+    path = f"/dev/shm/edgeguard-test-early-{os.getpid()}"
+    try:
+        child = about_to(path, "0")
+        list(sensor.observe(1))
+        assert find(sensor.exec_hint(child.pid, path, 2), path) is None
+        child.communicate(b"\n")
+        assert follow(sensor, path).columns["writable_dir"] is True
+    finally:
+        os.unlink(path)
+
+
+def test_what_never_becomes_another_program_is_let_go(make, about_to, tmp_path):
+    sensor = make(hints=True)
+    child = about_to(str(tmp_path / "edgeguard-test-never"), "600")
+    list(sensor.observe(1))
+    sensor.exec_hint(child.pid, "/usr/bin/never", 2)
+    deadline = time.monotonic() + 5
+    while sensor._unsettled and time.monotonic() < deadline:
+        module.select.select([sensor.fileno()], [], [], 2)
+        assert find(sensor.ready(3), "/usr/bin/never") is None
+    assert not sensor._unsettled
+
+
 def test_without_hints_the_rung_falls(make):
     sensor = make(hints=True)
     for now in range(1, module.HINT_LOOKS + 3):
