@@ -168,7 +168,7 @@ def test_another_implementation_reads_our_segments(walk: Walk) -> None:
 
     def told() -> bool:
         """Is the finding in what others can read?"""
-        seen = []
+        seen = ""
         for path in walk.segments():
             message = CoseMessage.decode(path.read_bytes())
             message.key = OKPKey(crv=Ed25519, x=public)
@@ -178,7 +178,7 @@ def test_another_implementation_reads_our_segments(walk: Walk) -> None:
             header = other_cbor.loads(message.payload)
             assert (header[1], len(header)) == (sha256(public).digest()[:16], 16)
             body = other_cbor.loads(zlib.decompress(header[15], -15) if header[14] else header[15])
-            seen += body[0]
-        return any(isinstance(text, str) and text.endswith("tool-1") for text in seen)
+            seen += repr(body)
+        return "watched/tool-1" in seen and "EG-FILE-002" in seen
 
     walk.until(told)
