@@ -27,7 +27,7 @@ from edgeguard.daemon.publish import REFRESH_S, publish, replace_file, status_li
 from edgeguard.daemon.river import River
 from edgeguard.daemon.sensing import Sensing, now_ms
 from edgeguard.daemon.status import Facts, Learning, document
-from edgeguard.daemon.sweeps import Request, Sweeps
+from edgeguard.daemon.sweeps import Request, Sweeps, adopt
 from edgeguard.daemon.telling import Telling, boot_ms
 from edgeguard.daemon.uplinks import Uplinks
 from edgeguard.errors import DecodeError
@@ -346,8 +346,10 @@ class Guard:
     def _swept(self, request: Request, answer: dict[str, Any]) -> None:
         summary = answer.get("summary")
         if summary is None:
-            self.loop.later(RELOOK_S, lambda: self.sweeps.ask(Request(Origin.SWEEP)))
+            self.loop.later(RELOOK_S, lambda: self.sweeps.ask(request.again()))
             return
+        if summary["written"]:
+            self._adopt_swept()
         self.helper_well("sweep")
         if not request.targets:
             self._look_at_open_files()
@@ -355,6 +357,12 @@ class Guard:
             self.files_checked = now_ms()
             self._record_state("sweep", f"{summary['files']} files, {summary['emitted']} changed")
         self.changed()
+
+    def _adopt_swept(self) -> None:
+        """Keep the findings first: after a kill in between, the next sweep tells all of it again."""
+        self._save_ledger()
+        with contextlib.suppress(OSError):  # then it is told again, too
+            adopt(self.settings.paths.state)
 
     def _found_by_sweep(self, observation: Observation) -> None:
         """What the sensor handed to a helper comes back here; it still knows who did it."""

@@ -51,6 +51,9 @@ class Helper:
                 setsigmask=(),
                 setsigdef=(signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD),
             )
+        except OSError:
+            os.close(self._out)
+            raise
         finally:
             os.close(question)
             os.close(child_out)

@@ -66,8 +66,8 @@ def learn_files(settings: Settings, policy: Policy, out: Out) -> tuple[ManifestR
         summary = sweeps.learn(
             policy.watches,
             settings.paths.root,
-            manifest.file,
-            observed.file,
+            manifest,
+            observed,
             f"{state}/vault",
             meter.progress,
             now=now_ms(),

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from edgeguard.codec import manifest as codec
 from edgeguard.daemon.frames import watches_from_plain
 from edgeguard.daemon.helper import Out
+from edgeguard.daemon.sweeps import swept_path
 from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
 from edgeguard.model import Origin, Watch
@@ -21,6 +22,7 @@ from edgeguard.sensors.sweep import Progress, Summary
 from edgeguard.settings import Settings
 
 READ = 1 << 20
+NEW = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Manifest(NamedTuple):
@@ -64,18 +66,23 @@ def _whole(
     manifest: codec.Reader | None,
     out: Out,
 ) -> Summary:
-    path = f"{settings.paths.state}/observed.db"
+    """Everything that is watched. What was seen lies in observed.db.swept afterwards, durably.
+
+    The daemon puts it in place (`sweeps.adopt`) when it has kept what it was told: the next sweep does not tell it again.
+    """
+    state = settings.paths.state
     meter = Meter(out, "files")
-    with replacing(path) as new, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(open(os.open(swept_path(state), NEW, 0o600), "w+b"))
         old: BinaryIO | None = None
         with contextlib.suppress(FileNotFoundError):
-            old = stack.enter_context(open(path, "rb"))
+            old = stack.enter_context(open(f"{state}/observed.db", "rb"))
         summary = sweeps.sweep(
             watches,
             settings.paths.root,
             manifest,
             old,
-            new.file,
+            new,
             now_ms(),
             origin,
             request["full"],
@@ -84,7 +91,9 @@ def _whole(
             compare=request["compare"],
             hash_file_max=settings.budget.hash_file_max,
         )
-        new.keep = summary.written
+        if summary.written:
+            new.flush()
+            os.fsync(new.fileno())
     return summary
 
 
@@ -110,27 +119,16 @@ def file_digest(file: Any) -> bytes:
     return total.digest()
 
 
-class _New:
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.keep = True
-
-
 @contextmanager
-def replacing(path: str) -> Iterator[_New]:
-    """A new file that takes the place of `path`, durably, when the block ends well and `keep` is still true."""
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path`, durably, when the block ends well."""
     temporary = f"{path}.new"
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(fd, "w+b") as file:
-        new = _New(file)
+    with open(os.open(temporary, NEW, 0o600), "w+b") as file:
         try:
-            yield new
+            yield file
         except BaseException:
             os.unlink(temporary)
             raise
-        if not new.keep:
-            os.unlink(temporary)
-            return
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path)
@@ -176,6 +174,7 @@ def summary_to_plain(summary: Summary, seconds: float) -> dict[str, Any]:
         "emitted": summary.emitted,
         "unreadable": summary.unreadable,
         "damaged": summary.damaged,
+        "written": summary.written,
         "notes": list(summary.notes),
         "skipped": [[path, why] for path, why in summary.skipped],
         "milliseconds": int(seconds * 1000),

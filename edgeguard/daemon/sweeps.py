@@ -1,13 +1,14 @@
 """Sweeps: looking at every watched file, in a helper; at start, every few hours, on demand, and for what is too large
 to be read in the resident daemon.
 
-A sweep that is asked for while another runs is remembered and follows it; nobody's request is dropped.
+A sweep that is asked for while another runs is remembered and follows it; nobody's request is dropped. Requests that
+nobody waits for are joined: a program that writes a large file every second must not make a queue of sweeps.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from os import fsencode
 from typing import Any
 
 from edgeguard.daemon.frames import observation_from_plain
@@ -20,6 +21,17 @@ TARGETS_MAX = 1000  # paths; beyond, a whole incremental sweep is cheaper
 
 OnDone = Callable[[dict[str, Any]], None]
 OnProgress = Callable[[dict[str, Any]], None]
+
+
+def swept_path(state: str) -> str:
+    """Where a whole sweep leaves what it saw."""
+    return f"{state}/observed.db.swept"
+
+
+def adopt(state: str) -> None:
+    """From now on the next sweep compares with what this one saw, and does not tell it again: call it when what was
+    told is kept. A power cut may take this back; then it is told twice."""
+    os.rename(swept_path(state), f"{state}/observed.db")
 
 
 class Request:
@@ -44,6 +56,21 @@ class Request:
         self.on_progress = on_progress
         self.on_done = on_done
 
+    def again(self) -> Request:
+        """The same wish, for nobody in particular."""
+        return Request(self.origin, full=self.full, compare=self.compare, targets=self.targets)
+
+    def join(self, other: Request) -> bool:
+        """Take another wish on, if both can be served as one."""
+        awaited = self.on_done or self.on_progress or other.on_done or other.on_progress
+        if awaited or self.origin is not other.origin or bool(self.targets) != bool(other.targets):
+            return False
+        self.full, self.compare = self.full or other.full, self.compare or other.compare
+        self.targets = tuple(dict.fromkeys((*self.targets, *other.targets)))
+        if len(self.targets) > TARGETS_MAX:
+            self.targets = ()
+        return True
+
 
 class Sweeps:
     """Runs one at a time."""
@@ -66,7 +93,8 @@ class Sweeps:
 
     def ask(self, request: Request) -> None:
         if self.running is not None:
-            self._waiting.append(request)
+            if not any(waiting.join(request) for waiting in self._waiting):
+                self._waiting.append(request)
             return
         self.running = request
         answer: dict[str, Any] = {}
@@ -77,7 +105,7 @@ class Sweeps:
                 "origin": int(request.origin),
                 "full": request.full,
                 "compare": request.compare,
-                "targets": [] if many else [fsencode(path) for path in request.targets],
+                "targets": [] if many else [os.fsencode(path) for path in request.targets],
                 "low": request.on_done is None and not request.targets,
                 **self._judged_by(),
             },

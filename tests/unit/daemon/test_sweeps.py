@@ -1,0 +1,140 @@
+"""Sweeps one after the other: nobody's wish is dropped, nobody's wish makes a queue, and nothing that was told is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from edgeguard.daemon import sweeping
+from edgeguard.daemon.helpers import Helpers
+from edgeguard.daemon.loop import Loop
+from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
+from edgeguard.model import Observation, Origin
+from edgeguard.settings import Paths, Settings
+
+
+class FakeHelpers:
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.done: Any = None
+
+    def start(self, _verb: str, request: dict[str, Any], _message: Any, done: Any, **_more: Any) -> bool:
+        self.asked.append(request)
+        self.done = done
+        return True
+
+
+def made() -> tuple[Sweeps, FakeHelpers]:
+    helpers = FakeHelpers()
+    sweeps = Sweeps(helpers, lambda _seen: None, lambda _request, _answer: None, lambda _error: None, dict)  # type: ignore[arg-type]
+    return sweeps, helpers
+
+
+def test_what_nobody_waits_for_is_joined() -> None:
+    sweeps, helpers = made()
+    sweeps.ask(Request(Origin.SWEEP))
+    for number in range(50):
+        sweeps.ask(Request(Origin.SWEEP, targets=(f"/srv/{number % 5}",)))
+        sweeps.ask(Request(Origin.SWEEP, compare=number == 7))
+    awaited: list[dict[str, Any]] = []
+    sweeps.ask(Request(Origin.SWEEP, full=True, on_done=awaited.append))
+    while sweeps.running:
+        helpers.done("")
+    assert [(len(asked["targets"]), asked["compare"], asked["full"]) for asked in helpers.asked] == [
+        (0, False, False),
+        (5, False, False),
+        (0, True, False),
+        (0, False, True),
+    ]
+    assert awaited == [{}]
+
+
+def test_too_many_targets_are_a_whole_sweep() -> None:
+    sweeps, helpers = made()
+    sweeps.ask(Request(Origin.SWEEP))
+    for number in range(TARGETS_MAX + 1):
+        sweeps.ask(Request(Origin.SWEEP, targets=(f"/srv/{number}",)))
+    helpers.done("")
+    assert helpers.asked[-1]["targets"] == []
+
+
+def test_a_failed_sweep_is_asked_again_as_it_was() -> None:
+    again = Request(Origin.DOWN, full=True, compare=True, targets=("/a",), on_done=lambda _answer: None).again()
+    assert (again.origin, again.full, again.compare, again.targets, again.on_done) == (
+        Origin.DOWN,
+        True,
+        True,
+        ("/a",),
+        None,
+    )
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.seen: list[Observation] = []
+        self.said: list[dict[str, Any]] = []
+
+    def observe(self, observation: Observation) -> None:
+        self.seen.append(observation)
+
+    def flush(self) -> None: ...
+
+    def say(self, message: dict[str, Any]) -> None:
+        self.said.append(message)
+
+    def progress(self, *_words: Any) -> None: ...
+
+
+def test_what_was_told_is_told_again_until_it_is_kept(tmp_path: Path) -> None:
+    """The daemon may be killed between hearing of a change and keeping it."""
+    root, state = tmp_path / "root", tmp_path / "state"
+    for path in (root / "etc", state):
+        path.mkdir(parents=True)
+    (root / "etc" / "passwd").write_text("root")
+    settings = Settings(paths=Paths(root=str(root), state=str(state)))
+    request = {
+        "watches": [["/etc", "config", [], True, True, False, "", ""]],
+        "origin": int(Origin.SWEEP),
+        "manifest": None,
+        "low": False,
+        "targets": [],
+        "full": False,
+        "compare": False,
+    }
+
+    def sweep() -> list[str]:
+        heard = Heard()
+        sweeping.sweep(settings, request, heard)  # type: ignore[arg-type]
+        if heard.said[-1]["summary"]["written"] and keeping:
+            adopt(str(state))
+        return [seen.subject for seen in heard.seen]
+
+    keeping = True
+    sweep()
+    assert sweep() == []
+    (root / "etc" / "passwd").write_text("root, changed")
+    keeping = False
+    assert sweep() == ["/etc/passwd"]
+    keeping = True
+    assert sweep() == ["/etc/passwd"]
+    assert sweep() == []
+
+
+def test_a_helper_that_cannot_start_leaves_no_descriptor(tmp_path: Path) -> None:
+    loop = Loop()
+    helpers = Helpers(loop, str(tmp_path / "gone"), "")
+    before = len(os.listdir("/proc/self/fd"))
+    said: list[str] = []
+    real, os.posix_spawn = os.posix_spawn, _no_spawn  # type: ignore[assignment]
+    try:
+        assert helpers.start("load", {}, lambda _message: None, said.append, timeout_s=1)
+    finally:
+        os.posix_spawn = real
+    assert len(os.listdir("/proc/self/fd")) == before
+    loop.turn(0)
+    assert said == ["cannot start: Resource temporarily unavailable"]
+
+
+def _no_spawn(*_words: Any, **_more: Any) -> int:
+    raise BlockingIOError(11, "Resource temporarily unavailable")
