@@ -212,27 +212,6 @@ class Processes:
         """Processes at the last look, without kernel threads."""
         return len(self._table.processes)
 
-    def describe(self, pid: int) -> dict[str, Any]:
-        """Details of one process for a person, by psutil; {} when it is gone."""
-        import psutil  # 4 MB: only when somebody asks
-
-        try:
-            process = psutil.Process(pid)
-            with process.oneshot():
-                memory = process.memory_info()
-                cpu = process.cpu_times()
-                return {
-                    "status": process.status(),
-                    "rss": memory.rss,
-                    "cpu_s": round(cpu.user + cpu.system, 2),
-                    "threads": process.num_threads(),
-                    "files": process.num_fds(),
-                    "cwd": process.cwd(),
-                    "nice": process.nice(),
-                }
-        except psutil.Error:
-            return {}
-
     # -- rungs
 
     def _blind(self, what: str) -> tuple[str, ...]:

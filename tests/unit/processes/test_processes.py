@@ -269,9 +269,3 @@ def test_no_proc_is_a_rung_that_says_so(tmp_path):
         assert "cannot be listed" in rung.blind[0]
     finally:
         sensor.close()
-
-
-def test_details_by_psutil(make):
-    sensor = make()
-    assert sensor.describe(os.getpid())["rss"] > 0
-    assert sensor.describe(2**30) == {}
