@@ -45,7 +45,8 @@ from edgeguard.sensors.health import Health, Reason
 from edgeguard.sensors.packages import Ownership
 from edgeguard.settings import Settings
 
-LEDGER_SAVE_S = 5.0  # after a change that is not urgent; findings themselves are durable as records at once
+LEDGER_SOON_S = 0.5  # after a change; findings themselves are durable as records at once
+LEDGER_LATER_S = 300.0  # after a mere repetition, and after the disk did not take it
 PUBLISH_WAIT_S = 0.1  # several changes make one status
 AUDIT_S = 3600.0
 DAY_S = 86_400.0
@@ -360,9 +361,9 @@ class Guard:
 
     def _adopt_swept(self) -> None:
         """Keep the findings first: after a kill in between, the next sweep tells all of it again."""
-        self._save_ledger()
         with contextlib.suppress(OSError):  # then it is told again, too
-            adopt(self.settings.paths.state)
+            if self._save_ledger():
+                adopt(self.settings.paths.state)
 
     def _found_by_sweep(self, observation: Observation) -> None:
         """What the sensor handed to a helper comes back here; it still knows who did it."""
@@ -640,15 +641,24 @@ class Guard:
         return Ledger(self.settings.budget.findings_max)
 
     def _plan_save(self, *, urgent: bool) -> None:
-        if self._save_timer is None:
-            self._save_timer = self.loop.later(0.5 if urgent else LEDGER_SAVE_S * 60, self._save_ledger)
+        wait = LEDGER_SOON_S if urgent else LEDGER_LATER_S
+        if self._save_timer is not None:
+            if not urgent or self._save_timer.due <= time.monotonic() + wait:
+                return
+            self._save_timer.cancel()
+        self._save_timer = self.loop.later(wait, self._save_ledger)
 
-    def _save_ledger(self) -> None:
+    def _save_ledger(self) -> bool:
+        """False: the disk does not take it. The spool says so, and its records hold the findings meanwhile."""
         if self._save_timer is not None:
             self._save_timer.cancel()
             self._save_timer = None
-        with contextlib.suppress(OSError):  # a full disk: the spool says so; records hold the findings meanwhile
+        try:
             replace_file(f"{self.settings.paths.state}/ledger.cbor", self.river.ledger.to_cbor(), 0o600)
+        except OSError:
+            self._plan_save(urgent=False)
+            return False
+        return True
 
 
 SENSOR_OF = {

@@ -20,7 +20,9 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         os.fchmod(fd, mode)
-        os.write(fd, data)
+        left = memoryview(data)
+        while left:  # a disk that is nearly full takes a part, and says so only the next time
+            left = left[os.write(fd, left) :]
     finally:
         os.close(fd)
     os.rename(temporary, path)

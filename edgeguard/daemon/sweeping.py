@@ -68,7 +68,7 @@ def _whole(
 ) -> Summary:
     """Everything that is watched. What was seen lies in observed.db.swept afterwards, durably.
 
-    The daemon puts it in place (`sweeps.adopt`) when it has kept what it was told: the next sweep does not tell it again.
+    The daemon puts it in place (`sweeps.adopt`) when it has kept what it was told: the next sweep tells it no more.
     """
     state = settings.paths.state
     meter = Meter(out, "files")

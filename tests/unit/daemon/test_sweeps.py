@@ -1,4 +1,4 @@
-"""Sweeps one after the other: nobody's wish is dropped, nobody's wish makes a queue, and nothing that was told is lost."""
+"""Sweeps one after the other: no wish is dropped, none makes a queue, and nothing that was told is lost."""
 
 from __future__ import annotations
 
