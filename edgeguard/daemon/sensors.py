@@ -13,7 +13,7 @@ from edgeguard.daemon.sensing import now_ms
 from edgeguard.daemon.sweeps import Request
 from edgeguard.linux import capabilities
 from edgeguard.model import Origin
-from edgeguard.sensors import sensor_class
+from edgeguard.sensors import Rung, sensor_class
 from edgeguard.sensors.health import Reason
 from edgeguard.sensors.processes import Processes
 
@@ -38,11 +38,12 @@ def start_sensors(guard: Guard) -> None:
     guard.sensing.run()
 
 
-def _add(guard: Guard, sensor: Any, *, snapshot: bool) -> None:
+def _add(guard: Guard, sensor: Any, *, snapshot: bool) -> Rung | None:
     try:
-        guard.sensing.add(sensor, snapshot=snapshot)
+        return guard.sensing.add(sensor, snapshot=snapshot)
     except OSError as error:
         guard.health.report(Reason.SENSOR_BLIND, f"sensor {sensor.name}", str(error), now=now_ms())
+        return None
 
 
 def _add_files(guard: Guard, processes: Processes) -> None:
@@ -60,7 +61,9 @@ def _add_files(guard: Guard, processes: Processes) -> None:
         on_exec=(lambda pid, path: hint(guard, processes, pid, path)) if lend else None,
         hash_file_max=guard.settings.budget.hash_file_max,
     )
-    _add(guard, files, snapshot=False)
+    rung = _add(guard, files, snapshot=False)
+    if lend and (rung is None or rung.name != "fanotify"):
+        processes.no_hints()
 
 
 def hint(guard: Guard, processes: Processes, pid: int, path: str) -> None:

@@ -202,6 +202,12 @@ class Processes:
         found += self._due(now)
         return found
 
+    def no_hints(self) -> None:
+        """The files sensor cannot see executions here: do not wait for its hints."""
+        if self.rung.name == "fanotify exec" and not self.rung.proven:
+            tried = (*self.rung.tried, ("fanotify exec", "the files sensor reports no executions"))
+            self.rung = Rung("polling", proven=True, blind=self._blind(POLLING_MISSES), tried=tried)
+
     def renew(self) -> None:
         """Another baseline is in force: ask anew what is known."""
         self._programs.forget()
@@ -224,8 +230,7 @@ class Processes:
         if not self._test_pid:
             self._test_pid = _run_nothing()
         elif self._looks > HINT_LOOKS:
-            tried = (*self.rung.tried, ("fanotify exec", "the files sensor reports no executions"))
-            self.rung = Rung("polling", proven=True, blind=self._blind(POLLING_MISSES), tried=tried)
+            self.no_hints()
 
     def _climb(self, tried: list[tuple[str, str]]) -> Rung:
         if self._real:

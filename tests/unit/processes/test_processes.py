@@ -201,6 +201,13 @@ def test_without_hints_the_rung_falls(make):
     assert sensor.interval_s == POLLING_S
 
 
+def test_nobody_waits_for_hints_that_cannot_come(make):
+    sensor = make(hints=True)
+    sensor.no_hints()
+    assert (sensor.rung.name, sensor.rung.proven, sensor.interval_s) == ("polling", True, POLLING_S)
+    assert ("fanotify exec", "the files sensor reports no executions") in sensor.rung.tried
+
+
 def test_a_glimpsed_program_is_told_by_its_path(make, tmp_path):
     sensor = make(hints=True)
     child = subprocess.Popen(["/bin/true"])
