@@ -105,7 +105,8 @@ class Run:
         """A program in the background; its words go to build/run/NAME.log."""
         with (RUN / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(word) for word in words],
+                # the last words: even if we are killed, nothing that was started here stays
+                ["/usr/bin/setpriv", "--pdeathsig", "TERM", *(str(word) for word in words)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -211,9 +212,9 @@ def tell(command: str) -> None:
         f"""
 The findings follow as they come. In a second terminal, for instance:
 
-  echo 'echo changed' >> {DEMO.relative_to(TOP)}/hello       a watched program changes
-  cp /bin/sleep /tmp/eg-demo && /tmp/eg-demo 60 &      a program runs from /tmp
-  {PYTHON} -m http.server 8099 &                       a port opens
+  echo 'echo changed' >> {DEMO.relative_to(TOP)}/hello      a watched program changes
+  cp /bin/sleep /tmp/eg-demo; /tmp/eg-demo 30            a program runs from /tmp, and ends
+  timeout 30 {PYTHON} -m http.server 8099      a port opens, and closes
 
 and to look:
 
@@ -234,7 +235,9 @@ def main() -> int:
     policy()
     run = Run()
     client = [BIN / "edgeguard", "--settings", file]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts with `&`
+    for number in (signal.SIGTERM, signal.SIGHUP):  # `kill`, and a terminal that is closed
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
         print(f"Everything is below {RUN.relative_to(TOP)}. Learning how this machine looks: {', '.join(SMALL)}.")
         collector(run, port)
@@ -265,7 +268,8 @@ def main() -> int:
         print(f"make run: {error}", file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         run.stop()
     return 0
 
