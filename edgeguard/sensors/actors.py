@@ -9,6 +9,7 @@ The address of a login comes from logind's session file and not from SSH_CONNECT
 
 from __future__ import annotations
 
+import time
 from sys import intern
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from edgeguard.sensors.users import Users
 KEEP = 512  # processes remembered; about 1 KB each
 PARENTS_MAX = 8
 ARGV_CHARS = 1024  # of a remembered command line
+GLIMPSES_MAX = 128  # programs of which only the path was seen
+GLIMPSE_S = 2.0  # how long: what such a short-lived program did is told by then, and its number may be another's
 SESSIONS_MAX = 64  # logins whose address is remembered after logind forgot them
 
 
@@ -37,6 +40,7 @@ class Actors:
         self._keep = keep
         self._memory: dict[int, _Remembered] = {}  # by pid, least recently used first
         self._addresses: dict[str, str] = {}  # by session
+        self._glimpses: dict[int, tuple[str, float]] = {}  # pid -> program, monotonic seconds; oldest first
 
     def remember(self, pid: int) -> Process | None:
         """Read a process that just started something, and keep it. None when it was gone already."""
@@ -46,17 +50,34 @@ class Actors:
         self._keep_chain(process, PARENTS_MAX)
         return process
 
+    def glimpse(self, pid: int, path: str) -> None:
+        """`pid` opens this program for execution; it may have ended before anybody can read more about it."""
+        if path.rpartition("/")[2].startswith("ld-"):
+            return  # its loader, opened after the program
+        self._glimpses.pop(pid, None)
+        self._glimpses[pid] = (path, time.monotonic())
+        while len(self._glimpses) > GLIMPSES_MAX:
+            del self._glimpses[next(iter(self._glimpses))]
+
     def actor_of(self, pid: int) -> Actor:
         """Who `pid` is, or was. NOBODY when neither /proc nor memory knows."""
         if pid <= 0:
             return NOBODY
         process = self._procfs.look(pid)
         if process is None:
-            remembered = self._memory.get(pid)
-            if remembered is None or not self._ended(pid, remembered.process.start):
-                return NOBODY._replace(pid=pid)
-            process = remembered.process
+            return self._ended_actor(pid)
         return self.describe(process)
+
+    def _ended_actor(self, pid: int) -> Actor:
+        """Who a process was that has ended. What was read of it may be from before it became its last program."""
+        exe, at = self._glimpses.get(pid, ("", 0.0))
+        if time.monotonic() - at > GLIMPSE_S:
+            exe = ""
+        remembered = self._memory.get(pid)
+        if remembered is None or not self._ended(pid, remembered.process.start):
+            return Actor(pid=pid, exe=exe)
+        known = self.describe(remembered.process)
+        return known if exe in ("", known.exe) else known._replace(exe=exe, argv=())
 
     def describe(self, process: Process) -> Actor:
         """The actor that this process is."""

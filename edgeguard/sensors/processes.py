@@ -192,6 +192,7 @@ class Processes:
             self.interval_s = CROSS_CHECK_S
         if pid == self._test_pid:
             return []
+        self._actors.glimpse(pid, path)
         link = self._procfs.exe(pid)
         if link and link != path:
             self._unsettle(pid, path, link)

@@ -132,3 +132,20 @@ def test_users(tmp_path):
     os.utime(path, ns=(1, 1))
     assert users.name(0) == "admin"
     assert parse(b"\0\xff:::\n") == {}
+
+
+def test_a_program_of_which_only_the_path_was_seen(tree):
+    actors = Actors(tree.root)
+    actors.glimpse(77, "/usr/bin/chmod")
+    actors.glimpse(77, "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
+    assert actors.actor_of(77) == NOBODY._replace(pid=77, exe="/usr/bin/chmod")
+
+
+def test_a_process_read_before_it_became_the_program(tree):
+    tree(78, exe="/usr/bin/dash", argv=("sh",))
+    actors = Actors(tree.root)
+    actors.remember(78)
+    actors.glimpse(78, "/usr/bin/chmod")
+    tree.end(78)
+    actor = actors.actor_of(78)
+    assert (actor.exe, actor.argv, actor.user) == ("/usr/bin/chmod", (), "alice")
