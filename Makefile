@@ -54,7 +54,7 @@ test-newest: build/venv-newest/ready ## unit tests with the newest release of ea
 build/venv-newest/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-newest
-	build/venv-newest/bin/pip install -q --upgrade pytest hypothesis pycose psutil pyudev systemd-python cryptography cbor2 aiohttp
+	build/venv-newest/bin/pip install -q --upgrade pytest hypothesis pycose cbor psutil pyudev systemd-python cryptography cbor2 aiohttp
 	@touch $@
 
 deb: ## dist/edgeguard_*.deb and dist/edgeguard-collector_*.deb
