@@ -104,6 +104,7 @@ class Guard:
         self.checked: int | None = None
         self.files_checked: int | None = None
         self.waiting = 0  # sealed segments without a receipt
+        self._first_seal = True  # the next answer of the sealer is the first
         self._sequence = 0  # newest record of stream 0
         self._publish_timer: Timer | None = None
         self._save_timer: Timer | None = None
@@ -553,7 +554,8 @@ class Guard:
         if not answer.get("problems") and answer.get("receipt"):
             self.health.clear("receipts")
         self.loop.later(0, self.tell_health)
-        if answer.get("sealed"):
+        if answer.get("sealed") or (self.waiting and self._first_seal and "error" not in answer):
+            self._first_seal = False  # what a run before this one sealed and nobody sent
             self.uplinks.ring()
         self.changed()
 

@@ -56,6 +56,8 @@ class Telling:
         self._sealed = sealed
         self._commit_timer: Timer | None = None
         self._seal_timer: Timer | None = None
+        self._asked_again = False
+        self._audit_again = False
         self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
         self.followers: list[Callable[[int, int, Record], None]] = []
         self.error = ""
@@ -101,7 +103,7 @@ class Telling:
 
         self._guard(append)
         self.recent.append((record.stream, sequence, record))
-        for follower in self.followers:
+        for follower in list(self.followers):  # one that has gone takes itself off the list
             follower(record.stream, sequence, record)
         self._plan()
         return sequence
@@ -113,12 +115,14 @@ class Telling:
         try:
             act()
         except SpoolError as error:
-            self.error = str(error)
-            self._report("spool", self.error)
+            # Said once: the report becomes a record itself, and that one cannot be stored either.
+            if str(error) != self.error:
+                self.error = str(error)
+                self._report("spool", self.error)
             if self._commit_timer is None:
                 self._commit_timer = self._loop.later(RETRY_S, self._commit)
             return False
-        if self.error:
+        if self.error and not self.spool.status.queued:
             self.error = ""
             self._report("spool", "")
         return True
@@ -153,7 +157,7 @@ class Telling:
     def run_sealer(self, *, audit: bool = False) -> None:
         """Also without a full journal: receipts in the inbox want to be checked. `audit`: verify every segment."""
         answer: dict[str, Any] = {}
-        self._helpers.start(
+        started = self._helpers.start(
             "seal",
             {"audit": audit, **({"manifest": self.manifest} if self.manifest else {})},
             answer.update,
@@ -161,6 +165,9 @@ class Telling:
             timeout_s=SEAL_S,
             program=self._seal_program,
         )
+        if not started:  # the one that runs may have looked into the inbox already
+            self._asked_again = True
+            self._audit_again = self._audit_again or audit
 
     def _seal_done(self, answer: dict[str, Any], error: str) -> None:
         if error:
@@ -176,6 +183,9 @@ class Telling:
         self._sealed(answer)
         self._later_seal()
         self._plan()
+        if self._asked_again:
+            audit, self._asked_again, self._audit_again = self._audit_again, False, False
+            self.run_sealer(audit=audit)
 
     def _later_seal(self) -> None:
         """Look again soon: more may have gathered while the sealer ran, or it failed and must be tried again."""

@@ -60,6 +60,7 @@ class Uplinks:
         self._events: inotify.Queue | None = None
         self._inbox = f"{settings.paths.exchange}/inbox"
         self._again = False
+        self._rest_until = 0.0  # monotonic; before it, the collector does not want to hear from us
         self.status = UplinkStatus()
 
     @property
@@ -85,8 +86,8 @@ class Uplinks:
             self._events = None
 
     def ring(self) -> None:
-        """Segments wait: let the uplink run now."""
-        if not self.configured:
+        """Segments wait: let the uplink run now, unless the collector asked us to wait."""
+        if not self.configured or time.monotonic() < self._rest_until:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -125,6 +126,7 @@ class Uplinks:
         if said is None:
             return
         self.status = said
+        self._rest_until = 0.0
         if said.ok:
             self._failures = 0
             self._report("")
@@ -137,7 +139,13 @@ class Uplinks:
         wait = max(said.retry_after, 1.0 + (bound - 1.0) * int.from_bytes(os.urandom(2), "big") / 65536)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.later(wait, self.ring)
+        if said.retry_after:
+            self._rest_until = time.monotonic() + wait
+        self._timer = self._loop.later(wait, self._rested)
+
+    def _rested(self) -> None:
+        self._rest_until = 0.0
+        self.ring()
 
 
 def read_status(path: str) -> UplinkStatus | None:

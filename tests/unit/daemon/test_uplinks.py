@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeguard.daemon.uplinks import UplinkStatus, read_status
+from edgeguard.daemon.loop import Loop
+from edgeguard.daemon.uplinks import Uplinks, UplinkStatus, read_status
+from edgeguard.settings import Paths, Settings, Uplink
 
 
 def test_what_the_uplink_says(tmp_path: Path) -> None:
@@ -47,3 +49,22 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/passwd")
     for name in ("directory", "fifo", "link", "gone"):
         assert read_status(str(tmp_path / name)) is None
+
+
+def test_the_collector_may_ask_for_rest(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    bell = tmp_path / "doorbell"
+    settings = Settings(
+        paths=Paths(runtime=str(tmp_path), exchange=str(tmp_path)), uplink=Uplink(url="https://collector.example")
+    )
+    loop, clock = Loop(), [0.0]
+    loop._clock = lambda: clock[0]
+    uplinks = Uplinks(loop, settings, None, "", lambda: None, lambda _detail: None)  # type: ignore[arg-type]
+    (tmp_path / "inbox" / "status.json").write_text('{"ok": false, "error": "busy", "retry_after": 3600}')
+    uplinks.open()
+    uplinks.ring()
+    assert not bell.exists()
+    clock[0] = 3601.0
+    loop._run_timers()
+    assert bell.exists()
+    uplinks.close()

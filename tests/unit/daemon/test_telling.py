@@ -1,0 +1,72 @@
+"""Telling where the disk does not take records, and where the sealer is asked while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgeguard.daemon.loop import Loop
+from edgeguard.daemon.telling import Telling
+from edgeguard.errors import SpoolError
+from edgeguard.records.spool import Spool
+
+
+class FakeHelpers:
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.running: dict[str, Any] = {}
+
+    def start(self, verb: str, request: dict[str, Any], _message: Any, done: Any, **_more: Any) -> bool:
+        if verb in self.running:
+            return False
+        self.asked.append(request)
+        self.running[verb] = done
+        return True
+
+    def end(self, verb: str) -> None:
+        self.running.pop(verb)("")
+
+
+class FullSpool(Spool):
+    full = True
+
+    def append(self, record: Any) -> tuple[int, int]:
+        if self.full:
+            raise SpoolError("the disk is full")
+        return super().append(record)
+
+
+def made(tmp_path: Path, reports: list[tuple[str, str]]) -> tuple[Telling, FullSpool, FakeHelpers, Loop]:
+    loop, helpers = Loop(), FakeHelpers()
+    spool = FullSpool(f"{tmp_path}/spool", f"{tmp_path}/outbox", bytes(16))
+
+    def report(subject: str, detail: str) -> None:
+        reports.append((subject, detail))
+        loop.later(0, lambda: telling.state("helper failed", detail))  # as the guard does: a finding, a record
+
+    telling = Telling(loop, spool, helpers, "", lambda: 0, report, lambda _answer: None)  # type: ignore[arg-type]
+    telling.open()
+    return telling, spool, helpers, loop
+
+
+def test_a_full_disk_is_said_once_and_does_not_spin(tmp_path: Path) -> None:
+    reports: list[tuple[str, str]] = []
+    telling, spool, _, loop = made(tmp_path, reports)
+    telling.state("start")
+    for _ in range(50):
+        loop.turn(0)
+    assert reports == [("spool", "the disk is full")]
+    spool.full = False
+    telling.state("start")
+    assert reports[-1] == ("spool", "")
+
+
+def test_who_asks_while_the_sealer_runs_is_served_after_it(tmp_path: Path) -> None:
+    telling, _, helpers, _ = made(tmp_path, [])
+    telling.run_sealer()
+    telling.run_sealer(audit=True)
+    telling.run_sealer()
+    helpers.end("seal")
+    assert [asked["audit"] for asked in helpers.asked] == [False, True]
+    helpers.end("seal")
+    assert len(helpers.asked) == 2
