@@ -576,8 +576,9 @@ class Guard:
         """Keep status.json valid, and the clock of waivers going."""
         now_cpu, now_mono = time.process_time(), time.monotonic()
         cpu, mono = self._cpu
-        self._cpu_percent = round(100 * (now_cpu - cpu) / (now_mono - mono), 2) if now_mono > mono else 0.0
-        self._cpu = (now_cpu, now_mono)
+        if now_mono - mono > REFRESH_S / 2:  # of the start alone it would be no figure to judge by
+            self._cpu_percent = round(100 * (now_cpu - cpu) / (now_mono - mono), 2)
+            self._cpu = (now_cpu, now_mono)
         self.river.tick(now_ms())
         self.publish()
         self.loop.later(REFRESH_S, self._refresh, slack=15.0)
