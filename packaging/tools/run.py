@@ -208,13 +208,17 @@ def introduce(run: Run) -> None:
 
 
 def tell(command: str) -> None:
+    shown = [
+        (f"echo 'echo changed' >> {DEMO.relative_to(TOP)}/hello", "a watched program changes"),
+        ("cp /bin/sleep /tmp/eg-demo; /tmp/eg-demo 20", "a program runs from /tmp, and ends"),
+        (f"timeout 20 {PYTHON} -m http.server 8099", "a port opens, and closes"),
+    ]
+    examples = "\n".join(f"  {words:<48} # {meaning}" for words, meaning in shown)
     print(
         f"""
 The findings follow as they come. In a second terminal, for instance:
 
-  echo 'echo changed' >> {DEMO.relative_to(TOP)}/hello      a watched program changes
-  cp /bin/sleep /tmp/eg-demo; /tmp/eg-demo 30            a program runs from /tmp, and ends
-  timeout 30 {PYTHON} -m http.server 8099      a port opens, and closes
+{examples}
 
 and to look:
 
@@ -239,7 +243,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # `kill`, and a terminal that is closed
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
-        print(f"Everything is below {RUN.relative_to(TOP)}. Learning how this machine looks: {', '.join(SMALL)}.")
+        print(f"Everything is below {RUN.relative_to(TOP)}. Learning how this machine looks: {', '.join(SMALL)}.", flush=True)
         collector(run, port)
         run.start("edgeguardd", BIN / "edgeguardd", "--settings", file)
         for _ in waiting(run, START_S):
