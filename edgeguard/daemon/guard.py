@@ -111,7 +111,7 @@ class Guard:
         self._remark_timer: Timer | None = None
         self._nonce = 0
         self._cpu = (time.process_time(), time.monotonic())
-        self._cpu_percent = 0.0
+        self._cpu_percent: float | None = None
         self._refused_subjects: set[str] = set()
 
     # -- life

@@ -66,7 +66,7 @@ class Facts(NamedTuple):
     mode: str
     learning: Learning | None
     problems: tuple[str, ...]
-    cpu_percent: float
+    cpu_percent: float | None  # of one core, over the last minute; None in the first
 
 
 def document(facts: Facts, ledger: Ledger, baseline: Baseline | None) -> dict[str, Any]:
