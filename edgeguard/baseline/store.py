@@ -10,6 +10,8 @@ under a new revision. Nothing is judged here: `document.open_signed` says what m
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -50,6 +52,21 @@ class Loaded:
 class Store:
     def __init__(self, state: str) -> None:
         self.directory = os.path.join(state, "baseline")
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """In this block nobody else makes a revision or tidies up. Waits for whoever is at it.
+
+        Learning, accepting and installing are processes of their own: without this, two of them count up from the
+        same floor and one overwrites the other, or one tidies away the manifest that the other is about to name.
+        """
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def floor(self) -> int:
         """The highest revision that ever was in force; 0 before the first, or when the file is damaged."""

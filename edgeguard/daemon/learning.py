@@ -38,32 +38,32 @@ def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
     policy = compiled_policy(settings)
     priority.background()
     shelf = store.Store(settings.paths.state)
-    manifest, summary = learn_files(settings, policy, out)
+    summary = learn_files(settings, policy, out)
     references = learn_rest(settings)
-    baseline = document.compile_baseline(
-        policy,
-        references,
-        manifest,
-        shelf.floor() + 1,
-        now_ms(),
-        device=trust.device,
-        target=settings.fleet,
-        parent=shelf.parent(),
-        note=request.get("reason", ""),
-    )
-    shelf.install(document.sign(baseline, trust.seed), baseline)
+    with shelf.alone():
+        baseline = document.compile_baseline(
+            policy,
+            references,
+            keep_manifest(shelf),
+            shelf.floor() + 1,
+            now_ms(),
+            device=trust.device,
+            target=settings.fleet,
+            parent=shelf.parent(),
+            note=request.get("reason", ""),
+        )
+        shelf.install(document.sign(baseline, trust.seed), baseline)
     facts = summary_to_plain(summary, time.monotonic() - started)
     out.say({**facts, **describe(baseline), "trust": trust.name})
 
 
-def learn_files(settings: Settings, policy: Policy, out: Out) -> tuple[ManifestRef, Summary]:
-    """Read every watched file; manifest and observed.db are durable afterwards, protected copies lie in the vault."""
+def learn_files(settings: Settings, policy: Policy, out: Out) -> Summary:
+    """Read every watched file; observed.db and a draft of the manifest are durable afterwards, protected copies lie
+    in the vault."""
     state = settings.paths.state
-    directory = f"{state}/baseline"
-    draft = f"{directory}/draft.egm"
     meter = Meter(out, "files")
-    with replacing(f"{state}/observed.db") as observed, replacing(draft) as manifest:
-        summary = sweeps.learn(
+    with replacing(f"{state}/observed.db") as observed, replacing(draft_path(store.Store(state))) as manifest:
+        return sweeps.learn(
             policy.watches,
             settings.paths.root,
             manifest,
@@ -74,14 +74,23 @@ def learn_files(settings: Settings, policy: Policy, out: Out) -> tuple[ManifestR
             hash_file_max=settings.budget.hash_file_max,
             vault_max=settings.budget.vault_bytes,
         )
+
+
+def draft_path(shelf: store.Store) -> str:
+    return f"{shelf.directory}/manifest.draft"  # not .egm: those that no baseline names are tidied away
+
+
+def keep_manifest(shelf: store.Store) -> ManifestRef:
+    """The draft gets its name, which is its digest. From here to the baseline that names it, nobody may tidy up."""
+    draft = draft_path(shelf)
     with open(draft, "rb") as file:
         digest, size = file_digest(file), os.fstat(file.fileno()).st_size
+        if not size:
+            raise Truncated("the file manifest came out empty")
         entries = codec.Reader(file.fileno()).count
-    if not size:
-        raise Truncated("the file manifest came out empty")
-    os.rename(draft, f"{directory}/{digest.hex()}.egm")
-    sync_directory(directory)
-    return ManifestRef(digest, size, entries), summary
+    os.rename(draft, shelf.manifest_path(digest))
+    sync_directory(shelf.directory)
+    return ManifestRef(digest, size, entries)
 
 
 def learn_rest(settings: Settings) -> dict[str, dict[str, Columns | None]]:

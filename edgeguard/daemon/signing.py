@@ -119,19 +119,27 @@ def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
     trust = trust_of(settings)
     if trust.name != "local":
         raise NotLocal("a fleet signs the baselines of this device; change the policy there")
+    policy = compiled_policy(settings) if request.get("policy") else None
     shelf = store.Store(settings.paths.state)
+    with shelf.alone():
+        next_one = _next(shelf, trust, policy, request)
+        shelf.install(document.sign(next_one, trust.seed), next_one)
+    _protect(settings, next_one, request.get("accept", []))
+    out.say(describe(next_one))
+
+
+def _next(shelf: store.Store, trust: Trust, policy: Policy | None, request: dict[str, Any]) -> Baseline:
+    """The revision after the one that stands."""
     standing = shelf.load_verified(trust.trusted, trust.device, now_ms()).baseline
     if standing is None:
         raise Corrupt("there is no valid baseline to go on from; run: edgeguard baseline learn")
-    baseline = standing
-    if request.get("policy"):
-        baseline = replace(baseline, policy=compiled_policy(settings))
+    baseline = standing if policy is None else replace(standing, policy=policy)
     for kind, subject, columns in request.get("accept", []):
         value = None if columns is None else columns_from_plain(columns)
         baseline = document.with_reference(baseline, kind, str(from_plain(subject)), value)
     now = now_ms()
     after = baseline.policy.settings.expires_after
-    next_one = replace(
+    return replace(
         baseline,
         revision=shelf.floor() + 1,
         created=now,
@@ -140,9 +148,6 @@ def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
         parent=shelf.parent(),
         note=request.get("note", ""),
     )
-    shelf.install(document.sign(next_one, trust.seed), next_one)
-    _protect(settings, next_one, request.get("accept", []))
-    out.say(describe(next_one))
 
 
 def _protect(settings: Settings, baseline: Baseline, accepted: list[Any]) -> None:
@@ -163,11 +168,12 @@ def install(settings: Settings, request: dict[str, Any], out: Out) -> None:
     trust = trust_of(settings)
     shelf = store.Store(settings.paths.state)
     data = read_regular(str(from_plain(request["path"])), document.SIZE_MAX)
-    baseline = document.open_signed(data, trust.trusted, trust.device, shelf.floor() + 1, now_ms())
-    previous = shelf.floor()
-    if baseline.files is not None:
-        _install_manifest(shelf, baseline.files, str(from_plain(request.get("manifest", ""))))
-    shelf.install(data, baseline)
+    with shelf.alone():
+        previous = shelf.floor()
+        baseline = document.open_signed(data, trust.trusted, trust.device, previous + 1, now_ms())
+        if baseline.files is not None:
+            _install_manifest(shelf, baseline.files, str(from_plain(request.get("manifest", ""))))
+        shelf.install(data, baseline)
     out.say({**describe(baseline), "previous": previous or None, "signer": baseline.signer.hex()})
 
 
@@ -180,7 +186,6 @@ def _install_manifest(shelf: store.Store, wanted: ManifestRef, path: str) -> Non
     data = read_regular(path, min(MANIFEST_MAX, wanted.size + 1))
     if len(data) != wanted.size or sha256(data).digest() != wanted.sha256:
         raise Corrupt("the file manifest is not the one that this baseline was signed with")
-    os.makedirs(shelf.directory, mode=0o700, exist_ok=True)
     keys.write_durably(final, data, 0o600)
 
 

@@ -1,0 +1,111 @@
+"""Baselines made by real helpers, at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeguard.baseline.store import Store
+from edgeguard.codec import cbor
+from edgeguard.codec.values import columns_to_plain, to_plain
+from edgeguard.daemon.frames import Unpacker
+from edgeguard.daemon.signing import trust_of
+from edgeguard.settings import Settings, load
+
+REPOSITORY = Path(__file__).parents[3]
+HELPER = REPOSITORY / "packaging" / "bin" / "edgeguard-helper"
+
+SETTINGS = """
+[paths]
+root = "{base}/root"
+state = "{base}/state"
+runtime = "{base}/run"
+exchange = "{base}/exchange"
+vendor_policy = "{base}/policy"
+site_policy = "{base}/site"
+trust = "{base}/trust"
+"""
+
+
+class World:
+    def __init__(self, base: Path) -> None:
+        for name in ("root/etc", "state/baseline", "state/keys", "state/vault", "policy"):
+            (base / name).mkdir(parents=True)
+        (base / "root/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+        (base / "policy/10.toml").write_text('[[watch]]\npath = "/etc"\ncategory = "config"\n')
+        self.file = base / "agent.toml"
+        self.file.write_text(SETTINGS.format(base=base))
+        self.settings: Settings = load(str(self.file))
+        self.store = Store(self.settings.paths.state)
+
+    def start(self, verb: str, request: dict[str, Any]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(HELPER), verb, "--settings", str(self.file)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin
+        process.stdin.write(cbor.encode(request))
+        process.stdin.close()
+        return process
+
+    def answer(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+        assert process.stdout
+        messages = Unpacker().feed(process.stdout.read())
+        process.stdout.close()
+        process.wait()
+        return messages[-1]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    assert made.answer(made.start("learn", {"reason": "test"}))["revision"] == 1
+    return made
+
+
+def test_what_is_accepted_at_the_same_time_is_all_accepted(world: World) -> None:
+    rows = [["sysctl", to_plain(f"net.test.{number}"), columns_to_plain({"value": "1"})] for number in range(6)]
+    running = [world.start("rebase", {"accept": [row], "note": ""}) for row in rows]
+    revisions = sorted(world.answer(process)["revision"] for process in running)
+    assert revisions == [2, 3, 4, 5, 6, 7]
+    trust = trust_of(world.settings)
+    baseline = world.store.current(trust.trusted, trust.device, 2**41)
+    assert baseline is not None
+    assert {f"net.test.{number}" for number in range(6)} <= baseline.references["sysctl"].keys()
+
+
+def test_learning_and_accepting_leave_the_manifest_that_is_named(world: World) -> None:
+    """While one makes a revision, the other waits; and a draft is not tidied away."""
+    with world.store.alone():
+        Path(world.store.directory, "manifest.draft").write_bytes(b"a draft")
+        learn = world.start("learn", {"reason": "again"})
+        with pytest.raises(subprocess.TimeoutExpired):
+            learn.wait(3)
+        world.store.prune()
+    assert world.answer(learn)["revision"] == 2
+    row = ["sysctl", to_plain("net.test"), columns_to_plain({"value": "1"})]
+    assert world.answer(world.start("rebase", {"accept": [row], "note": ""}))["revision"] == 3
+    trust = trust_of(world.settings)
+    baseline = world.store.current(trust.trusted, trust.device, 2**41)
+    assert baseline is not None
+    assert baseline.files is not None
+    assert os.path.exists(world.store.manifest_path(baseline.files.sha256))
+
+
+def test_alone_is_for_one(world: World) -> None:
+    entered = threading.Event()
+
+    def enter() -> None:
+        with Store(world.settings.paths.state).alone():
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    with world.store.alone():
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(10)
+    assert entered.is_set()
