@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from edgeguard.cli.console import Console
 from edgeguard.cli.text import escape
@@ -119,21 +119,29 @@ def split(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def parser_for(verb: str, arguments: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
-    """The options of one verb and the common ones."""
+    """The options of one verb and the common ones, which may stand before and after an action (`baseline show`)."""
     parser = Parser(prog=f"edgeguard {verb}", description=VERBS[verb][1], allow_abbrev=False)
     arguments(parser)
     common(parser)
+    for action in parser._actions:  # noqa: SLF001 - argparse keeps no other list
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for inner in action.choices.values():
+                common(inner, inner=True)
     return parser
 
 
-def common(parser: argparse.ArgumentParser) -> None:
-    """What every verb takes."""
+def common(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
+    """What every verb takes. `inner`: what is not given there was perhaps given before."""
     group = parser.add_argument_group("common options")
-    group.add_argument("-o", "--output", choices=("text", "json", "jsonl"), default="text", help="form of the answer")
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing; the exit code tells")
-    group.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (also: NO_COLOR)")
-    group.add_argument("--settings", metavar="FILE", default="", help="agent.toml of the daemon to talk to")
-    group.add_argument("--socket", metavar="PATH", default="", help="control socket of the daemon to talk to")
+
+    def add(*names: str, default: object, **more: Any) -> None:
+        group.add_argument(*names, default=argparse.SUPPRESS if inner else default, **more)
+
+    add("-o", "--output", choices=("text", "json", "jsonl"), default="text", help="form of the answer")
+    add("-q", "--quiet", action="store_true", default=False, help="say nothing; the exit code tells")
+    add("--color", choices=("auto", "always", "never"), default="auto", help="colour (also: NO_COLOR)")
+    add("--settings", metavar="FILE", default="", help="agent.toml of the daemon to talk to")
+    add("--socket", metavar="PATH", default="", help="control socket of the daemon to talk to")
 
 
 def _module(verb: str) -> VerbModule:

@@ -76,3 +76,9 @@ def test_status_imports_nothing_but_built_ins():
     ) % (TOP / "packaging/bin/edgeguard")
     done = subprocess.run(["/usr/bin/python3", "-IS", "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() in {"[]", "['_socket']"}
+
+
+@pytest.mark.parametrize("words", [("-o", "json", "show"), ("show", "-o", "json")])
+def test_common_options_stand_before_or_after_an_action(words):
+    given = parser_of("baseline").parse_args(words)
+    assert (given.output, given.action, given.quiet) == ("json", "show", False)
