@@ -49,6 +49,7 @@ LEDGER_SOON_S = 0.5  # after a change; findings themselves are durable as record
 LEDGER_LATER_S = 300.0  # after a mere repetition, and after the disk did not take it
 PUBLISH_WAIT_S = 0.1  # several changes make one status
 AUDIT_S = 3600.0
+LIVE_FILES_MAX = 4096
 DAY_S = 86_400.0
 REMARK_S = 0.5  # mounts come in groups
 RELOOK_S = 300.0  # a helper that failed is asked again
@@ -113,6 +114,7 @@ class Guard:
         self._cpu = (time.process_time(), time.monotonic())
         self._cpu_percent: float | None = None
         self._refused_subjects: set[str] = set()
+        self._live_files: dict[str, int] = {}  # seen live since the running sweep began: path -> ms
 
     # -- life
 
@@ -346,6 +348,7 @@ class Guard:
         }
 
     def _swept(self, request: Request, answer: dict[str, Any]) -> None:
+        self._live_files.clear()
         summary = answer.get("summary")
         if summary is None:
             self.loop.later(RELOOK_S, lambda: self.sweeps.ask(request.again()))
@@ -369,7 +372,13 @@ class Guard:
     def _found_by_sweep(self, observation: Observation) -> None:
         """What the sensor handed to a helper comes back here; it still knows who did it."""
         files: Any = self.sensing.sensor("files")
-        self.observed(observation if files is None else files.attribute(observation))
+        if files is None:
+            self.observed(observation)
+        elif self._live_files.get(observation.subject, 0) >= observation.at:
+            # It changed after the sweep began: what the sweep saw may be from before, so look now.
+            self.observed(files.observe_path(observation.subject, now_ms()))
+        else:
+            self.observed(files.attribute(observation))
 
     def _look_at_open_files(self) -> None:
         """A sweep tells what differs from the last one. What came and went between two looks of ours is not there to
@@ -402,6 +411,9 @@ class Guard:
         """Every observation of every sensor and sweep comes by here."""
         now = now_ms()
         self.checked = now
+        if observation.kind == "file" and observation.origin is Origin.LIVE and self.sweeps.running is not None:
+            if len(self._live_files) < LIVE_FILES_MAX:  # beyond, the next sweep puts right what this one tells late
+                self._live_files[observation.subject] = observation.at
         changes = self.river.take(observation, now)
         if changes or observation.kind in {"listener", "usb"}:
             references = self.river.references

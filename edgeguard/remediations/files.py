@@ -54,6 +54,10 @@ class RestoreFile:
         with reach(path, world, trusted=True) as place:
             before = _what_is_there(place, order, world)
             want = _wanted(entry, before, world)
+            if _is(place, want):
+                if before["kept"]:
+                    quarantine.drop(before["kept"], world)
+                raise RemediationRefused("it is as it should be already")
         return {"path": path.hex(), "want": want, "before": before}
 
     def apply(self, plan: Plan, world: World) -> str:

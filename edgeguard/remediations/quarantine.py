@@ -3,11 +3,12 @@
 quarantine/<id>/content        what it held, mode 0400: never executable, whatever it was
 quarantine/<id>/manifest.json  path, type, mode, owner, extended attributes, digest, when and why
 
-Only root enters. Nothing is deleted here by EdgeGuard: it is evidence. When it is full, acts that need it are refused.
+Only root enters. What was taken away is never deleted by EdgeGuard: it is evidence. When it is full, acts that need it are refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -54,6 +55,15 @@ def note_link(place: Place, order: Order, world: World, now_id: str) -> Facts:
 def open_content(kept: str, world: World) -> int:
     """The kept content, for putting it back."""
     return os.open(_inside(kept, world, "content"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def drop(kept: str, world: World) -> None:
+    """Forget a copy that turned out not to be needed."""
+    for name in ("content", "manifest.json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_inside(kept, world, name))
+    with contextlib.suppress(OSError):  # a copy of an earlier act shares the directory
+        os.rmdir(os.path.join(world.quarantine, kept))
 
 
 def _store(fd: int, kept: str, world: World) -> str:

@@ -390,3 +390,13 @@ def test_a_crash_at_any_call_is_finished_or_taken_back(house, verb, name, after)
             assert (records[0].state == DONE) == (state[0] == GOOD), records
         assert os.listdir(os.path.dirname(real)) == [b"sshd"], "no temporary file stays"
     pytest.fail("never ended without a crash")
+
+
+def test_what_is_as_it_should_be_is_not_restored_again(house):
+    """A late word of a change that was put right already must not become a second act (undo would take that back)."""
+    path = b"/usr/sbin/sshd"
+    house.known(path)
+    reply = house.act(path)
+    assert not reply.ok
+    assert "already" in reply.detail
+    assert os.listdir(house.world.quarantine) == []
