@@ -80,7 +80,7 @@ class Programs:
         if state == "foreign":  # not our file of that name, so not the same subject either
             return Program("foreign:" + path, path, state, writable_dir=False, exe_known=False)
         if state == "deleted":
-            return Program(path, path, state, self._writable(path, uid), exe_known=False)
+            return Program(path, path, state, *self._place(path, uid))
         writable, known = self._place(path, uid)
         return Program(path, path, state, writable, known and state == "ok")
 

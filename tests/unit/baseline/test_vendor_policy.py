@@ -178,6 +178,8 @@ OWN = "/usr/lib/edgeguard/edgeguardd"
 UP = "/etc/systemd/system/x.service"
 RUNC = "memfd:runc_cloned:/proc/self/exe"
 SYSTEMD = "/usr/lib/systemd/systemd"
+ZONES = "/usr/share/zoneinfo/"
+ROME = file("config", type="symlink", sha256=None, mode=0o777, target=ZONES + "Europe/Rome")
 
 # (kind, subject, reference value or None, what is seen or None for absent, {rule: severity})
 CASES = [
@@ -193,12 +195,18 @@ CASES = [
         "file",
         "/usr/sbin/sshd",
         file(),
-        file(type="symlink", sha256=None, target="/tmp/x"),
+        file(type="symlink", sha256=None, target="/tmp/x", mode=0o777),
         {"file.type": "HIGH"},
     ),
     ("file", "/usr/lib/x.so", None, file(), {"file.new.other": "LOW"}),
     ("file", "/usr/lib/newdir", None, file(type="directory", sha256=None), {}),
     ("file", "/usr/local/bin/x", None, file(), {"file.new.command": "MEDIUM"}),
+    ("file", "/usr/lib/python3/dist-packages/x.pth", None, file(), {"file.new.hook": "MEDIUM"}),
+    ("file", "/usr/lib/python3/dist-packages/x.py", None, file(), {"file.new.other": "LOW"}),
+    ("file", "/usr/lib/aarch64-linux-gnu/security/pam_x.so", None, file(), {"file.new.hook": "MEDIUM"}),
+    ("file", "/usr/lib/aarch64-linux-gnu/libx.so.1", None, file(), {"file.new.other": "LOW"}),
+    ("file", "/etc/pam.d/x", None, file("config"), {"file.new.hook": "MEDIUM"}),
+    ("file", "/etc/pam.d", None, file("config", type="directory", sha256=None), {}),
     ("file", "/tmp/.x", None, file("other", setid=True, mode=0o4755), {"file.new.setid": "CRITICAL"}),
     (
         "file",
@@ -215,6 +223,11 @@ CASES = [
         {"file.content.program": "CRITICAL"},
     ),
     ("file", "/etc/hosts", file("config"), file("config", sha256=OTHER), {"file.content.config": "HIGH"}),
+    ("file", "/etc/hostname", file("config"), file("config", sha256=OTHER), {"file.content.place": "LOW"}),
+    ("file", "/etc/localtime", ROME, ROME, {}),
+    ("file", "/etc/localtime", ROME, {**ROME, "target": ZONES + "Etc/UTC"}, {"file.type.zone": "LOW"}),
+    ("file", "/etc/localtime", ROME, {**ROME, "target": "/tmp/x"}, {"file.type.no-zone": "HIGH"}),
+    ("file", "/etc/localtime", file("config"), {**ROME, "target": "/tmp/x"}, {"file.type.no-zone": "HIGH"}),
     ("file", "/etc/shadow", file("account", sha256=None), file("account", sha256=None), {}),
     (
         "file",
@@ -304,8 +317,15 @@ CASES = [
         "process",
         "/usr/bin/gone",
         None,
-        process(exe_state="deleted", exe_known=False),
+        process(exe_state="deleted"),
         {"process.deleted.installed": "LOW"},
+    ),
+    (
+        "process",
+        "/usr/bin/gone",
+        None,
+        process(exe_state="deleted", exe_known=False),
+        {"process.deleted.unknown": "MEDIUM"},
     ),
     ("process", "memfd:x", None, process(exe_state="memfd", exe_known=False), {"process.memfd": "CRITICAL"}),
     ("process", RUNC, None, process(exe_state="memfd", exe_known=False), {"process.memfd.runc": "CRITICAL"}),
@@ -315,6 +335,8 @@ CASES = [
     ("process", "/home/a/bin/x", None, process(exe_known=False), {"process.unknown.home": "LOW"}),
     ("process", "/usr/bin/nginx", None, process(exe_state="foreign", exe_known=False), {}),  # in a container
     ("process", "/usr/bin/python3.11", None, process(script_writable=True), {"process.script": "LOW"}),
+    ("process", "/usr/lib/ld-linux-aarch64.so.1", None, process(script_writable=True), {"process.loader": "HIGH"}),
+    ("process", "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", None, process(), {}),
     # -- USB
     ("usb", "0951:1666/1", None, {"interfaces": ("080650",)}, {"usb.unknown": "MEDIUM"}),
     ("usb", "0951:1666/1", {"interfaces": ("080650",)}, {"interfaces": ("080650",)}, {}),
@@ -341,6 +363,10 @@ CASES = [
     ("module", "rootkit", None, module("OE"), {"module.tainted": "HIGH"}),
     ("module", "vboxdrv", module("OE"), module("OE"), {}),
     ("mount", "/mnt", None, mount(), {"mount.new": "MEDIUM"}),
+    ("mount", "/mnt", None, mount("memory", fstype="tmpfs"), {"mount.new.memory": "LOW"}),
+    ("mount", "/boot/efi", None, mount(), {"mount.new": "MEDIUM"}),
+    ("mount", "/etc/cron.d", None, mount("memory", fstype="tmpfs"), {"mount.over": "HIGH"}),
+    ("mount", "/etc/passwd", None, mount(), {"mount.over": "HIGH"}),
     ("mount", "/run/user/1000", None, mount("transient", fstype="tmpfs"), {}),
     ("mount", "/", mount(), mount(options=()), {"mount.options": "MEDIUM"}),
     ("mount", "/", mount(), mount(source="/dev/sdb1"), {}),  # disks are numbered anew at each boot
@@ -396,7 +422,7 @@ CASES = [
         "user a",
         account(),
         account(password="none"),
-        {"account.password-removed": "HIGH", "account.no-password-learned": "LOW"},
+        {"account.password-removed": "HIGH"},
     ),
     (
         "account",
@@ -485,6 +511,9 @@ def test_which_watch_decides(vendor):
         "/etc/ld.so.preload": "preload",
         "/etc/ld.so.conf.d/x.conf": "preload",
         "/etc/systemd/system/x.service": "unit",
+        "/etc/systemd/system-generators/x": "unit",
+        "/etc/systemd/journald.conf": "config",
+        "/etc/tmpfiles.d/x.conf": "script",
         "/etc/cron.d/x": "cron",
         "/etc/crontab": "cron",
         "/var/spool/cron/crontabs/root": "cron",
@@ -515,6 +544,9 @@ def test_which_watch_decides(vendor):
         "/proc/1/mem",
         "/run/systemd/transient/x.scope",
         "/etc/mtab",
+        "/etc/passwd.lock",
+        "/etc/gshadow.4711",
+        "/etc/shadow+",
         "/etc/resolv.conf",
         "/boot/grub/grubenv",
         "/home/anna/.ssh/known_hosts",

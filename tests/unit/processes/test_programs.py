@@ -51,6 +51,15 @@ def test_deleted_and_replaced(programs, sleeper):
     assert not judge(programs, pid).exe_known
 
 
+def test_a_deleted_program_that_the_baseline_names(sleeper):
+    pid, path = sleeper("x")
+    os.unlink(path)
+    for known in (True, False):
+        programs = Programs("/", lambda _path, known=known: known)
+        assert judge(programs, pid).exe_state == "deleted"
+        assert judge(programs, pid).exe_known is known
+
+
 def test_a_name_that_only_looks_deleted(programs, sleeper):
     pid, path = sleeper("x (deleted)")
     assert judge(programs, pid)[:3] == (path, path, "ok")
