@@ -18,6 +18,9 @@ from edgeguard.model import Watch
 from edgeguard.sensors.watching import Plan, Zone, literal_root
 
 PLACES_MAX = 512  # directories remembered by handle: about 250 bytes each
+PROGRAMS_MAX = 64  # file systems that are watched for program starts only
+# Where programs may lie besides the watched trees: memory, sticks, other disks. Not overlay: that is containers.
+PROGRAM_TYPES = frozenset(("tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat"))
 WATCHES_MAX = 8192  # inotify watches: 1 KiB of kernel memory and 250 bytes here each
 
 OnExec = Callable[[int, str], None]
@@ -58,6 +61,7 @@ class FanotifySource:
         self._on_exec = on_exec
         self._mask = self.MASK | (fanotify.FAN_OPEN_EXEC if on_exec is not None else 0)
         self._points: dict[bytes, str] = {}  # file system id -> a mount of it
+        self._program_points: dict[bytes, str] = {}  # the same for those that are watched for program starts only
         self._places: dict[bytes, _Place | None] = {}
         self._own = os.getpid()
         self.lost = 0  # overflows of the kernel's queue
@@ -81,7 +85,27 @@ class FanotifySource:
                 results[device] = self._mark_one(path, table)
             if results[device]:
                 failed.append((watch, results[device]))
+        if self._on_exec is not None:
+            self._mark_programs(table)
         return failed
+
+    def _mark_programs(self, table: list[mounts.Mount]) -> None:
+        """No watch names /tmp or /dev/shm where they are file systems of their own, but a program that starts there
+        and ends at once is seen by nothing else."""
+        for mount in table:
+            inside = not self._prefix or (mount.point + "/").startswith(self._prefix + "/")
+            if not inside or mount.fstype not in PROGRAM_TYPES or "noexec" in mount.options:
+                continue
+            if len(self._program_points) >= PROGRAMS_MAX:
+                return
+            try:
+                key = fanotify.fsid(mount.point)
+                if key in self._points or key in self._program_points:
+                    continue
+                self._group.mark(mount.point, fanotify.FAN_OPEN_EXEC)
+            except (Unavailable, OSError):  # hidden by another mount, an old kernel, or too late: polling sees some
+                continue
+            self._program_points[key] = _mount_of(mount.point, table)
 
     def _mark_one(self, path: str, table: list[mounts.Mount]) -> str:
         """ "" or why it cannot be marked."""
@@ -101,10 +125,10 @@ class FanotifySource:
 
     def add_temporarily(self, path: str) -> None:
         """Mark one more file system, for the self-test. Raises Unavailable."""
-        self._group.mark(path, self._mask)
+        self._group.mark(path, self.MASK)
 
     def remove(self, path: str) -> None:
-        self._group.unmark(path, self._mask)
+        self._group.unmark(path, self.MASK)
 
     def expect(self, name: bytes) -> None:
         """From now on `proven` tells whether a file of this name was seen; b"" ends the self-test."""
@@ -153,7 +177,8 @@ class FanotifySource:
 
     def _resolve(self, event: fanotify.Event, key: bytes) -> _Place | None:
         """The directory behind a handle; None if it is gone, or not in our tree."""
-        point = self._points.get(fanotify.fsid_key(event.fsid))
+        file_system = fanotify.fsid_key(event.fsid)
+        point = self._points.get(file_system) or self._program_points.get(file_system)
         if point is None:
             return None
         try:

@@ -176,6 +176,28 @@ def test_program_starts_are_told_where_asked_for(live):
     assert [path for _, path in live.execs] == ["/srv/tool"]
 
 
+def test_program_starts_in_memory_are_told_too(mount):
+    """A program in /tmp, a file system of its own that no watch names; nothing else is told from there."""
+    made = Live(mount)
+    memory = made.world.path("/tmp").decode()
+    os.makedirs(memory, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", memory], check=True)
+    try:
+        made.start()
+        shutil.copy("/bin/true", f"{memory}/tool")
+        made.sh("tmp/tool; echo x > tmp/quiet; echo x > etc/told")
+        assert not any(path.startswith("/tmp") for path in made.seen(lambda found: "/etc/told" in found))
+        assert "/tmp/tool" in [path for _, path in made.execs]
+        assert made.sensor.proves_itself()
+        made.execs.clear()
+        made.sh("tmp/tool; echo x >> etc/told")
+        made.seen(lambda found: "/etc/told" in found)
+        assert "/tmp/tool" in [path for _, path in made.execs]
+    finally:
+        made.sensor.close()
+        subprocess.run(["umount", "-l", memory], check=True)
+
+
 def test_the_mount_can_be_unmounted_while_it_is_watched(live):
     live.sh("echo x > etc/passwd")
     live.seen(lambda found: "/etc/passwd" in found)
