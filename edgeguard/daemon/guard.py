@@ -433,6 +433,8 @@ class Guard:
         self._remark_timer = None
         remark(self)
         self.sweeps.ask(Request(Origin.SWEEP))  # what was there before we watched
+        for name in ("accounts", "host"):  # a file mounted over /etc/passwd changes it, and no event tells
+            self.sensing.look(name)
 
     def told(self, change: Change) -> None:
         """Tell everyone who must know of a change in the ledger."""
