@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
+os.umask(0o022)  # users of Debian 13 have 002, and what a group may write is nothing that we trust
 
 # Shared, slow machines: the number of examples bounds the time, a deadline would only make tests fail by chance.
 settings.register_profile(
