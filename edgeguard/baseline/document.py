@@ -188,6 +188,12 @@ def with_reference(baseline: Baseline, kind: str, subject: str, columns: Columns
     return replace(baseline, references={**baseline.references, kind: table})
 
 
+def without_reference(baseline: Baseline, kind: str, subject: str) -> Baseline:
+    """The baseline without an entry of its own for this subject; of a file, the manifest's word counts again."""
+    table = {name: columns for name, columns in baseline.references.get(kind, {}).items() if name != subject}
+    return replace(baseline, references={**baseline.references, kind: table})
+
+
 def reissue(baseline: Baseline, revision: int, now: int, parent: bytes | None, note: str) -> Baseline:
     """The same content as a new revision: rolling back is going forward to what was."""
     after = baseline.policy.settings.expires_after

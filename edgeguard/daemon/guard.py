@@ -114,6 +114,8 @@ class Guard:
         self._cpu = (time.process_time(), time.monotonic())
         self._cpu_percent: float | None = None
         self._refused_subjects: set[str] = set()
+        self._refused_installs: set[str] = set()
+        self._look_when_in_force: list[str] = []  # findings
         self._live_files: dict[str, int] = {}  # seen live since the running sweep began: path -> ms
 
     # -- life
@@ -197,8 +199,9 @@ class Guard:
         self.changed()
         return True
 
-    def rebase(self, request: dict[str, Any], on_done: Callable[[dict[str, Any]], None]) -> bool:
-        """Sign the next revision: policy compiled anew and/or references accepted."""
+    def rebase(self, request: dict[str, Any], on_done: Callable[[dict[str, Any]], None], *, look_at: str = "") -> bool:
+        """Sign the next revision: policy compiled anew, references accepted or taken back. `look_at`: a finding whose
+        subject is looked at when the revision is in force."""
 
         def done(answer: dict[str, Any]) -> None:
             if "problems" in answer:
@@ -206,6 +209,8 @@ class Guard:
             elif "error" not in answer:
                 self._policy_right()
                 self._record_state("policy", f"revision {answer['revision']}: {request.get('note', '')}")
+                if look_at:
+                    self._look_when_in_force.append(look_at)
             on_done(answer)
 
         return self.baselines.make("rebase", request, lambda _progress: None, done)
@@ -216,6 +221,12 @@ class Guard:
         def done(answer: dict[str, Any]) -> None:
             if str(answer.get("code", "")).startswith("EG-BASE-"):
                 self._refuse(Refusal(path, answer["code"], answer["error"]))
+                self._refused_installs.add(path)
+            elif "error" not in answer:
+                for refused in self._refused_installs:  # whoever was to install one has installed one
+                    self.health.clear(f"baseline {refused}")
+                self._refused_installs.clear()
+                self.tell_health()
             on_done(answer)
 
         return self.baselines.make("install", question, lambda _progress: None, done)
@@ -241,6 +252,9 @@ class Guard:
             self._start_sensors()
         else:
             self._renew_sensors(old)
+        findings, self._look_when_in_force = self._look_when_in_force, []
+        for finding in findings:
+            self.look_at(finding)
         self.changed()
 
     def _open_manifest(self, new: InForce) -> manifests.Reader | None:
@@ -411,9 +425,10 @@ class Guard:
         """Every observation of every sensor and sweep comes by here."""
         now = now_ms()
         self.checked = now
-        if observation.kind == "file" and observation.origin is Origin.LIVE and self.sweeps.running is not None:
-            if len(self._live_files) < LIVE_FILES_MAX:  # beyond, the next sweep puts right what this one tells late
-                self._live_files[observation.subject] = observation.at
+        live_file = observation.kind == "file" and observation.origin is Origin.LIVE
+        # Beyond the bound, the next sweep puts right what this one tells late.
+        if live_file and self.sweeps.running is not None and len(self._live_files) < LIVE_FILES_MAX:
+            self._live_files[observation.subject] = observation.at
         changes = self.river.take(observation, now)
         if changes or observation.kind in {"listener", "usb"}:
             references = self.river.references

@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from edgeguard.baseline import document, keys, store
 from edgeguard.baseline.document import Baseline, ManifestRef
@@ -15,7 +15,8 @@ from edgeguard.codec import cose
 from edgeguard.codec.values import columns_from_plain, from_plain
 from edgeguard.daemon.helper import Out
 from edgeguard.daemon.sweeping import file_digest, now_ms
-from edgeguard.errors import Corrupt, EdgeGuardError, Expired, NotYetValid
+from edgeguard.errors import Corrupt, EdgeGuardError, Expired, NotYetValid, OlderRevision
+from edgeguard.model import Columns
 from edgeguard.settings import Settings
 
 MANIFEST_MAX = 1 << 30  # bytes; the manifest's own bound
@@ -32,6 +33,10 @@ class Trust(NamedTuple):
 
 class NotLocal(EdgeGuardError):
     """A fleet signs for this device; it may not sign for itself."""
+
+
+class NotKept(EdgeGuardError):
+    """What was expected earlier is not known any more."""
 
 
 def trust_of(settings: Settings) -> Trust:
@@ -115,7 +120,10 @@ def check_manifest(settings: Settings, baseline: Baseline) -> None:
 
 
 def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
-    """Sign the next revision. Request: {"policy": bool, "accept": [[kind, subject, columns|None], ...], "note"}."""
+    """Sign the next revision.
+
+    Request: {"policy": bool, "accept": [[kind, subject, columns|None], ...], "forget": [[kind, subject], ...], "note"}.
+    """
     trust = trust_of(settings)
     if trust.name != "local":
         raise NotLocal("a fleet signs the baselines of this device; change the policy there")
@@ -137,6 +145,8 @@ def _next(shelf: store.Store, trust: Trust, policy: Policy | None, request: dict
     for kind, subject, columns in request.get("accept", []):
         value = None if columns is None else columns_from_plain(columns)
         baseline = document.with_reference(baseline, kind, str(from_plain(subject)), value)
+    for kind, subject in request.get("forget", []):
+        baseline = _as_before(shelf, trust, baseline, kind, str(from_plain(subject)))
     now = now_ms()
     after = baseline.policy.settings.expires_after
     return replace(
@@ -148,6 +158,23 @@ def _next(shelf: store.Store, trust: Trust, policy: Policy | None, request: dict
         parent=shelf.parent(),
         note=request.get("note", ""),
     )
+
+
+def _as_before(shelf: store.Store, trust: Trust, baseline: Baseline, kind: str, subject: str) -> Baseline:
+    """The reference value of one subject as it was before it last changed. Raises NotKept."""
+    nothing = object()
+    now = baseline.references.get(kind, {}).get(subject, nothing)
+    for _, older in shelf.history(trust.trusted):
+        if not isinstance(older, Baseline) or older.revision > baseline.revision:
+            continue
+        if older.files != baseline.files:
+            break  # learned anew since: what was before says nothing about now
+        before = older.references.get(kind, {}).get(subject, nothing)
+        if before is nothing and now is not nothing:
+            return document.without_reference(baseline, kind, subject)
+        if before != now:
+            return document.with_reference(baseline, kind, subject, cast("Columns | None", before))
+    raise NotKept("the revision before it is not kept any more, or the device was learned anew since")
 
 
 def _protect(settings: Settings, baseline: Baseline, accepted: list[Any]) -> None:
@@ -170,7 +197,9 @@ def install(settings: Settings, request: dict[str, Any], out: Out) -> None:
     data = read_regular(str(from_plain(request["path"])), document.SIZE_MAX)
     with shelf.alone():
         previous = shelf.floor()
-        baseline = document.open_signed(data, trust.trusted, trust.device, previous + 1, now_ms())
+        baseline = document.open_signed(data, trust.trusted, trust.device, previous, now_ms())
+        if baseline.revision == previous:
+            raise OlderRevision(f"revision {previous} is in force already")
         if baseline.files is not None:
             _install_manifest(shelf, baseline.files, str(from_plain(request.get("manifest", ""))))
         shelf.install(data, baseline)

@@ -23,7 +23,7 @@ from edgeguard.daemon.logview import record_document
 from edgeguard.daemon.sensing import now_ms
 from edgeguard.daemon.sweeps import Request as SweepRequest
 from edgeguard.errors import ControlError
-from edgeguard.model import Finding, Observation, Origin, State, Status
+from edgeguard.model import Change, Finding, Observation, Origin, State, Status
 from edgeguard.remediations import ActRequest, Reply
 
 EXIT_CODES = {"OK": 0, "WARN": 1, "CRIT": 2}
@@ -259,6 +259,8 @@ class Verbs:
     def _accept_in_baseline(self, request: Request, found: list[Finding], owner: str, reason: str) -> None:
         """What can be a reference value goes into the next revision of the local baseline; the rest into the ledger."""
         changes = [row for finding in found if (row := self._reference_of(finding)) is not None]
+        if changes and "rebase" in self._guard.helpers.running:
+            raise ControlError("Busy", "a baseline is being signed; try again")
         for finding in found:
             change = self._guard.river.ledger.accept(finding.id, owner, reason, now_ms(), None)
             self._guard.told(change)
@@ -271,7 +273,10 @@ class Verbs:
 
         def done(answer: dict[str, Any]) -> None:
             if "error" in answer:
-                request.fail(ControlError("Failed", answer["error"]))
+                for finding in found:
+                    if self._guard.river.ledger.is_accepted(finding.id):
+                        self._retract(finding.id)
+                request.fail(ControlError("Failed", escape(answer["error"])))
             else:
                 request.reply({"accepted": documents, "revision": answer.get("revision"), "undo": undo})
 
@@ -312,10 +317,12 @@ class Verbs:
     def undo(self, request: Request) -> None:
         finding = self._one(request.parameters["id"])
         ledger = self._guard.river.ledger
+        if finding.state is State.RESOLVED and ledger.is_accepted(finding.id):
+            self._take_back(request, finding)
+            return
         if finding.state is State.SUPPRESSED:
-            change = ledger.retract(finding.id, now_ms())
+            change = self._retract(finding.id)
             if change is not None:
-                self._guard.told(change)
                 self._guard.telling.state("undo", f"{self._owner(request)}: acceptance taken back", finding=finding.id)
                 request.reply(
                     {
@@ -339,6 +346,32 @@ class Verbs:
                 request.fail(ControlError(name, escape(reply.detail)))
 
         self._guard.undo(finding.id, replied)
+
+    def _retract(self, finding_id: str) -> Change | None:
+        change = self._guard.river.ledger.retract(finding_id, now_ms())
+        if change is not None:
+            self._guard.told(change)
+        return change
+
+    def _take_back(self, request: Request, finding: Finding) -> None:
+        """It was accepted into the baseline: the next revision expects again what was expected before."""
+        owner = self._owner(request)
+
+        def done(answer: dict[str, Any]) -> None:
+            if "error" in answer:
+                request.fail(ControlError(answer.get("name", "Failed"), escape(answer["error"])))
+                return
+            self._guard.river.ledger.withdraw(finding.id)
+            self._guard.telling.state("undo", f"{owner}: acceptance taken back", finding=finding.id)
+            undone = f"{finding.id}: the acceptance was taken back (r{answer['revision']})"
+            request.reply({"undone": [undone], "finding": finding_document(finding)})
+
+        question = {
+            "forget": [[finding.kind, to_plain(finding.subject)]],
+            "note": f"{finding.id} taken back by {owner}"[:500],
+        }
+        if not self._guard.rebase(question, done, look_at=finding.id):
+            raise ControlError("Busy", "a baseline is being signed; try again")
 
     def reload(self, request: Request) -> None:
         def done(answer: dict[str, Any]) -> None:

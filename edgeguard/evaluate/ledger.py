@@ -171,6 +171,15 @@ class Ledger:
             return None
         return self._cover(key, finding, now)
 
+    def is_accepted(self, id_: str) -> bool:
+        """Does a person's word stand for this finding, open or not?"""
+        return self._ids.get(id_) in self._accepted
+
+    def withdraw(self, id_: str) -> None:
+        """Forget an acceptance whose finding has ended because a baseline took it in: it is to come back as new."""
+        if key := self._ids.get(id_):
+            self._accepted.pop(key, None)
+
     def annotate(self, id_: str, remediation: str) -> Finding | None:
         """Note what was done about a finding ("restore: done"); None if it is not there any more."""
         key = self._ids.get(id_)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edgeguard.control_server import Peer
+from edgeguard.daemon.baselines import InForce
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.publish import replace_file
+from edgeguard.daemon.verbs import Verbs
+from edgeguard.errors import ControlError
+from edgeguard.model import Observation, Outcome, Result, Rule, Severity
 from edgeguard.settings import Paths, Settings
 
 
@@ -69,3 +75,33 @@ def test_a_ledger_that_could_not_be_saved_is_saved_later(guard: Guard, monkeypat
     monkeypatch.undo()
     guard._adopt_swept()
     assert Path(f"{guard.settings.paths.state}/observed.db").read_bytes() == b"swept"
+
+
+def test_what_cannot_be_signed_now_is_not_accepted_by_half(guard: Guard) -> None:
+    rule = Rule(id="r", kind="sysctl", code="EG-SYS-001", title="", severity=Severity.LOW)
+    seen = Observation("sysctl", "net.test", {"value": "1"}, 1)
+    result = Result(rule, seen, Outcome.FAIL, (), {"value": "0"}, {"value": "1"})
+    (opened,) = guard.river.ledger.apply([result], 1)
+    guard.in_force = InForce(None, "local", "", b"", {})  # type: ignore[arg-type]
+    guard.helpers.running["rebase"] = None  # type: ignore[assignment]
+    verbs, request = Verbs(guard), SimpleNamespace(peer=Peer(1, 0, 0))
+    request.parameters = {"ids": [opened.finding.id], "reason": "because", "until": None, "marks": []}
+    with pytest.raises(ControlError, match="being signed"):
+        verbs.accept(request)  # type: ignore[arg-type]
+    (finding,) = guard.river.ledger.open()
+    assert finding.waiver == ""
+    assert not guard.river.ledger.is_accepted(finding.id)
+
+
+def test_an_installed_baseline_ends_what_was_said_of_refused_ones(guard: Guard, monkeypatch: Any) -> None:
+    answers = iter([{"code": "EG-BASE-006", "error": "bit flipped"}, {"revision": 3}])
+
+    def make(_verb: str, _request: Any, _progress: Any, done: Any) -> bool:
+        done(next(answers))
+        return True
+
+    monkeypatch.setattr(guard.baselines, "make", make)
+    guard.install({}, "/media/usb/x.egb", lambda _answer: None)
+    assert "baseline /media/usb/x.egb: bit flipped" in guard.health.problems()
+    guard.install({}, "/media/usb/y.egb", lambda _answer: None)
+    assert not [problem for problem in guard.health.problems() if problem.startswith("baseline")]

@@ -109,3 +109,46 @@ def test_alone_is_for_one(world: World) -> None:
         assert not entered.wait(0.2)
     thread.join(10)
     assert entered.is_set()
+
+
+def accept(world: World, columns: dict[str, str] | None) -> int:
+    row = ["sysctl", to_plain("net.test"), None if columns is None else columns_to_plain(columns)]
+    revision: int = world.answer(world.start("rebase", {"accept": [row], "note": ""}))["revision"]
+    return revision
+
+
+def expected(world: World) -> Any:
+    trust = trust_of(world.settings)
+    baseline = world.store.current(trust.trusted, trust.device, 2**41)
+    assert baseline is not None
+    return baseline.references["sysctl"].get("net.test")
+
+
+def test_what_was_accepted_can_be_taken_back(world: World) -> None:
+    forget = {"forget": [["sysctl", to_plain("net.test")]], "note": ""}
+    accept(world, {"value": "1"})
+    accept(world, {"value": "2"})
+    world.answer(world.start("rebase", {"note": "something else", "accept": []}))
+    assert expected(world) == {"value": "2"}
+    world.answer(world.start("rebase", forget))
+    assert expected(world) == {"value": "1"}
+    world.answer(world.start("learn", {"reason": "again"}))
+    answer = world.answer(world.start("rebase", {"forget": [["sysctl", to_plain("never.heard")]], "note": ""}))
+    assert answer["name"] == "NotKept"
+
+
+def test_what_never_was_expected_is_not_after_taking_back(world: World) -> None:
+    accept(world, {"value": "1"})
+    world.answer(world.start("rebase", {"forget": [["sysctl", to_plain("net.test")]], "note": ""}))
+    assert expected(world) is None
+
+
+def test_an_older_baseline_is_refused_in_true_words(world: World) -> None:
+    accept(world, {"value": "1"})
+    for revision, words in (
+        (1, "revision 1 is older than 2, which was in force"),
+        (2, "revision 2 is in force already"),
+    ):
+        path = to_plain(world.store.path_of(revision))
+        answer = world.answer(world.start("install", {"path": path, "manifest": to_plain("")}))
+        assert (answer["name"], answer["error"]) == ("OlderRevision", words)
