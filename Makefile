@@ -12,7 +12,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREF
 VENV = build/venv
 
 .DEFAULT_GOAL = help
-.PHONY: help run test test-root test-device test-newest bench lint deb lintian clean
+.PHONY: help run test test-root test-device test-newest test-interop bench lint deb lintian clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
@@ -54,7 +54,17 @@ test-newest: build/venv-newest/ready ## unit tests with the newest release of ea
 build/venv-newest/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-newest
-	build/venv-newest/bin/pip install -q --upgrade pytest hypothesis pycose cbor psutil pyudev systemd-python cryptography cbor2 aiohttp
+	build/venv-newest/bin/pip install -q --upgrade pytest hypothesis psutil pyudev systemd-python cryptography cbor2 aiohttp
+	@touch $@
+
+test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE and CBOR libraries
+	build/venv-interop/bin/python -m pytest -o cache_dir=build/pytest-interop tests/unit/records/test_vectors.py \
+	    tests/unit/codec/test_cose.py tests/unit/walk
+
+build/venv-interop/ready: pyproject.toml
+	@packaging/tools/bootstrap.sh run newest
+	$(PYTHON) -m venv --clear build/venv-interop
+	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor) hypothesis "cbor2<6" cryptography
 	@touch $@
 
 deb: ## dist/edgeguard_*.deb and dist/edgeguard-collector_*.deb

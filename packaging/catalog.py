@@ -61,8 +61,8 @@ def markdown(codes: Mapping[str, Code]) -> str:
         (
             "# Findings\n\nMade by `packaging/catalog.py` from `edgeguard/codes.toml`: change it there.\n\n"
             "Every finding has a code that never changes its meaning. `edgeguard explain CODE` shows the same on the\n"
-            "device. The severity is the default; a rule of the policy may say another. `MESSAGE_ID` finds its entries:\n"
-            "`journalctl MESSAGE_ID=...`.\n"
+            "device. The severity is the default; a rule of the policy may say another. "
+            "`MESSAGE_ID` finds its entries:\n`journalctl MESSAGE_ID=...`.\n"
         )
     ]
     group = ""

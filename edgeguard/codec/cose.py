@@ -3,8 +3,8 @@
     18([protected: << {1: -8, 4: kid} >>, {}, payload, signature])
 
 One shape only: tag 18, no unprotected header, payload inside. Algorithm -8 (EdDSA) is written, because every
-COSE library reads it; -19 (Ed25519, its newer name in RFC 9864) is read too. What is signed for one purpose is worthless for another: every use has
-its own external data (`*_AAD`).
+COSE library reads it; -19 (Ed25519, its newer name in RFC 9864) is read too. What is signed for one purpose is
+worthless for another: every use has its own external data (`*_AAD`).
 `parse1` and the key names need no cryptography; only this module imports it on the device, and only when it signs or
 verifies (15 MB on Debian 12), which the resident daemon never does.
 """

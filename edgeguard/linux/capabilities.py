@@ -1,4 +1,4 @@
-"""Giving up capabilities (capabilities(7)): what only the start needs is not there any more when something goes wrong."""
+"""Giving up capabilities (capabilities(7)): what only the start needs is gone by the time something goes wrong."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 quarantine/<id>/content        what it held, mode 0400: never executable, whatever it was
 quarantine/<id>/manifest.json  path, type, mode, owner, extended attributes, digest, when and why
 
-Only root enters. What was taken away is never deleted by EdgeGuard: it is evidence. When it is full, acts that need it are refused.
+Only root enters. What was taken away is never deleted by EdgeGuard: it is evidence. When it is full, acts that need it
+are refused.
 """
 
 from __future__ import annotations

@@ -243,7 +243,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # `kill`, and a terminal that is closed
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
-        print(f"Everything is below {RUN.relative_to(TOP)}. Learning how this machine looks: {', '.join(SMALL)}.", flush=True)
+        small = ", ".join(SMALL)
+        print(f"Everything is below {RUN.relative_to(TOP)}. Learning how this machine looks: {small}.", flush=True)
         collector(run, port)
         run.start("edgeguardd", BIN / "edgeguardd", "--settings", file)
         for _ in waiting(run, START_S):

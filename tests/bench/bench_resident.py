@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_idle import CPU_S_PER_HOUR, PRIVATE_DIRTY_KB, RSS_KB, WAKEUPS_PER_MINUTE, memory, use
+from window import CPU_S_PER_HOUR, PRIVATE_DIRTY_KB, RSS_KB, WAKEUPS_PER_MINUTE, memory, use
 
 TREE = Path(__file__).resolve().parents[2]
 FILES = 50_000

@@ -1,6 +1,6 @@
 """What a running daemon takes: memory, CPU and wake-ups over a window. Used by `make bench`; not a test by itself.
 
-    bench_idle.py PID [SECONDS] [--json] [--limits]
+    window.py PID [SECONDS] [--json] [--limits]
 
 CPU comes from /proc/PID/task/*/schedstat in nanoseconds, so that one millisecond a minute still shows; wake-ups are
 voluntary context switches. Short-lived children (sweeps, seals) are counted where the kernel adds them up: in the
