@@ -40,7 +40,7 @@ class Report(NamedTuple):
 class _Seat:
     """One sensor with what the daemon keeps about it."""
 
-    __slots__ = ("actor", "due", "every", "fresh", "rung", "sensor", "snapshot", "waiting")
+    __slots__ = ("actor", "due", "every", "fresh", "looks", "rung", "sensor", "snapshot", "waiting")
 
     def __init__(self, sensor: Sensor, snapshot: Snapshot | None) -> None:
         self.sensor = sensor
@@ -49,6 +49,7 @@ class _Seat:
         self.due = 0.0
         self.every = 0  # seconds; 0: as the sensor says
         self.waiting: Timer | None = None
+        self.looks: list[Timer] = []  # those to come after the sensor's bell rang
         self.actor = NOBODY
         self.fresh = True  # the next look is the first one: what has a finding and is not there any more is gone
 
@@ -74,10 +75,17 @@ class Sensing:
         self._seats[sensor.name] = seat
         seat.rung = sensor.start()
         self._health_rung(sensor.name, seat.rung)
-        fd = sensor.fileno()
-        if fd is not None:
-            self._loop.watch(fd, lambda: self._ready(seat))
+        self._listen(seat)
         return seat.rung
+
+    def _listen(self, seat: _Seat) -> None:
+        fd = seat.sensor.fileno()
+        if fd is None:
+            return
+        if after := getattr(seat.sensor, "looks_after", ()):  # its descriptor says when to look, not what there is
+            self._loop.watch(fd, lambda: self._bell(seat, fd, after))
+        else:
+            self._loop.watch(fd, lambda: self._ready(seat))
 
     def run(self) -> None:
         """First looks of everything, then the clock."""
@@ -90,6 +98,8 @@ class Sensing:
             if (fd := seat.sensor.fileno()) is not None:
                 self._loop.unwatch(fd)
             seat.sensor.close()
+            for timer in seat.looks:
+                timer.cancel()
         if self._tick:
             self._tick.cancel()
         self._seats.clear()
@@ -163,6 +173,21 @@ class Sensing:
     def _ready(self, seat: _Seat) -> None:
         for observation in seat.sensor.ready(now_ms()):
             self._live(seat, observation)
+
+    def _bell(self, seat: _Seat, fd: int, after: tuple[float, ...]) -> None:
+        """Look a little later, and again. The bell rests until then: who rings it all the time costs a look each time,
+        and no more. What rang in between is heard when it is listened to again."""
+        self._ready(seat)
+        self._loop.unwatch(fd)
+        for timer in seat.looks:
+            timer.cancel()
+
+        def first() -> None:
+            self._listen(seat)
+            self._look(seat)
+
+        seat.looks = [self._loop.later(wait, lambda: self._look(seat)) for wait in after[1:]]
+        seat.looks.append(self._loop.later(after[0], first))
 
     def live(self, name: str, observation: Observation) -> None:
         """An observation that a sensor made outside its turn."""

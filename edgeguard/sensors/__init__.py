@@ -54,7 +54,11 @@ class Context(NamedTuple):
 
 
 class Sensor(Protocol):
-    """The contract. All methods return quickly: what takes long (sweeps, learning) runs in a helper process."""
+    """The contract. All methods return quickly: what takes long (sweeps, learning) runs in a helper process.
+
+    A sensor may also have `volatile` (columns whose change alone is no news) and `looks_after` (seconds): then its
+    descriptor only says that something happened, and the daemon looks at everything so much later.
+    """
 
     name: str
     kinds: Mapping[str, Mapping[str, Column]]

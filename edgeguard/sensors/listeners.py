@@ -1,11 +1,12 @@
 """Listeners: TCP ports that accept connections and UDP ports that accept datagrams, and whose they are.
 
 A look is one dump of the kernel's table (0.2 ms). Only for sockets that are new is the owner searched in /proc; of
-known ones it is only checked that it still holds the socket. After a program started, the daemon looks again soon
-(LOOKS_AFTER_EXEC_S), because programs open their ports in their first seconds.
+known ones it is only checked that it still holds the socket. On the best rung the kernel rings when a port is opened,
+and the daemon looks soon after (`looks_after`); without it, only what happens to be looked at after a program started
+or every ten seconds is found. What is judged always comes from a look: the bell only says when.
 
 Not seen: other network namespaces (containers without published ports), raw and packet sockets, SCTP, and a UDP port
-of the ephemeral range that lives for less than two looks, because every DNS question opens one.
+of the ephemeral range that lives for less than a second, because every DNS question opens one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from edgeguard.errors import DecodeError, Unavailable
 from edgeguard.linux import procnet
+from edgeguard.linux.portbell import PortBell
 from edgeguard.linux.procfs import DELETED, Owner, Procfs
 from edgeguard.linux.sockdiag import SockDiag, Socket
 from edgeguard.model import NOBODY, Observation, Origin, Status
@@ -46,7 +48,7 @@ COLUMNS: Mapping[str, Column] = {
 }
 VOLATILE = frozenset(("pid", "dual"))
 
-LOOKS_AFTER_EXEC_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+EPHEMERAL_MS = 1000  # an ephemeral UDP port must be there this long: at a second look after so much time
 OWNER_LOOKS = 4  # attempts to find the owner of a socket, one a look; then it has none until it is new again
 PORTS_MAX = 4096  # subjects in one look; beyond, they are counted in one
 EPHEMERAL = (32768, 60999)  # ip_local_port_range if it cannot be read
@@ -69,10 +71,12 @@ class Listeners:
 
     name = "listeners"
     kinds: Mapping[str, Mapping[str, Column]] = {"listener": COLUMNS}
-    ladder = ("sock_diag", "proc net")
+    ladder = ("bpf", "sock_diag", "proc net")
     triggers: tuple[str, ...] = ()
     interval_s = 10
     volatile = VOLATILE
+    # After a ring, in seconds: it comes before the socket has its final state, and its owner may hand it on.
+    looks_after = (0.1, 1.0)
 
     def __init__(self, context: Context) -> None:
         self.rung = Rung("", proven=False)
@@ -81,8 +85,9 @@ class Listeners:
         self._procfs = Procfs(context.root)
         self._users = Users(context.root)
         self._diag: SockDiag | None = None
+        self._bell: PortBell | None = None
         self._known: dict[int, _Known] = {}
-        self._once: set[int] = set()  # ephemeral sockets of the last look
+        self._once: dict[int, int] = {}  # ephemeral sockets that were not there long enough: since when
         self._sequence = 0
         self._interfaces: dict[int, str] = {}
         self._ephemeral = EPHEMERAL
@@ -96,9 +101,9 @@ class Listeners:
             try:
                 self._diag = SockDiag()
                 self._prove(self._diag)
-                name = "sock_diag"
+                name = self._hang_bell(tried, blind)
             except (OSError, Unavailable, DecodeError) as error:
-                tried.append(("sock_diag", str(error)))
+                tried += [("bpf", "needs sock_diag"), ("sock_diag", str(error))]
                 if self._diag is not None:
                     self._diag.close()
                     self._diag = None
@@ -114,10 +119,13 @@ class Listeners:
         return self.rung
 
     def fileno(self) -> int | None:
-        return None
+        return self._bell.fileno() if self._bell is not None else None
 
     def ready(self, now: int) -> Iterable[Observation]:
+        """The bell rang: nothing to tell yet; the looks that follow do (`looks_after`)."""
         del now
+        if self._bell is not None:
+            self.started(self._bell.rang())
         return ()
 
     def observe(self, now: int) -> Iterable[Observation]:
@@ -126,7 +134,7 @@ class Listeners:
         except (OSError, DecodeError, Unavailable) as error:
             yield Observation("listener", WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, NOBODY, str(error))
             return
-        for subject, (one, group) in self._subjects(self._settled(sockets)).items():
+        for subject, (one, group) in self._subjects(self._settled(sockets, now)).items():
             known = self._known[one.inode]
             told = known.told
             if told is None or told.subject != subject or self._known_by_now(told, known):
@@ -140,11 +148,14 @@ class Listeners:
         if self._diag is not None:
             self._diag.close()
             self._diag = None
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
 
     # -- for the rest of the house
 
     def started(self, pids: Collection[int]) -> None:
-        """These processes started just now: the owners of new sockets are looked for among them first."""
+        """These processes opened ports just now: the owners of new sockets are looked for among them first."""
         self._recent = tuple(pids)[-64:]
 
     def renew(self) -> None:
@@ -155,6 +166,17 @@ class Listeners:
 
     def _bound(self) -> list[Socket]:
         return self._diag.bound() if self._diag is not None else procnet.bound(self._procfs.path)
+
+    def _hang_bell(self, tried: list[tuple[str, str]], blind: list[str]) -> str:
+        """With a bell above it, looking is the better rung; which of them stands."""
+        try:
+            self._bell = PortBell(self._port_range())
+        except Unavailable as error:
+            tried.append(("bpf", str(error)))
+            return "sock_diag"
+        if self._bell.deaf:
+            blind.append(f"A UDP port that a running program opens is only seen at the next look ({self._bell.deaf}).")
+        return "bpf"
 
     def _prove(self, diag: SockDiag) -> None:
         """Two views of the same table must agree; a socket may open or close between them, so they get three tries.
@@ -168,12 +190,17 @@ class Listeners:
                 return
         raise Unavailable("socket diagnostics hide sockets that /proc/net lists")
 
-    def _settled(self, sockets: list[Socket]) -> list[Socket]:
-        """The sockets to speak of, with their owners found. Ephemeral UDP ports must be there at two looks."""
+    def _settled(self, sockets: list[Socket], now: int) -> list[Socket]:
+        """The sockets to speak of, with their owners found. Ephemeral UDP ports must have been there for a while."""
         self._ephemeral = self._port_range()
-        passing = {one.inode for one in sockets if self._is_ephemeral(one) and one.inode not in self._known}
-        settled = [one for one in sockets if one.inode not in passing or one.inode in self._once]
-        self._once = passing - {one.inode for one in settled}
+        since = {
+            one.inode: self._once.get(one.inode, now)
+            for one in sockets
+            if self._is_ephemeral(one) and one.inode not in self._known
+        }
+        # A clock that was set back only lets one wait a little longer, one that was set forward less.
+        self._once = {inode: min(first, now) for inode, first in since.items() if now - first < EPHEMERAL_MS}
+        settled = [one for one in sockets if one.inode not in self._once]
         inodes = {one.inode for one in settled}
         self._known = {inode: known for inode, known in self._known.items() if inode in inodes}
         self._find_owners(settled)

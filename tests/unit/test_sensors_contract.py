@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import pytest
 
 import edgeguard.sensors
+from edgeguard.errors import Unavailable
+from edgeguard.linux import portbell
 from edgeguard.model import Observation, Status, Watch
 from edgeguard.sensors import TABLE, Column, Context, Rung, Sensor, sensor_class
 
@@ -63,6 +65,16 @@ def make(name: str, root: str, proof: Path) -> Sensor:
         return files
     made: Sensor = kind(Context(root=root))
     return made
+
+
+@pytest.fixture(autouse=True)
+def _leave_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is attached to the cgroups of the machine that runs the tests."""
+
+    def nowhere() -> str:
+        raise Unavailable("not in this test")
+
+    monkeypatch.setattr(portbell, "topmost_cgroup", nowhere)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from edgeguard.model import Status
 from edgeguard.sensors import Context
 from edgeguard.sensors import listeners as module
 from edgeguard.sensors.actors import Actors
-from edgeguard.sensors.listeners import COLUMNS, Listeners, lasting_unit, scope
+from edgeguard.sensors.listeners import COLUMNS, EPHEMERAL_MS, Listeners, lasting_unit, scope
 from edgeguard.sensors.snapshot import Snapshot
 
 EXE = os.path.realpath(sys.executable)
@@ -20,11 +20,11 @@ EXE = os.path.realpath(sys.executable)
 
 @pytest.fixture(params=["sock_diag", "proc net"])
 def sensor(request, monkeypatch):
+    def nothing(*_):
+        raise Unavailable("not in this test")
+
+    monkeypatch.setattr(module, "PortBell", nothing)
     if request.param == "proc net":
-
-        def nothing():
-            raise Unavailable("not in this test")
-
         monkeypatch.setattr(module, "SockDiag", nothing)
     one = Listeners(Context(actor_of=Actors().actor_of, package_of=lambda _: "pkg", known_file=lambda _: True))
     rung = one.start()
@@ -46,8 +46,8 @@ def listen(family, address):
     return one
 
 
-def look(sensor):
-    return {one.subject: one for one in sensor.observe(7)}
+def look(sensor, now=7):
+    return {one.subject: one for one in sensor.observe(now)}
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,82 @@ def test_own_listener(sensor, family, address, shown):
     assert f"tcp/{shown}:{port}" not in look(sensor)
 
 
-def test_a_passing_udp_port_is_told_at_the_second_look(sensor):
+def test_a_passing_udp_port_is_told_when_it_was_there_for_a_while(sensor):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
         mine.bind(("127.0.0.1", 0))
         subject = f"udp/127.0.0.1:{mine.getsockname()[1]}"
-        assert subject not in look(sensor)
-        assert look(sensor)[subject].columns["ephemeral"] is True
+        assert subject not in look(sensor, 100_000)
+        assert subject not in look(sensor, 100_000 + EPHEMERAL_MS - 1)
+        assert look(sensor, 100_000 + EPHEMERAL_MS)[subject].columns["ephemeral"] is True
+        assert subject in look(sensor, 1)  # once told it stays, whatever becomes of the clock
+
+
+def test_a_clock_that_is_set_back_does_not_hide_a_port(sensor):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
+        mine.bind(("127.0.0.1", 0))
+        subject = f"udp/127.0.0.1:{mine.getsockname()[1]}"
+        assert subject not in look(sensor, 9_000_000)
+        assert subject not in look(sensor, 5)
+        assert subject in look(sensor, 5 + EPHEMERAL_MS)
+
+
+class Bell:
+    """Stands in for the kernel's."""
+
+    deaf = ""
+
+    def __init__(self, _ephemeral):
+        self.pids = [11, 12]
+        self.closed = False
+
+    def fileno(self):
+        return 99
+
+    def rang(self):
+        pids, self.pids = self.pids, []
+        return pids
+
+    def close(self):
+        self.closed = True
+
+
+def test_the_bell_says_when_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(module, "PortBell", Bell)
+    one = Listeners(Context())
+    rung = one.start()
+    if "sock_diag" in dict(rung.tried):
+        pytest.skip(str(rung.tried))
+    assert (rung.name, rung.proven) == ("bpf", True)
+    assert one.fileno() == 99
+    assert list(one.ready(1)) == []
+    assert tuple(one._recent) == (11, 12)
+    bell = one._bell
+    one.close()
+    assert bell.closed
+    assert one.fileno() is None
+
+
+def test_deaf_for_udp_is_said(monkeypatch):
+    monkeypatch.setattr(module, "PortBell", type("Half", (Bell,), {"deaf": "cgroup version 2 is not mounted"}))
+    one = Listeners(Context())
+    rung = one.start()
+    one.close()
+    if "sock_diag" in dict(rung.tried):
+        pytest.skip(str(rung.tried))
+    assert any("UDP" in line and "cgroup version 2 is not mounted" in line for line in rung.blind)
+
+
+def test_no_bell_is_the_next_rung(monkeypatch):
+    def nothing(_):
+        raise Unavailable("loading a BPF program: not allowed")
+
+    monkeypatch.setattr(module, "PortBell", nothing)
+    one = Listeners(Context())
+    rung = one.start()
+    assert one.fileno() is None
+    assert list(one.ready(1)) == []
+    one.close()
+    assert ("bpf", "loading a BPF program: not allowed") in rung.tried or "sock_diag" in dict(rung.tried)
 
 
 def test_a_shared_port_names_all_programs(sensor):
