@@ -98,7 +98,7 @@ class Guard:
         )
         self.act = Client(loop, paths.act_socket)
         self.context = Context(paths.root, self.actors.actor_of, self.ownership.package_of, self._known_file)
-        self.sensing = Sensing(loop, self.observed, self._standing, self._rung)
+        self.sensing = Sensing(loop, self.observed, self._standing, self._rung, self._sensor_failed)
         self.in_force: InForce | None = None
         self.manifest: manifests.Reader | None = None
         self.learning: Learning | None = None
@@ -413,6 +413,13 @@ class Guard:
 
     def _rung(self, name: str, rung: Any) -> None:
         self.health.rung(name, rung)
+
+    def _sensor_failed(self, name: str, error: Exception) -> None:
+        """Something that a sensor cannot cope with: told, and the others go on."""
+        if not isinstance(error, OSError):
+            self.bug(f"sensor {name}", error)
+        self.health.report(Reason.SENSOR_FAILED, f"sensor {name}", f"{type(error).__name__}: {error}", now=now_ms())
+        self.loop.later(0, self.tell_health)
 
     def _standing(self, kind: str) -> Iterator[str]:
         """Subjects of a kind that have a live finding."""

@@ -8,7 +8,8 @@ goes with what it finds: that is how "user eve added" knows who did it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ Standing = Callable[[str], Iterable[str]]  # kind -> subjects with a live findin
 TRIGGER_WAIT_S = 0.05  # tools replace several files in one go; one look serves them
 HINT_LOOKS_S = (0.2, 0.6, 1.5, 3.0)  # after a program started: when does it open its port?
 OVERDUE_S = 60.0  # a look that is this late never came: systemd may restart us
+FAILURES_MAX = 10  # in a row; then its descriptor is not listened to any more
 TICK_SLACK_S = 2.0  # timers this close share a wake-up
 
 
@@ -40,7 +42,7 @@ class Report(NamedTuple):
 class _Seat:
     """One sensor with what the daemon keeps about it."""
 
-    __slots__ = ("actor", "due", "every", "fresh", "looks", "rung", "sensor", "snapshot", "waiting")
+    __slots__ = ("actor", "due", "every", "failures", "fresh", "looks", "rung", "sensor", "snapshot", "waiting")
 
     def __init__(self, sensor: Sensor, snapshot: Snapshot | None) -> None:
         self.sensor = sensor
@@ -51,29 +53,39 @@ class _Seat:
         self.waiting: Timer | None = None
         self.looks: list[Timer] = []  # those to come after the sensor's bell rang
         self.actor = NOBODY
+        self.failures = 0  # in a row
         self.fresh = True  # the next look is the first one: what has a finding and is not there any more is gone
 
 
 class Sensing:
     """Starts the sensors, wakes them, and lets what they see flow into `take`."""
 
-    def __init__(self, loop: Loop, take: Take, standing: Standing, health_rung: Callable[[str, Rung], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        take: Take,
+        standing: Standing,
+        health_rung: Callable[[str, Rung], None],
+        failed: Callable[[str, Exception], None] | None = None,  # told once until the sensor works again; None: raise
+    ) -> None:
         self._loop = loop
         self._take = take
         self._standing = standing
         self._health_rung = health_rung
+        self._failed = failed
         self._seats: dict[str, _Seat] = {}
         self._tick: Timer | None = None
         self._hints: list[Timer] = []
+        self.storm: Callable[[], bool] = lambda: False  # do more file events wait than are worked off?
         self.counts: dict[str, int] = {}  # kind -> subjects present at the last full look
 
     # -- life
 
     def add(self, sensor: Sensor, *, snapshot: bool) -> Rung:
-        """Start one sensor and take its first look."""
+        """Start one sensor. One that cannot be started raises and has no seat: it is not looked with."""
         seat = _Seat(sensor, Snapshot(getattr(sensor, "volatile", frozenset())) if snapshot else None)
-        self._seats[sensor.name] = seat
         seat.rung = sensor.start()
+        self._seats[sensor.name] = seat
         self._health_rung(sensor.name, seat.rung)
         self._listen(seat)
         return seat.rung
@@ -140,7 +152,27 @@ class Sensing:
             seat.fresh = True
             self._look(seat)
 
+    @contextmanager
+    def _unit(self, seat: _Seat) -> Iterator[None]:
+        """One look of one sensor is the unit of work: what it cannot cope with must not end the others."""
+        try:
+            yield
+        except Exception as error:  # told in full by `failed`, and the other sensors go on
+            if self._failed is None:
+                raise
+            seat.failures += 1
+            if seat.failures == 1:
+                self._failed(seat.sensor.name, error)
+            if seat.failures == FAILURES_MAX and (fd := seat.sensor.fileno()) is not None:
+                self._loop.unwatch(fd)  # it would call us again at once; from now on only looks find something
+        else:
+            seat.failures = 0
+
     def _look(self, seat: _Seat) -> None:
+        with self._unit(seat):
+            self._look_with(seat)
+
+    def _look_with(self, seat: _Seat) -> None:
         now = now_ms()
         every = seat.every or seat.sensor.interval_s
         # On a common grid, so that looks of different rhythm share a wake-up.
@@ -171,8 +203,9 @@ class Sensing:
                     self._take(Observation(kind, subject, {}, now, Status.ABSENT, Origin.DOWN))
 
     def _ready(self, seat: _Seat) -> None:
-        for observation in seat.sensor.ready(now_ms()):
-            self._live(seat, observation)
+        with self._unit(seat):
+            for observation in seat.sensor.ready(now_ms()):
+                self._live(seat, observation)
 
     def _bell(self, seat: _Seat, fd: int, after: tuple[float, ...]) -> None:
         """Look a little later, and again. The bell rests until then: who rings it all the time costs a look each time,

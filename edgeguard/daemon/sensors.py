@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeguard.daemon.sensing import now_ms
 from edgeguard.daemon.sweeps import Request
+from edgeguard.errors import EdgeGuardError
 from edgeguard.linux import capabilities
 from edgeguard.model import Origin
 from edgeguard.sensors import Rung, sensor_class
@@ -41,7 +42,7 @@ def start_sensors(guard: Guard) -> None:
 def _add(guard: Guard, sensor: Any, *, snapshot: bool) -> Rung | None:
     try:
         return guard.sensing.add(sensor, snapshot=snapshot)
-    except OSError as error:
+    except (OSError, EdgeGuardError) as error:
         guard.health.report(Reason.SENSOR_BLIND, f"sensor {sensor.name}", str(error), now=now_ms())
         return None
 

@@ -72,9 +72,11 @@ CASES: Mapping[Reason, Case] = {
     Reason.EVENTS_LOST: Case(
         "EG-HLTH-001", "everything that the lost events may concern is looked at again", False, HOUR_S
     ),
-    Reason.SENSOR_BLIND: Case("EG-HLTH-002", "the other sensors go on; the sensor is started again once an hour"),
+    Reason.SENSOR_BLIND: Case("EG-HLTH-002", "the other sensors go on; this one is started again with the daemon"),
     Reason.SENSOR_REDUCED: Case("EG-HLTH-002", "the next mechanism of the ladder is used", ok=True),
-    Reason.SENSOR_FAILED: Case("EG-HLTH-002", "the sensor is stopped and started again", False, HOUR_S),
+    Reason.SENSOR_FAILED: Case(
+        "EG-HLTH-002", "the other sensors go on; this one looks again at its next turn", False, HOUR_S
+    ),
     Reason.CLOCK_STEP: Case(
         "EG-HLTH-003", "the step is recorded; intervals follow the clock that cannot be set", False, HOUR_S
     ),
