@@ -76,6 +76,7 @@ class Sensing:
         self._seats: dict[str, _Seat] = {}
         self._tick: Timer | None = None
         self._hints: list[Timer] = []
+        self._hinted = False  # another program started since these were planned
         self.storm: Callable[[], bool] = lambda: False  # do more file events wait than are worked off?
         self.counts: dict[str, int] = {}  # kind -> subjects present at the last full look
 
@@ -206,6 +207,8 @@ class Sensing:
         with self._unit(seat):
             for observation in seat.sensor.ready(now_ms()):
                 self._live(seat, observation)
+        if seat.sensor.name == "files" and self.storm():
+            self.program_started()  # the hint of one that starts now would come late
 
     def _bell(self, seat: _Seat, fd: int, after: tuple[float, ...]) -> None:
         """Look a little later, and again. The bell rests until then: who rings it all the time costs a look each time,
@@ -261,10 +264,19 @@ class Sensing:
     def program_started(self) -> None:
         """A hint from the process sensor: ports may open soon. One series of looks at a time."""
         listeners = self._seats.get("listeners")
-        if listeners is None or self._hints:
+        if listeners is None:
+            return
+        if self._hints:
+            self._hinted = True  # the looks that are under way may be too early for this one
             return
         self._hints = [self._loop.later(wait, lambda: self._look(listeners)) for wait in HINT_LOOKS_S]
-        self._loop.later(HINT_LOOKS_S[-1], self._hints.clear)
+        self._loop.later(HINT_LOOKS_S[-1], self._hints_over)
+
+    def _hints_over(self) -> None:
+        self._hints.clear()
+        if self._hinted:
+            self._hinted = False
+            self.program_started()
 
     def _schedule(self) -> None:
         due = min((seat.due for seat in self._seats.values()), default=float("inf"))

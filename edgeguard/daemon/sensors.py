@@ -63,6 +63,7 @@ def _add_files(guard: Guard, processes: Processes) -> None:
         hash_file_max=guard.settings.budget.hash_file_max,
     )
     rung = _add(guard, files, snapshot=False)
+    guard.sensing.storm = lambda: files.behind
     if lend and (rung is None or rung.name != "fanotify"):
         processes.no_hints()
 

@@ -246,6 +246,11 @@ class Files:
 
     # -- events
 
+    @property
+    def behind(self) -> bool:
+        """More happens than is worked off: what else comes through the same queue (program starts) comes late."""
+        return any(source is not None and source.behind for source in (self._fan, self._ino))
+
     def observe(self, now: int) -> Iterable[Observation]:  # noqa: ARG002 - looking at everything is a sweep's
         return ()
 

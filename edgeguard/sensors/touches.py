@@ -65,6 +65,7 @@ class FanotifySource:
         self._places: dict[bytes, _Place | None] = {}
         self._own = os.getpid()
         self.lost = 0  # overflows of the kernel's queue
+        self.behind = False  # the last read was so long that more will be waiting
         self._proof = b""  # name of the self-test's file
         self.proven = False
 
@@ -141,7 +142,9 @@ class FanotifySource:
 
     def read(self) -> Iterator[Touch]:
         """One read from the queue."""
-        for event in fanotify.parse(self._group.read()):
+        buffer = self._group.read()
+        self.behind = len(buffer) > fanotify.READ_BYTES // 2
+        for event in fanotify.parse(buffer):
             if event.mask & fanotify.FAN_Q_OVERFLOW:
                 self.lost += 1
             elif self._proof and event.name == self._proof:
@@ -217,6 +220,7 @@ class InotifySource:
         self._places: dict[int, _Place] = {}
         self._limit = min(WATCHES_MAX, inotify.watches_max() // 2)
         self.lost = 0
+        self.behind = False  # the last read was so long that more will be waiting
         self.full = False  # the bound is reached: some directories are not watched
         self._proof_watch = -1
         self._proof = b""
@@ -246,7 +250,9 @@ class InotifySource:
 
     def read(self) -> Iterator[Touch]:
         """One read from the queue."""
-        for event in inotify.parse(self._queue.read()):
+        buffer = self._queue.read()
+        self.behind = len(buffer) > inotify.READ_BYTES // 2
+        for event in inotify.parse(buffer):
             if event.mask & inotify.IN_Q_OVERFLOW:
                 self.lost += 1
                 continue

@@ -1,105 +1,115 @@
-"""One sensor that fails does not take the others with it."""
+"""When sensors look: on a grid, after hints, and what is told of what."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from types import MappingProxyType
-from typing import Any
 
 import pytest
 
+from edgeguard.daemon import sensing as module
 from edgeguard.daemon.loop import Loop
-from edgeguard.daemon.sensing import FAILURES_MAX, Sensing
-from edgeguard.model import Observation
+from edgeguard.daemon.sensing import HINT_LOOKS_S, Sensing
+from edgeguard.model import Observation, Origin, Status
 from edgeguard.sensors import Rung
 
 
-class Sensor:
-    kinds: Any = MappingProxyType({"port": {}})
-    ladder = ("one",)
-    interval_s = 60
-    triggers: tuple[str, ...] = ()
+class Clock:
+    """Time of the loop and of the looks."""
 
-    def __init__(self, name: str, error: Exception | None = None, start_error: Exception | None = None) -> None:
-        self.name = name
-        self.error = error
-        self.start_error = start_error
-        self.pipe = os.pipe()
-        self.looks = self.heard = 0
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Listeners:
+    """A sensor whose world is a list."""
+
+    name = "listeners"
+    kinds = {"listener": {}}  # noqa: RUF012 - a test's
+    ladder = ("list",)
+    interval_s = 10
+    triggers = ()
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.world: list[str] = []
+        self.looks: list[float] = []
 
     def start(self) -> Rung:
-        if self.start_error:
-            raise self.start_error
-        return Rung("one", proven=True)
+        return Rung("list", proven=True)
 
-    def fileno(self) -> int | None:
-        return self.pipe[0]
-
-    def observe(self, now: int) -> Iterable[Observation]:
-        self.looks += 1
-        yield Observation("port", self.name, {}, now)
-        if self.error:
-            raise self.error
+    def fileno(self) -> None:
+        return None
 
     def ready(self, now: int) -> Iterable[Observation]:
-        del now
-        self.heard += 1
-        if self.error:
-            raise self.error
-        os.read(self.pipe[0], 10)
         return ()
+
+    def observe(self, now: int) -> Iterable[Observation]:
+        self.looks.append(round(self.clock.now - 1000.0, 3))
+        return [Observation("listener", subject, {}, now) for subject in self.world]
 
     def close(self) -> None: ...
 
 
-def made(*sensors: Any) -> tuple[Sensing, Loop, list[str], list[str]]:
-    loop, failed = Loop(), list[str]()
-    seen = list[str]()
-    sensing = Sensing(
-        loop,
-        lambda observation: seen.append(observation.subject),
-        lambda _kind: (),
-        lambda *_: None,
-        lambda name, error: failed.append(f"{name}: {error}"),
-    )
-    for sensor in sensors:
-        sensing.add(sensor, snapshot=True)
-    return sensing, loop, failed, seen
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    one = Clock()
+    monkeypatch.setattr(module.time, "monotonic", one)
+    return one
 
 
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("a line of /etc/passwd")])
-def test_a_look_that_fails_is_told_once_and_the_others_go_on(error: Exception) -> None:
-    bad, good = Sensor("bad", error), Sensor("good")
-    sensing, _, failed, seen = made(bad, good)
-    sensing.run()
-    sensing.look("bad")
-    assert failed == [f"bad: {error}"]
-    assert seen == ["good"]
-    assert sensing.in_time()
-    bad.error = None
-    sensing.look("bad")
-    assert seen == ["good", "bad"]
-    bad.error = error
-    sensing.look("bad")
-    assert len(failed) == 2
-
-
-def test_a_descriptor_that_only_fails_is_left_alone() -> None:
-    bad = Sensor("bad", OSError(5, "Input/output error"))
-    _, loop, failed, _ = made(bad)
-    os.write(bad.pipe[1], b"x")
-    for _ in range(3 * FAILURES_MAX):
+def run(loop: Loop, clock: Clock, until: float) -> None:
+    """Let time pass: from timer to timer."""
+    while True:
+        wait = loop._timeout()
+        if wait < 0 or clock.now + wait > until:
+            clock.now = until
+            return
+        clock.now += wait
         loop.turn(0)
-    assert len(failed) == 1
-    assert bad.heard == FAILURES_MAX
 
 
-def test_a_sensor_that_does_not_start_is_not_looked_with() -> None:
-    bad, good = Sensor("bad", start_error=OSError(24, "Too many open files")), Sensor("good")
-    sensing, *_ = made(good)
-    with pytest.raises(OSError, match="Too many"):
-        sensing.add(bad, snapshot=True)
+def make(clock: Clock, standing: Iterable[str] = ()) -> tuple[Loop, Sensing, Listeners, list[Observation]]:
+    loop, told = Loop(clock), []
+    sensing = Sensing(loop, told.append, lambda _kind: standing, lambda _name, _rung: None)
+    sensor = Listeners(clock)
+    sensing.add(sensor, snapshot=True)  # type: ignore[arg-type]  # class attributes as a test writes them
+    return loop, sensing, sensor, told
+
+
+def test_what_is_gone_since_the_last_run_is_told(clock: Clock) -> None:
+    _, sensing, sensor, told = make(clock, standing=["tcp/0.0.0.0:4444", "tcp/0.0.0.0:22"])
+    sensor.world = ["tcp/0.0.0.0:22"]
     sensing.run()
-    assert (bad.looks, good.looks) == (0, 1)
-    assert sensing.in_time()
+    gone = [one for one in told if one.status is Status.ABSENT]
+    assert [(one.subject, one.origin) for one in gone] == [("tcp/0.0.0.0:4444", Origin.DOWN)]
+
+
+def test_looks_fall_on_a_grid(clock: Clock) -> None:
+    clock.now = 1003.0
+    loop, sensing, sensor, _ = make(clock)
+    sensing.run()
+    run(loop, clock, 1031.0)
+    assert sensor.looks == [3.0, 10.0, 20.0, 30.0]
+
+
+def test_a_program_that_starts_late_in_a_series_gets_its_looks(clock: Clock) -> None:
+    loop, sensing, sensor, _ = make(clock)
+    sensing.run()
+    sensing.program_started()
+    run(loop, clock, 1002.9)
+    sensing.program_started()
+    sensor.looks.clear()
+    run(loop, clock, 1006.5)
+    expected = [HINT_LOOKS_S[-1] + wait for wait in (0.0, *HINT_LOOKS_S)]
+    assert sensor.looks == pytest.approx(expected)
+
+
+def test_without_programs_nothing_is_looked_at_in_between(clock: Clock) -> None:
+    loop, sensing, sensor, _ = make(clock)
+    sensing.run()
+    sensing.program_started()
+    run(loop, clock, 1009.0)
+    assert len(sensor.looks) == 1 + len(HINT_LOOKS_S)
