@@ -63,13 +63,19 @@ def prepare(settings: Settings) -> None:
         (f"{paths.state}/vault", 0o700),
         (f"{paths.state}/spool", 0o700),
         (paths.runtime, 0o755),
-        (paths.exchange, 0o755),
-        (f"{paths.exchange}/outbox", 0o2750),
-        (f"{paths.exchange}/inbox", 0o2770),
     ):
-        with contextlib.suppress(FileExistsError):
-            os.makedirs(path, mode=0o755)
-            os.chmod(path, mode)
+        _make(path, mode)
+    # Only root may make these on a device (tmpfiles.d). Without them nothing is sent, and the sealer says so.
+    with contextlib.suppress(OSError):
+        _make(paths.exchange, 0o755)
+        _make(f"{paths.exchange}/outbox", 0o2750)
+        _make(f"{paths.exchange}/inbox", 0o2770)
+
+
+def _make(path: str, mode: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.makedirs(path, mode=0o755)
+        os.chmod(path, mode)
 
 
 class Daemon:

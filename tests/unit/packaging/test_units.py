@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeguard.daemon.baselines import LOAD_S
+
 TOP = Path(__file__).resolve().parents[3]
 UNITS = TOP / "systemd"
 # systemd 252 counts; later ones count a little less.
@@ -72,3 +74,16 @@ def test_no_python_starts_without_isolation() -> None:
         isolation = "-I" if launcher.name == "edgeguard-collector" else "-IS"
         assert launcher.read_text().startswith(f"#!/usr/bin/python3 {isolation}\n"), launcher.name
         assert launcher.stat().st_mode & 0o111, launcher.name
+
+
+def test_only_the_daemon_reaches_the_remediations() -> None:
+    unit = lines("edgeguard-act.socket")
+    assert (unit["SocketUser"], unit["SocketGroup"], unit["SocketMode"]) == (["edgeguard"], ["root"], ["0600"])
+
+
+def test_the_daemon_gives_up_before_systemd_does() -> None:
+    assert int(lines("edgeguard.service")["TimeoutStartSec"][0]) > LOAD_S
+
+
+def test_a_missing_spool_does_not_keep_the_daemon_from_starting() -> None:
+    assert lines("edgeguard.service")["ReadWritePaths"] == ["-/var/spool/edgeguard"]
