@@ -141,7 +141,8 @@ def test_a_zoo_of_names_and_files(guard: Guard) -> None:
         # Meanwhile the other sensors keep their pace.
         began = time.time()
         guard.device.run(
-            "python3 -c 'import socket, time; s = socket.create_server((\"0.0.0.0\", 4499)); time.sleep(4)' & sleep 0.1"
+            "python3 -c 'import socket, time; s = socket.create_server((\"0.0.0.0\", 4499)); time.sleep(6)' "
+            "</dev/null >/dev/null 2>&1 &"
         )
         port = guard.wait_open("EG-PORT-001", "tcp/0.0.0.0:4499")
         assert time.time() - began <= NOTICE_S + 0.5  # with the programs' own start
