@@ -175,6 +175,7 @@ def sysctl(value, level, ordered=True):
 
 
 OWN = "/usr/lib/edgeguard/edgeguardd"
+OWNED = "/usr/lib/python3/dist-packages/edgeguard/"
 UP = "/etc/systemd/system/x.service"
 RUNC = "memfd:runc_cloned:/proc/self/exe"
 SYSTEMD = "/usr/lib/systemd/systemd"
@@ -260,6 +261,11 @@ CASES = [
     ("file", OWN, file("own"), file("own", sha256=OTHER), {"file.content.own": "CRITICAL"}),
     ("file", OWN, file("own"), file("own", mode=0o777), {"file.attributes.own": "HIGH"}),
     ("file", OWN, file("own"), None, {"file.missing.own": "CRITICAL"}),
+    ("file", OWNED + "__pycache__", file("own", type="directory", sha256=None), None, {}),
+    ("file", OWNED + "__pycache__/model.cpython-311.pyc", file("own"), None, {}),
+    ("file", "/usr/lib/python3/dist-packages/a/__pycache__", file(type="directory", sha256=None), None, {}),
+    ("file", "/usr/lib/python3/dist-packages/a/__pycache__/b.cpython-311.pyc", file(), None, {}),
+    ("file", "/usr/lib/python3/dist-packages/a", file(type="directory", sha256=None), None, {"file.missing": "HIGH"}),
     ("file", OWN + ".bak", None, file("own"), {"file.new.own": "HIGH"}),
     ("file", "/home/a/.bashrc", file("script"), None, {"file.missing.home": "LOW"}),
     # -- listeners
@@ -508,6 +514,8 @@ def test_which_watch_decides(vendor):
         "/etc/hosts": "config",
         "/etc/ssh/sshd_config": "config",
         "/etc/ssh/ssh_host_rsa_key": "key",
+        "/var/lib/edgeguard/keys/device.pub": "key",
+        "/var/lib/edgeguard/ledger.cbor": "other",
         "/etc/ld.so.preload": "preload",
         "/etc/ld.so.conf.d/x.conf": "preload",
         "/etc/systemd/system/x.service": "unit",
