@@ -98,7 +98,7 @@ class Guard:
         )
         self.act = Client(loop, paths.act_socket)
         self.context = Context(paths.root, self.actors.actor_of, self.ownership.package_of, self._known_file)
-        self.sensing = Sensing(loop, self.observed, self._standing, self._rung, self._sensor_failed)
+        self.sensing = Sensing(loop, self.observed, self.standing, self._rung, self._sensor_failed)
         self.in_force: InForce | None = None
         self.manifest: manifests.Reader | None = None
         self.learning: Learning | None = None
@@ -110,6 +110,7 @@ class Guard:
         self._publish_timer: Timer | None = None
         self._save_timer: Timer | None = None
         self._remark_timer: Timer | None = None
+        self._mounted: dict[str, None] = {}  # since the last remark
         self._nonce = 0
         self._cpu = (time.process_time(), time.monotonic())
         self._cpu_percent: float | None = None
@@ -397,7 +398,7 @@ class Guard:
     def _look_at_open_files(self) -> None:
         """A sweep tells what differs from the last one. What came and went between two looks of ours is not there to
         be told: so every finding about a file is looked at again."""
-        if subjects := tuple(self._standing("file")):
+        if subjects := tuple(self.standing("file")):
             self.sweeps.ask(Request(Origin.SWEEP, targets=subjects))
 
     def prove_sensors(self) -> None:
@@ -421,7 +422,7 @@ class Guard:
         self.health.report(Reason.SENSOR_FAILED, f"sensor {name}", f"{type(error).__name__}: {error}", now=now_ms())
         self.loop.later(0, self.tell_health)
 
-    def _standing(self, kind: str) -> Iterator[str]:
+    def standing(self, kind: str) -> Iterator[str]:
         """Subjects of a kind that have a live finding."""
         ledger = self.river.ledger
         return iter({f.subject for f in (*ledger.open(), *ledger.suppressed()) if f.kind == kind})
@@ -443,9 +444,10 @@ class Guard:
             if changes or expected is None:
                 self._record(compose.observation(observation, self.telling.moment(), expected))
         if observation.kind == "mount" and observation.origin is Origin.LIVE:
-            self._mounts_changed()
+            self._mounts_changed(observation.subject)
 
-    def _mounts_changed(self) -> None:
+    def _mounts_changed(self, point: str) -> None:
+        self._mounted[point] = None
         if self._remark_timer is None:
             self._remark_timer = self.loop.later(REMARK_S, self._remark)
 
@@ -453,8 +455,9 @@ class Guard:
         from edgeguard.daemon.sensors import remark
 
         self._remark_timer = None
-        remark(self)
-        self.sweeps.ask(Request(Origin.SWEEP))  # what was there before we watched
+        points, self._mounted = self._mounted, {}
+        if targets := remark(self, points):  # what was there before we watched
+            self.sweeps.ask(Request(Origin.SWEEP, targets=targets))
         for name in ("accounts", "host"):  # a file mounted over /etc/passwd changes it, and no event tells
             self.sensing.look(name)
 

@@ -7,16 +7,19 @@ sensor lends it its events. Capabilities that only the start needs are given up 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeguard.daemon.sensing import now_ms
 from edgeguard.daemon.sweeps import Request
 from edgeguard.errors import EdgeGuardError
 from edgeguard.linux import capabilities
-from edgeguard.model import Origin
+from edgeguard.model import Origin, Watch
 from edgeguard.sensors import Rung, sensor_class
 from edgeguard.sensors.health import Reason
 from edgeguard.sensors.processes import Processes
+from edgeguard.sensors.walk import resolved
+from edgeguard.sensors.watching import Plan, literal_root
 
 if TYPE_CHECKING:
     from edgeguard.daemon.guard import Guard
@@ -97,8 +100,28 @@ def renew(guard: Guard) -> None:
         files.renew(guard.in_force.baseline.policy.watches, guard.manifest)
 
 
-def remark(guard: Guard) -> None:
-    """A file system was mounted: files on it are watched too, as well as our rights still allow."""
+def remark(guard: Guard, points: Iterable[str]) -> tuple[str, ...]:
+    """Something was mounted or unmounted at `points`: files there are watched too, as well as our rights still allow.
+    What is to be looked at: the points that watches speak of, and every finding at or below one."""
+    assert guard.in_force is not None
     files: Any = guard.sensing.sensor("files")
     if files is not None:
         files.remark()
+    watches = resolved(guard.in_force.baseline.policy.watches, guard.settings.paths.root)
+    concerned = tuple(concerning(watches, points))
+    standing = tuple(path for path in guard.standing("file") if any(_within(path, point) for point in concerned))
+    return tuple(dict.fromkeys((*concerned, *standing)))
+
+
+def concerning(watches: Sequence[Watch], points: Iterable[str]) -> Iterator[str]:
+    """Mount points in or above what is watched. Watches for set-id programs stay on their own file system."""
+    plan = Plan(watches)
+    roots = [literal_root(watch.path) for watch in watches if not watch.only]
+    for point in points:
+        watch = plan.decide(point)
+        if (watch is not None and not watch.only) or any(_within(root, point) for root in roots):
+            yield point
+
+
+def _within(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -1,0 +1,23 @@
+"""After a mount only what it may concern is looked at: where there are containers, something is mounted all the time."""
+
+from __future__ import annotations
+
+from edgeguard.daemon.sensors import concerning
+from edgeguard.model import Watch
+
+WATCHES = (
+    Watch("/etc", "config"),
+    Watch("/home/*/.ssh", "keys"),
+    Watch("/usr/sbin", "program"),
+    Watch("/", "other", only="setid"),
+)
+
+
+def test_mounts_in_and_above_what_is_watched() -> None:
+    points = ["/etc/passwd", "/usr", "/usr/sbin/sshd", "/home", "/home/anna/.ssh", "/etc"]
+    assert list(concerning(WATCHES, points)) == points
+
+
+def test_mounts_elsewhere() -> None:
+    points = ["/run/user/1000", "/var/lib/docker/overlay2/1/merged", "/media/usb", "/usr/sbin2", "/etcetera"]
+    assert list(concerning(WATCHES, points)) == []
