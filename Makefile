@@ -75,5 +75,6 @@ lintian: deb ## what Debian thinks of the packages
 	# Debian 12's lintian still asks for init scripts; both releases run systemd, and so do the devices.
 	lintian $$(lintian-explain-tags --list-tags | sed -n 's/^package-supports-alternative-init-but-no-init.d-script$$/--suppress-tags=&/p') --pedantic --display-info --fail-on error,warning,info,pedantic dist/*.deb
 
-clean: ## remove build/ and dist/
+clean: ## remove build/, dist/ and compiled code
 	rm -rf build dist
+	find edgeguard packaging tests -name __pycache__ -prune -exec rm -rf {} +

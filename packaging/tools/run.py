@@ -231,9 +231,13 @@ Ctrl-C ends the daemon and the collector. What they wrote stays in {RUN.relative
 
 
 def main() -> int:
-    if RUN.exists():
-        shutil.rmtree(RUN)
-    RUN.mkdir(parents=True)
+    try:
+        if RUN.exists():
+            shutil.rmtree(RUN)
+        RUN.mkdir(parents=True)
+    except PermissionError as error:
+        print(f"make run: {error}. An earlier run as root? Then: sudo make clean", file=sys.stderr)
+        return 1
     port = free_port()
     file = settings(port)
     policy()
