@@ -168,6 +168,10 @@ class Guard:
             self.learn("first start", lambda _progress: None, lambda _answer: None)
         else:
             self.health.report(Reason.BASELINE_REFUSED, "baseline", "no valid baseline: this device is not judged")
+            from edgeguard.daemon import bare
+
+            self.river.judge_bare(bare.engine())
+            self.tell_health()
         self.changed()
 
     def learn(

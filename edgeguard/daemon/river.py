@@ -32,6 +32,11 @@ class River:
         self.baseline = baseline
         return self.ledger.govern(self.engine, now)
 
+    def judge_bare(self, engine: Engine) -> None:
+        """No baseline is valid: only EdgeGuard itself is judged. What stood in the ledger stays as it was."""
+        if self.baseline is None:
+            self.engine = engine
+
     def take(self, observation: Observation, now: int) -> list[Change]:
         if self.engine is None:
             return []
