@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgeguard.codec import sha
 
@@ -16,8 +16,7 @@ FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "codes.toml")
 NAMESPACE = b"edgeguard.org/finding/"  # never to be changed: people filter their journals by what comes of it
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """What is always true of one kind of finding."""
 
     code: str  # EG-FILE-002

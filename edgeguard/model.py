@@ -1,6 +1,6 @@
 """The nouns that rooms hand to each other. Values only: nothing here opens, reads or asks the time.
 
-Observations come by the thousand and are NamedTuples; rules and findings are frozen slotted dataclasses.
+Observations come by the thousand and are NamedTuples, and so is all else here.
 Paths and names are `str` made with `os.fsdecode` (UTF-8 with surrogateescape), so every byte survives;
 whoever prints one escapes it first (`edgeguard.cli.text.escape`).
 Times are integers: milliseconds since the Unix epoch, UTC, unless a name ends in `_mono`.
@@ -9,7 +9,6 @@ Times are integers: milliseconds since the Unix epoch, UTC, unless a name ends i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -139,8 +138,7 @@ class Condition(NamedTuple):
     operand: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """What should hold. Applies where `where` holds for an observation of `kind`; fails unless all of `expect` hold.
 
     The engine offers two columns to every rule besides the sensor's own: `known` (the baseline has a reference
@@ -160,8 +158,7 @@ class Rule:
     source: str = ""  # file:line in the policy
 
 
-@dataclass(frozen=True, slots=True)
-class Waiver:
+class Waiver(NamedTuple):
     """Signed, expiring acceptance of a deviation."""
 
     code: str
@@ -183,8 +180,7 @@ class Result(NamedTuple):
     observed: Columns  # for each failed column, what is there
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A failed or undecidable evaluation with its life. Frozen: the ledger replaces it as a whole."""
 
     id: str  # F-7K2M
@@ -197,7 +193,7 @@ class Finding:
     title: str
     first_seen: int
     last_seen: int
-    count: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody asks of a finding
     origin: Origin
     expected: Columns
     observed: Columns
@@ -219,8 +215,7 @@ class Change(NamedTuple):
     rule: Rule | None  # None when the rule is gone from the policy
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(NamedTuple):
     """A tree (or, without `recurse`, one path) whose files are watched. The longest matching `path` decides.
 
     `path` may hold `*` in whole components (`/home/*/.ssh`). `exclude` are globs over absolute paths, `**` crossing

@@ -7,8 +7,7 @@ is worse than a daemon that says why it does not start.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeguard.errors import SettingsError
 
@@ -16,8 +15,7 @@ DEFAULT_FILE = "/etc/edgeguard/agent.toml"
 SIZE_MAX = 64 * 1024  # bytes; a real one has less than two
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(NamedTuple):
     """Every place that EdgeGuard touches, so that a second one runs beside the first in a test."""
 
     root: str = "/"  # what is watched
@@ -31,8 +29,7 @@ class Paths:
     act_socket: str = "/run/edgeguard/act.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class Uplink:
+class Uplink(NamedTuple):
     """Where records go. No url: they stay here, within the quota."""
 
     url: str = ""  # https://collector.example:7443
@@ -44,8 +41,7 @@ class Uplink:
     spawn: bool = False  # True: the daemon starts the uplink itself (no systemd); False: it rings runtime/doorbell
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """Bounds on what EdgeGuard may take from the device."""
 
     spool_bytes: int = 32 * 1024 * 1024
@@ -55,16 +51,15 @@ class Budget:
     findings_max: int = 10_000  # open findings kept; beyond, they are counted by code
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     name: str = ""  # of the device on screens; empty: the host name
     fleet: str = ""
     mode: str = "audit"  # the device's one switch; a rule is carried out only if the signed policy says enforce too
     reader_group: str = "edgeguard"
     admin_group: str = "edgeguard-admin"
-    paths: Paths = field(default_factory=Paths)
-    uplink: Uplink = field(default_factory=Uplink)
-    budget: Budget = field(default_factory=Budget)
+    paths: Paths = Paths()
+    uplink: Uplink = Uplink()
+    budget: Budget = Budget()
 
 
 def load(path: str = DEFAULT_FILE) -> Settings:
@@ -101,7 +96,7 @@ def parse(text: bytes, path: str = DEFAULT_FILE) -> Settings:
 
 def _build(shape: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
     """`shape` filled from a table, strictly: field names are the keys and the default's type is the type."""
-    known = {item.name: item for item in fields(shape)}
+    known = shape._fields
     values: dict[str, Any] = {}
     defaults = shape()
     for key, value in table.items():

@@ -9,7 +9,6 @@ Where baselines are kept, and how high the revision was, is in `store`; comparin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from edgeguard.baseline.encoding import (
@@ -72,8 +71,11 @@ class ManifestRef(NamedTuple):
     entries: int
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
+NO_REFERENCES: ReferenceTable = {}
+"""Nobody writes into a table of references: `with_reference` makes a new one."""
+
+
+class Baseline(NamedTuple):
     revision: int
     created: int
     not_before: int
@@ -81,7 +83,7 @@ class Baseline:
     device: bytes | None = None  # None: any device that trusts the signer
     target: str = ""  # for people: the fleet or group it was made for
     expires: int | None = None
-    references: ReferenceTable = field(default_factory=dict)
+    references: ReferenceTable = NO_REFERENCES
     files: ManifestRef | None = None
     parent: bytes | None = None  # SHA-256 of the signed bytes of the one before
     note: str = ""  # why it was made
@@ -185,21 +187,21 @@ def with_reference(baseline: Baseline, kind: str, subject: str, columns: Columns
         table.pop(subject, None)
     else:
         table[subject] = columns
-    return replace(baseline, references={**baseline.references, kind: table})
+    return baseline._replace(references={**baseline.references, kind: table})
 
 
 def without_reference(baseline: Baseline, kind: str, subject: str) -> Baseline:
     """The baseline without an entry of its own for this subject; of a file, the manifest's word counts again."""
     table = {name: columns for name, columns in baseline.references.get(kind, {}).items() if name != subject}
-    return replace(baseline, references={**baseline.references, kind: table})
+    return baseline._replace(references={**baseline.references, kind: table})
 
 
 def reissue(baseline: Baseline, revision: int, now: int, parent: bytes | None, note: str) -> Baseline:
     """The same content as a new revision: rolling back is going forward to what was."""
     after = baseline.policy.settings.expires_after
     expires = None if after is None else min(now + after, TIME_MAX)
-    return replace(
-        baseline, revision=revision, created=now, not_before=now, expires=expires, parent=parent, note=note, signer=b""
+    return baseline._replace(
+        revision=revision, created=now, not_before=now, expires=expires, parent=parent, note=note, signer=b""
     )
 
 
@@ -210,10 +212,9 @@ def for_judging(baseline: Baseline) -> Baseline:
     """
     asked = {rule.kind for rule in baseline.policy.rules if any(map(_asks_reference, (*rule.where, *rule.expect)))}
     asked |= {"file", "listener"}  # the overlay; ports that no remediation may close
-    return replace(
-        baseline,
+    return baseline._replace(
         references={kind: table if kind in asked else {} for kind, table in baseline.references.items()},
-        policy=replace(baseline.policy, warnings=()),
+        policy=baseline.policy._replace(warnings=()),
     )
 
 

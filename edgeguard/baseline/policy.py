@@ -7,8 +7,7 @@ its policy from the signed baseline. docs/policy.md says to people what a policy
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeguard.errors import PolicyProblem
 from edgeguard.model import Rule, Waiver, Watch
@@ -22,16 +21,14 @@ Codes = Mapping[str, tuple[str, str]]
 """Finding code -> title, default severity."""
 
 
-@dataclass(frozen=True, slots=True)
-class PolicySettings:
+class PolicySettings(NamedTuple):
     """What a policy says about the baseline that is made from it."""
 
     expires_after: int | None = None  # ms from signing; None: a baseline that stays until the next
     learn_skip: tuple[str, ...] = ()  # kinds of which nothing is taken over when learning
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     watches: tuple[Watch, ...] = ()
     rules: tuple[Rule, ...] = ()
     waivers: tuple[Waiver, ...] = ()

@@ -15,7 +15,6 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -38,8 +37,7 @@ class Refused(NamedTuple):
     error: BaselineRefused
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What the store holds: the baseline in force, if any, and what was refused on the way."""
 
     baseline: Baseline | None

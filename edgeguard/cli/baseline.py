@@ -142,8 +142,6 @@ def _install(given: argparse.Namespace, console: Console) -> int:
 
 
 def _sign(given: argparse.Namespace, console: Console) -> int:
-    from dataclasses import replace
-
     from edgeguard.baseline.document import Baseline, sign
     from edgeguard.codec import cose
 
@@ -154,9 +152,9 @@ def _sign(given: argparse.Namespace, console: Console) -> int:
         payload = data  # not signed yet
     baseline = Baseline.from_cbor(payload)
     if given.revision:
-        baseline = replace(baseline, revision=given.revision)
+        baseline = baseline._replace(revision=given.revision)
     if given.note is not None:
-        baseline = replace(baseline, note=given.note)
+        baseline = baseline._replace(note=given.note)
     signed = sign(baseline, cose.load_seed([given.key]))
     target = given.to or f"{given.file.removesuffix('.egb')}.signed.egb"
     _write(target, signed)

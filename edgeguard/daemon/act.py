@@ -21,7 +21,7 @@ import stat
 import struct
 import sys
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgeguard.daemon.authority import (
     Authority,
@@ -49,8 +49,7 @@ PEERCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
 EXTRA_VERBS = ("undo", "recover")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     settings_file: str = DEFAULT_FILE
     socket: str = ""  # listen here ourselves; "": systemd hands the socket over
     idle_s: float = IDLE_S  # 0: never end

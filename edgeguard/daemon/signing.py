@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any, NamedTuple, cast
 
@@ -57,7 +56,7 @@ def compiled_policy(settings: Settings) -> Policy:
     files = store.read_policy_dirs(settings.paths.vendor_policy, settings.paths.site_policy)
     policy = parse(files, known, kinds, now=now_ms())
     # A finding carries its next step, and the daemon does not hold the table of codes.
-    return replace(policy, rules=tuple(replace(rule, fix=rule.fix or table[rule.code].fix) for rule in policy.rules))
+    return policy._replace(rules=tuple(rule._replace(fix=rule.fix or table[rule.code].fix) for rule in policy.rules))
 
 
 def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
@@ -141,7 +140,7 @@ def _next(shelf: store.Store, trust: Trust, policy: Policy | None, request: dict
     standing = shelf.load_verified(trust.trusted, trust.device, now_ms()).baseline
     if standing is None:
         raise Corrupt("there is no valid baseline to go on from; run: edgeguard baseline learn")
-    baseline = standing if policy is None else replace(standing, policy=policy)
+    baseline = standing if policy is None else standing._replace(policy=policy)
     for kind, subject, columns in request.get("accept", []):
         value = None if columns is None else columns_from_plain(columns)
         baseline = document.with_reference(baseline, kind, str(from_plain(subject)), value)
@@ -149,8 +148,7 @@ def _next(shelf: store.Store, trust: Trust, policy: Policy | None, request: dict
         baseline = _as_before(shelf, trust, baseline, kind, str(from_plain(subject)))
     now = now_ms()
     after = baseline.policy.settings.expires_after
-    return replace(
-        baseline,
+    return baseline._replace(
         revision=shelf.floor() + 1,
         created=now,
         not_before=min(now, standing.not_before),

@@ -9,7 +9,6 @@ What the ledger looks like on disk is in `archive`; nothing here decides whether
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from edgeguard.codec import sha
@@ -185,7 +184,7 @@ class Ledger:
         key = self._ids.get(id_)
         if key is None:
             return None
-        finding = replace(self._at(key), remediation=remediation)
+        finding = self._at(key)._replace(remediation=remediation)
         (self._live if key in self._live else self._resolved)[key] = finding
         return finding
 
@@ -266,8 +265,7 @@ class Ledger:
         actor = _actor(finding, observation, same)
         if same and actor == finding.actor:
             return self._repeat(key, finding, result)
-        changed = replace(
-            finding,
+        changed = finding._replace(
             code=rule.code,
             severity=severity,
             title=rule.title,
@@ -290,7 +288,7 @@ class Ledger:
         observation = result.observation
         details = _details(observation) if result.outcome is finding.outcome else finding.details
         last_seen = max(finding.last_seen, observation.at)
-        self._live[key] = again = replace(finding, last_seen=last_seen, count=finding.count + 1, details=details)
+        self._live[key] = again = finding._replace(last_seen=last_seen, count=finding.count + 1, details=details)
         return Change(Transition.REPEATED, again, result.rule)
 
     def _rejudge(self, key: Key, finding: Finding, result: Result, now: int) -> list[Change]:
@@ -300,7 +298,7 @@ class Ledger:
         change = None
         if result.outcome in _DEVIATION:
             change = self._again(key, finding, result, now)
-            self._live[key] = standing = replace(self._live[key], count=finding.count)
+            self._live[key] = standing = self._live[key]._replace(count=finding.count)
             change = None if change.transition is Transition.REPEATED else change._replace(finding=standing)
         change = change or self._cover(key, self._live[key], now)
         return [change] if change else []
@@ -308,7 +306,7 @@ class Ledger:
     def _resolve(self, key: Key, finding: Finding, rule: Rule | None, now: int) -> Change:
         del self._live[key]
         del self._severity[finding.severity][key]
-        ended = replace(finding, state=State.RESOLVED, resolved_at=now, waiver="")
+        ended = finding._replace(state=State.RESOLVED, resolved_at=now, waiver="")
         self._resolved[key] = ended
         self._forget(now)
         return Change(Transition.RESOLVED, ended, rule)
@@ -319,7 +317,7 @@ class Ledger:
         state = State.SUPPRESSED if waiver else State.OPEN
         if finding.state is state and finding.waiver == waiver:
             return None
-        self._live[key] = changed = replace(finding, state=state, waiver=waiver)
+        self._live[key] = changed = finding._replace(state=state, waiver=waiver)
         if finding.state is state:
             return None  # another waiver took over
         transition = Transition.SUPPRESSED if waiver else Transition.OPENED

@@ -9,7 +9,6 @@ A new verb is one file here and one line in TABLE.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
@@ -42,8 +41,7 @@ def _unknown(_path: bytes) -> Columns | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """Where things are, so that a test has a world of its own."""
 
     root: str = "/"
@@ -53,12 +51,11 @@ class World:
     quarantine: str = "/var/lib/edgeguard-act/quarantine"
     undo: str = "/var/lib/edgeguard-act/undo"
     nft: str = "/usr/sbin/nft"
-    trusted_uids: frozenset[int] = field(default_factory=lambda: frozenset((0,)))
+    trusted_uids: frozenset[int] = frozenset((0,))
     lookup: Callable[[bytes], Columns | None] = _unknown  # a path's reference values in the verified manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """One act, with every value taken from the open finding and from the verified baseline."""
 
     verb: str

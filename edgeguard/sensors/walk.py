@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from edgeguard.codec.manifest import NAMES_MAX, PATH_MAX
@@ -244,6 +243,6 @@ def resolved(watches: Sequence[Watch], root: str) -> list[Watch]:
         inside = not prefix or real == prefix or real.startswith(prefix + "/")
         if parent and inside and real[len(prefix) :] != parent:
             rest = watch.path.rstrip("/")[len(literal) :]
-            watch = replace(watch, path=f"{real[len(prefix) :].rstrip('/')}/{name}{rest}")  # noqa: PLW2901
+            watch = watch._replace(path=f"{real[len(prefix) :].rstrip('/')}/{name}{rest}")  # noqa: PLW2901
         found.append(watch)
     return found

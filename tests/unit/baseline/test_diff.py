@@ -1,7 +1,5 @@
 """What people read when one baseline follows another."""
 
-from dataclasses import replace
-
 from edgeguard.baseline.diff import DiffLine, changes, diff
 from edgeguard.baseline.document import compile_baseline, with_reference
 from edgeguard.baseline.policy import Policy
@@ -32,8 +30,8 @@ def lines(new, files=()):
 
 
 def test_nothing_changed():
-    moved = replace(RULE, source="20.toml:9")
-    again = replace(FIRST, revision=2, created=NOW + 1, policy=replace(FIRST.policy, rules=(moved,)))
+    moved = RULE._replace(source="20.toml:9")
+    again = FIRST._replace(revision=2, created=NOW + 1, policy=FIRST.policy._replace(rules=(moved,)))
     assert lines(again) == []
 
 
@@ -41,9 +39,9 @@ def test_policy():
     where = "category in [a, b]"
     policy = Policy(
         (Watch("/usr", "other"), Watch("/etc", "config")),
-        (replace(RULE, mode=Mode.ENFORCE, where=()), replace(RULE, id="s")),
+        (RULE._replace(mode=Mode.ENFORCE, where=()), RULE._replace(id="s")),
     )
-    assert lines(replace(FIRST, policy=policy, target="pumps")) == [
+    assert lines(FIRST._replace(policy=policy, target="pumps")) == [
         "~ validity target none -> pumps",
         "~ validity mode audit -> enforce",
         "+ watch /etc category=config, recurse=True, content=True, protect=False",

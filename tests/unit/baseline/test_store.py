@@ -1,7 +1,6 @@
 """Baselines on disk: the newest valid one, refusals by name, and no way back below the floor."""
 
 import os
-from dataclasses import replace
 
 import pytest
 
@@ -95,7 +94,7 @@ def test_a_bad_newer_file_leaves_the_standing_one(place, data, name, error):
 
 def test_an_expired_newer_file(place):
     install(place, make(2))
-    body = replace(compile_baseline(Policy(), {}, None, 9, NOW, device=DEVICE), expires=NOW + 5)
+    body = compile_baseline(Policy(), {}, None, 9, NOW, device=DEVICE)._replace(expires=NOW + 5)
     drop(place, "00000009.egb", sign(body, SEED))
     assert refusals(load(place, NOW + 5)) == {"00000009.egb": "Expired"}
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def join(device: Device, directory: str, port: int, **changes) -> None:
         "url": f"https://127.0.0.1:{port}", "ca": f"{bundle}/ca.pem", "certificate": f"{bundle}/client.pem",
         "key": f"{bundle}/client.key", "collector_key": f"{bundle}/collector.pub",
     }  # fmt: skip
-    device.settings = replace(device.settings, uplink=Uplink(**(known | changes)))
+    device.settings = device.settings._replace(uplink=Uplink(**(known | changes)))
 
 
 def status(device: Device) -> dict:

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -196,7 +195,7 @@ def test_governing_again_changes_and_counts_nothing():
 def test_a_severer_rule_changes_the_finding():
     ledger = Ledger()
     feed(ledger, listener())
-    severe = [replace(rule, severity=Severity.CRITICAL) for rule in RULES]
+    severe = [rule._replace(severity=Severity.CRITICAL) for rule in RULES]
     (change,) = ledger.govern(Engine(severe, (), World()), NOW)
     assert (change.transition, change.finding.severity, change.finding.count) == (
         Transition.CHANGED,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 
 from edgeguard.codec import cose
 from edgeguard.model import Actor, Change, Finding, Origin, Severity, State, Transition
@@ -42,7 +41,7 @@ class Device:
 
     def __init__(self, root: str, *, size: int = 128 * 1024, **budget: int) -> None:
         paths = Paths(state=f"{root}/state", runtime=f"{root}/run", exchange=f"{root}/exchange")
-        self.settings = Settings(paths=paths, budget=replace(Budget(), **budget))
+        self.settings = Settings(paths=paths, budget=Budget()._replace(**budget))
         self.spool_directory = f"{root}/state/spool"
         self.outbox = f"{root}/exchange/outbox"
         self.inbox = f"{root}/exchange/inbox"
@@ -59,7 +58,7 @@ class Device:
         path = f"{self.settings.paths.state}/collector.pub"
         with open(path, "w") as file:
             file.write(public.hex() + "\n")
-        self.settings = replace(self.settings, uplink=Uplink(url=url, collector_key=path))
+        self.settings = self.settings._replace(uplink=Uplink(url=url, collector_key=path))
 
     def spool(self, boot_id: bytes = BOOT_ID, files=None) -> Spool:
         return Spool(self.spool_directory, self.outbox, boot_id, size=self.size, files=files)

@@ -18,17 +18,15 @@ def _change(**changes):
         "F-7K2M", "EG-FILE-002", "r", "file", "/x", Severity.HIGH, State.OPEN, "t", 1, 1, 1, Origin.LIVE, {}, {}
     )
     for name, value in changes.items():
-        if name in Rule.__slots__ and name in ("mode", "remediation"):
+        if name in Rule._fields and name in ("mode", "remediation"):
             rule = _with(rule, name, value)
-        elif name in Finding.__slots__:
+        elif name in Finding._fields:
             finding = _with(finding, name, value)
     return Change(changes.get("transition", Transition.OPENED), finding, changes.get("rule", rule))
 
 
 def _with(item, name, value):
-    from dataclasses import replace
-
-    return replace(item, **{name: value})
+    return item._replace(**{name: value})
 
 
 def test_an_open_finding_of_an_enforced_rule_is_acted_on():

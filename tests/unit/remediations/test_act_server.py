@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -132,12 +131,12 @@ def _untouched(device, reply, words):
 
 
 def test_mode_audit_of_the_device(device):
-    audit = dataclasses.replace(device.settings, mode="audit")
+    audit = device.settings._replace(mode="audit")
     _untouched(device, device.ask(settings=audit), "mode audit")
 
 
 def test_mode_audit_of_the_rule(device):
-    device.install(2, dataclasses.replace(device.rule, mode=Mode.AUDIT))
+    device.install(2, device.rule._replace(mode=Mode.AUDIT))
     _untouched(device, device.ask(), "mode audit")
 
 
@@ -146,7 +145,7 @@ def test_another_verb_than_the_policy_orders(device):
 
 
 def test_a_rule_that_the_policy_does_not_have(device):
-    device.install(2, dataclasses.replace(device.rule, id="another"))
+    device.install(2, device.rule._replace(id="another"))
     _untouched(device, device.ask(), "no such rule")
 
 
@@ -395,7 +394,7 @@ def test_odd_answers_and_silence_are_failures(tmp_path, answer):
 
 def test_where_only_set_id_programs_are_watched_nothing_else_is_taken_away(device):
     """A daemon that was taken over could name any file; the verb looks for itself."""
-    rule = dataclasses.replace(device.rule, remediation="quarantine-file")
+    rule = device.rule._replace(remediation="quarantine-file")
     device.rule = rule
     device.install(2, rule, watches=(Watch("/", "other", only="setid"),))
     database = device.root / "usr/database"
