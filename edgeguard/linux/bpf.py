@@ -168,10 +168,12 @@ def parse(data: memoryview, position: int, end: int) -> tuple[list[int], int]:
             return values, end
         while position < end:
             place = position % len(data)
+            if place + step > len(data):
+                return values, end
             length, _ = _RECORD.unpack_from(data, place)
             if length & _BUSY:
                 break  # somebody writes it right now, and the descriptor stays readable
-            if length & ~_DISCARD != VALUE_BYTES or place + step > len(data):
+            if length & ~_DISCARD != VALUE_BYTES:
                 return values, end
             if not length & _DISCARD:
                 values.append(int.from_bytes(data[place + _RECORD.size : place + step], sys.byteorder))

@@ -236,8 +236,8 @@ def test_no_cgroup_leaves_tcp(tmp_path):
 
 def test_without_rights_it_is_one_sentence():
     code = (
+        "from edgeguard.linux.portbell import PortBell; from edgeguard.errors import Unavailable\n"  # may be below /root
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "from edgeguard.linux.portbell import PortBell; from edgeguard.errors import Unavailable\n"
         "try: PortBell((1, 0), '/')\nexcept Unavailable as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)

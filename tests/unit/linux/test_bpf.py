@@ -172,6 +172,7 @@ def test_one_that_was_withdrawn_is_left_out():
 def test_what_is_not_ours_ends_the_reading():
     assert read(record(1) + record(2, length=24) + record(3) + record(4), 0, 64) == ([1], 64)
     assert read(bytes(64), 0, 1 << 40) == ([], 1 << 40)  # more than the ring can hold
+    assert read(bytes(64), 57, 58) == ([], 58)  # a position that no record has
 
 
 @given(st.binary(min_size=64, max_size=64), st.integers(0, 2**63), st.integers(-64, 128))
