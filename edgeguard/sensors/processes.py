@@ -29,7 +29,7 @@ from edgeguard.linux.timerfd import Timer
 from edgeguard.model import Actor, Columns, Observation, Origin, Status
 from edgeguard.sensors import Column, Context, Rung
 from edgeguard.sensors.actors import Actors
-from edgeguard.sensors.programs import Program, Programs
+from edgeguard.sensors.programs import Program, Programs, interprets
 from edgeguard.sensors.running import Running, Table
 
 COLUMNS: Mapping[str, Column] = {
@@ -336,6 +336,7 @@ class Processes:
             if link == one.link and one.looks + 1 < len(SETTLE_S):
                 looks = one.looks + 1
                 self._unsettled[pid] = one._replace(looks=looks, due=mono + SETTLE_S[looks])
+                found += self._new_script(pid, link, now)
                 continue
             del self._unsettled[pid]
             if not link:
@@ -347,10 +348,31 @@ class Processes:
             self._armed = True
         return found
 
+    def _new_script(self, pid: int, link: str, now: int) -> list[Observation]:
+        """A shell that starts a shell forks and becomes the same program again; only what it runs is another."""
+        running = self._table.processes.get(pid)
+        if running is None or running.link != link or not interprets(link):
+            return []
+        process = self._procfs.look(pid)
+        if process is None or process.link != link or self._judged(process) == running.program:
+            return []
+        return self._enter(process, now, Origin.LIVE)
+
+    def _judged(self, process: Process) -> Program:
+        """The program that a process runs. Where it is none to speak of, but runs a script out of a directory that
+        anybody can write, that script is the subject."""
+        program = self._programs.judge(process.pid, process.link, process.uid)
+        if program.suspicious or program.exe_state != "ok" or not interprets(process.link):
+            return program
+        script = self._script(process)
+        if script and self._programs.writable(script, process.uid):
+            return program._replace(subject=script)
+        return program
+
     def _enter(self, process: Process, now: int, origin: Origin, *, tell: bool = True) -> list[Observation]:
         """A process runs this program now: into the table, and tell it if it is news."""
         pid = process.pid
-        program = self._programs.judge(pid, process.link, process.uid)
+        program = self._judged(process)
         before = self._table.processes.get(pid)
         if before is not None and before.start != process.start:
             self._release(pid)
@@ -465,7 +487,8 @@ class Processes:
         if link == running.link:
             if not running.program.suspicious and self._looks % RENEW_LOOKS != 1:
                 return []
-            if self._programs.judge(pid, link, running.uid) == running.program:
+            fresh, before = self._programs.judge(pid, link, running.uid), running.program
+            if fresh == (before._replace(subject=before.exe) if before.scripted else before):
                 return []
         process = self._procfs.look(pid)
         return self._enter(process, now, Origin.SWEEP, tell=tell) if process and process.link else []

@@ -45,8 +45,13 @@ class Program(NamedTuple):
     exe_known: bool
 
     @property
+    def scripted(self) -> bool:
+        """Not the program is judged, but a script that it runs: that is the subject then."""
+        return self.exe_state == "ok" and self.subject != self.exe
+
+    @property
     def suspicious(self) -> bool:
-        return self.exe_state not in ("ok", "foreign") or self.writable_dir or not self.exe_known
+        return self.exe_state not in ("ok", "foreign") or self.writable_dir or not self.exe_known or self.scripted
 
     @property
     def rank(self) -> int:
@@ -92,7 +97,7 @@ class Programs:
     def script_of(self, process: Process, cwd: str | None) -> str:
         """The script that an interpreter runs: its first argument that is no option; "" if there is none."""
         name = process.link.removesuffix(DELETED).rpartition("/")[2]
-        if not name.startswith(INTERPRETERS):
+        if not interprets(process.link):
             return ""
         inline, taking = next((row[1:] for row in OPTIONS if name.startswith(row[0])), ("e", ""))
         rest = iter(process.argv[1:])
@@ -197,6 +202,11 @@ class Programs:
             return os.stat(self._root + path)
         except (OSError, ValueError):
             return None
+
+
+def interprets(link: str) -> bool:
+    """May the program behind this exe link run scripts?"""
+    return link.rpartition("/")[2].startswith(INTERPRETERS)
 
 
 def _same(one: os.stat_result | None, other: os.stat_result | None) -> bool:

@@ -193,7 +193,7 @@ class Table:
         return self._told_in_second <= TELL_MAX
 
     def _crowd(self, program: Program) -> None:
-        directory = program.exe.rpartition("/")[0] + "/*" if "/" in program.exe else "memfd:*"
+        directory = program.subject.rpartition("/")[0] + "/*" if "/" in program.subject else "memfd:*"
         if directory not in self.crowds and len(self.crowds) >= CROWDS_MAX:
             directory = "/*"
         self.crowds[directory] = self.crowds.get(directory, 0) + 1

@@ -340,8 +340,21 @@ CASES = [
     ("process", "/opt/new", None, process(exe_known=False), {"process.unknown": "MEDIUM"}),
     ("process", "/home/a/bin/x", None, process(exe_known=False), {"process.unknown.home": "LOW"}),
     ("process", "/usr/bin/nginx", None, process(exe_state="foreign", exe_known=False), {}),  # in a container
-    ("process", "/usr/bin/python3.11", None, process(script_writable=True), {"process.script": "LOW"}),
-    ("process", "/usr/lib/ld-linux-aarch64.so.1", None, process(script_writable=True), {"process.loader": "HIGH"}),
+    (
+        "process",
+        "/tmp/x",
+        None,
+        process(writable_dir=True, exe_known=False, exe_state="unknown"),
+        {"process.writable": "HIGH"},
+    ),
+    ("process", "/tmp/x.py", None, process(exe="/usr/bin/python3.11", script_writable=True), {"process.script": "LOW"}),
+    (
+        "process",
+        "/tmp/x",
+        None,
+        process(exe="/usr/lib/ld-linux-aarch64.so.1", script_writable=True),
+        {"process.loader": "HIGH"},
+    ),
     ("process", "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", None, process(), {}),
     # -- USB
     ("usb", "0951:1666/1", None, {"interfaces": ("080650",)}, {"usb.unknown": "MEDIUM"}),

@@ -13,6 +13,7 @@ from edgeguard.sensors import Context
 from edgeguard.sensors import processes as module
 from edgeguard.sensors.actors import Actors
 from edgeguard.sensors.processes import COLUMNS, CROSS_CHECK_S, POLLING_S, Processes
+from edgeguard.sensors.running import LINGER_S
 
 
 def nothing():
@@ -191,6 +192,50 @@ def test_what_never_becomes_another_program_is_let_go(make, about_to, tmp_path):
         module.select.select([sensor.fileno()], [], [], 2)
         assert find(sensor.ready(3), "/usr/bin/never") is None
     assert not sensor._unsettled
+
+
+@pytest.fixture
+def script():
+    """A script in a directory that anybody can write, whatever else runs; it waits for a line."""
+    path = f"/dev/shm/edgeguard-test-{os.getpid()}.sh"
+    with open(path, "w", encoding="ascii") as file:
+        file.write("read x\n")
+    yield path
+    os.unlink(path)
+
+
+def test_a_script_that_anybody_could_have_written_is_a_subject_of_its_own(make, script):
+    sensor = make(hints=True)
+    list(sensor.observe(1))
+    child = subprocess.Popen(["/bin/sh", script], stdin=subprocess.PIPE)
+    try:
+        shell = os.readlink(f"/proc/{child.pid}/exe")
+        seen = find(sensor.exec_hint(child.pid, shell, 2), script)
+        assert (seen.columns["exe"], seen.columns["script"], seen.columns["script_writable"]) == (shell, script, True)
+        assert find(sensor.observe(3), script).columns["pid"] == child.pid
+        assert find(sensor.observe(4), script).columns["pid"] == child.pid
+    finally:
+        child.communicate(b"\n")
+    deadline = time.monotonic() + LINGER_S + 5
+    gone = None
+    while gone is None and time.monotonic() < deadline:
+        module.select.select([sensor.fileno()], [], [], 1)
+        gone = find(sensor.ready(5), script)
+    assert gone.status is Status.ABSENT
+
+
+def test_a_shell_that_becomes_a_shell_with_a_script(make, script):
+    """The kernel's event comes before the exec: the process still looks like the shell that forked it."""
+    sensor = make(hints=True)
+    child = subprocess.Popen(["/bin/sh", "-c", f"read x; exec /bin/sh {script}"], stdin=subprocess.PIPE)
+    try:
+        list(sensor.observe(1))
+        assert find(sensor.exec_hint(child.pid, "/usr/lib/ld-linux.so.2", 2), script) is None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        assert follow(sensor, script).columns["pid"] == child.pid
+    finally:
+        child.communicate(b"\n")
 
 
 def test_without_hints_the_rung_falls(make):
