@@ -97,6 +97,8 @@ class FanotifySource:
             inside = not self._prefix or (mount.point + "/").startswith(self._prefix + "/")
             if not inside or mount.fstype not in PROGRAM_TYPES or "noexec" in mount.options:
                 continue
+            if mount.root != "/":  # a part of a file system whose rest is none of ours: a container's host runs there
+                continue
             if len(self._program_points) >= PROGRAMS_MAX:
                 return
             try:
