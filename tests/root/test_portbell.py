@@ -24,6 +24,7 @@ from edgeguard.sensors.listeners import Listeners
 pytestmark = pytest.mark.root
 
 PROG_QUERY = 16
+INITIAL_PIDS = 0xEFFFFFFC  # the kernel's fixed inode of the initial pid namespace
 HEAR_S = 5.0  # a bound for slow machines; the bell rings within the call that opens the port
 UDP4 = "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('127.0.0.1', {port}))"
 UDP6 = "u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.bind(('::1', {port}))"
@@ -221,6 +222,8 @@ def test_beside_another_program(cgroup):
 
 
 def test_no_cgroup_leaves_tcp(tmp_path):
+    if os.stat("/proc/self/ns/pid").st_ino != INITIAL_PIDS:
+        pytest.skip("what rings is told by its id in the initial pid namespace, and this is another")
     try:
         one = PortBell(EVERY_PORT, str(tmp_path))
     except Unavailable as error:
@@ -236,7 +239,8 @@ def test_no_cgroup_leaves_tcp(tmp_path):
 
 def test_without_rights_it_is_one_sentence():
     code = (
-        "from edgeguard.linux.portbell import PortBell; from edgeguard.errors import Unavailable\n"  # may be below /root
+        # first, because afterwards the tree may be out of reach, below /root
+        "from edgeguard.linux.portbell import PortBell; from edgeguard.errors import Unavailable\n"
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: PortBell((1, 0), '/')\nexcept Unavailable as error: print(error)"
     )
