@@ -45,6 +45,7 @@ from edgeguard.sensors.health import Health, Reason
 from edgeguard.sensors.packages import Ownership
 from edgeguard.settings import Settings
 
+GAP_S = 90  # seconds; status.json is written once a minute, so less says nothing
 LEDGER_SOON_S = 0.5  # after a change; findings themselves are durable as records at once
 LEDGER_LATER_S = 300.0  # after a mere repetition, and after the disk did not take it
 PUBLISH_WAIT_S = 0.1  # several changes make one status
@@ -125,9 +126,19 @@ class Guard:
         gap = previous_end(self.settings.paths)
         self.telling.open()
         self.telling.state("start", f"edgeguardd {__version__}" + (f", after {gap} s" if gap is not None else ""))
+        self._report_start(gap)
         self.uplinks.open()
         self.baselines.load()
         self._refresh()
+
+    def _report_start(self, gap: int | None) -> None:
+        """What the time before this start left to tell. A device that was switched off was not unwatched."""
+        if gap is not None and GAP_S < gap < time.clock_gettime(time.CLOCK_BOOTTIME):
+            text = f"nothing was watched for up to {gap} s, while the device was on"
+            self.health.report(Reason.NOT_RUNNING, "gap", text, now=now_ms())
+        for name in self.telling.spool.damaged:
+            text = "it could not be read; the records in it are lost"
+            self.health.report(Reason.SEGMENT_SET_ASIDE, f"spool {name}", text, now=now_ms())
 
     def stop(self) -> None:
         self._record_state("stop", "orderly")
@@ -462,8 +473,9 @@ class Guard:
         points, self._mounted = self._mounted, {}
         if targets := remark(self, points):  # what was there before we watched
             self.sweeps.ask(Request(Origin.SWEEP, targets=targets))
-        for name in ("accounts", "host"):  # a file mounted over /etc/passwd changes it, and no event tells
-            self.sensing.look(name)
+        if any(point.startswith(("/etc", "/root", "/home")) for point in points):
+            for name in ("accounts", "host"):  # a file mounted over /etc/passwd changes it, and no event tells
+                self.sensing.look(name)
 
     def told(self, change: Change) -> None:
         """Tell everyone who must know of a change in the ledger."""

@@ -105,3 +105,18 @@ def test_an_installed_baseline_ends_what_was_said_of_refused_ones(guard: Guard, 
     assert "baseline /media/usb/x.egb: bit flipped" in guard.health.problems()
     guard.install({}, "/media/usb/y.egb", lambda _answer: None)
     assert not [problem for problem in guard.health.problems() if problem.startswith("baseline")]
+
+
+@pytest.mark.parametrize(("gap", "told"), [(None, False), (5, False), (600, True), (10_000, False)])
+def test_a_time_without_the_guard_is_told_if_the_device_was_on(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch, gap: int | None, told: bool
+) -> None:
+    monkeypatch.setattr("time.clock_gettime", lambda _clock: 5_000.0)  # up for so long: the last gap is a power-off
+    guard._report_start(gap)
+    assert any("nothing was watched" in line for line in guard.health.problems()) is told
+
+
+def test_a_journal_that_was_set_aside_is_told(guard: Guard) -> None:
+    guard.telling.spool.damaged.append("journal.1")
+    guard._report_start(None)
+    assert any("spool journal.1" in line for line in guard.health.problems())
