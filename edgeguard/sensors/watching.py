@@ -77,7 +77,8 @@ class Zone:
         if self.nodes:
             found = self._own(path[path.rfind("/") + 1 :])
             if found is not None:
-                return found
+                # A wildcard at the end of a watch's path matches more names than were meant.
+                return None if any(item.match.match(path) for item in _compiled(found)) else found
         return None if self._excluded(path) else self.watch
 
     def child(self, path: str) -> Zone:

@@ -64,6 +64,13 @@ def test_without_a_watch_on_the_root():
     assert plan.zone("/etc/cron.d").plain
 
 
+def test_an_exclusion_counts_for_the_names_of_a_wildcard_too():
+    plan = Plan([Watch("/lib/guard*", "own", exclude=("**/*.dpkg-*",)), Watch("/lib", "unit")])
+    assert plan.decide("/lib/guard.service").category == "own"
+    assert plan.decide("/lib/guard.service.dpkg-tmp") is None
+    assert plan.decide("/lib/guard.d/x.dpkg-new") is None
+
+
 def test_the_order_of_watches_does_not_matter():
     turned = Plan(list(reversed(WATCHES)))
     for path, category in VERDICTS.items():
