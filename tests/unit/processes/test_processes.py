@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -209,6 +210,8 @@ def test_a_script_that_anybody_could_have_written_is_a_subject_of_its_own(make, 
     list(sensor.observe(1))
     child = subprocess.Popen(["/bin/sh", script], stdin=subprocess.PIPE)
     try:
+        while script.encode() not in Path(f"/proc/{child.pid}/cmdline").read_bytes():
+            pass  # the kernel sets the program first, its arguments a moment later
         shell = os.readlink(f"/proc/{child.pid}/exe")
         seen = find(sensor.exec_hint(child.pid, shell, 2), script)
         assert (seen.columns["exe"], seen.columns["script"], seen.columns["script_writable"]) == (shell, script, True)
