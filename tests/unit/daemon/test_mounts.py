@@ -1,4 +1,4 @@
-"""After a mount only what it may concern is looked at: where there are containers, something is mounted all the time."""
+"""After a mount only what it may concern is looked at: where there are containers, something is mounted all day."""
 
 from __future__ import annotations
 
