@@ -5,7 +5,9 @@ The helper is our own program, but it reads the outside world: the daemon decode
 
 from __future__ import annotations
 
+import os
 import struct
+import time
 from typing import Any
 
 from edgeguard.codec import cbor
@@ -14,6 +16,8 @@ from edgeguard.errors import DecodeError
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Watch
 
 FRAME_MAX = 8 * 1024 * 1024  # bytes; the largest is a verified baseline with the references of thousands of packages
+BATCH = 64  # observations in a frame
+BATCH_S = 0.2  # and how long one may wait for company
 LENGTH = struct.Struct("<I")
 
 
@@ -46,6 +50,36 @@ class Unpacker:
                 raise DecodeError("helper frame: expected a map")
             messages.append(message)
         return messages
+
+
+class Out:
+    """Frames to the daemon. A daemon that is gone ends the helper."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._batch: list[Any] = []
+        self._since = 0.0
+
+    def say(self, message: dict[str, Any]) -> None:
+        data = memoryview(pack(message))
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def observe(self, observation: Observation) -> None:
+        if not self._batch:
+            self._since = time.monotonic()
+        self._batch.append(observation_to_plain(observation))
+        if len(self._batch) >= BATCH or time.monotonic() - self._since > BATCH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._batch:
+            self.say({"observations": self._batch})
+            self._batch = []
+
+    def progress(self, phase: str, done: int, total: int | None, size: int, eta_s: int | None) -> None:
+        self.flush()
+        self.say({"progress": {"phase": phase, "done": done, "total": total, "bytes": size, "eta_s": eta_s}})
 
 
 def observation_to_plain(observation: Observation) -> list[Any]:

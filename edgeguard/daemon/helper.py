@@ -14,54 +14,19 @@ by itself it says: {"error": text} for a failure, {"problems": [...]} for a poli
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from edgeguard import settings as settings_module
 from edgeguard.codec import cbor
-from edgeguard.daemon.frames import observation_to_plain, pack
+from edgeguard.daemon.frames import Out
 from edgeguard.errors import EdgeGuardError, PolicyError
-from edgeguard.model import Observation
 from edgeguard.settings import Settings
 
 REQUEST_MAX = 8 * 1024 * 1024  # bytes of the question
-BATCH = 64  # observations in a frame
-BATCH_S = 0.2  # and how long one may wait for company
 
 Verb = Callable[[Settings, dict[str, Any], "Out"], None]
-
-
-class Out:
-    """Frames to the daemon. A daemon that is gone ends the helper."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._batch: list[Any] = []
-        self._since = 0.0
-
-    def say(self, message: dict[str, Any]) -> None:
-        data = memoryview(pack(message))
-        while data:
-            data = data[os.write(self._fd, data) :]
-
-    def observe(self, observation: Observation) -> None:
-        if not self._batch:
-            self._since = time.monotonic()
-        self._batch.append(observation_to_plain(observation))
-        if len(self._batch) >= BATCH or time.monotonic() - self._since > BATCH_S:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._batch:
-            self.say({"observations": self._batch})
-            self._batch = []
-
-    def progress(self, phase: str, done: int, total: int | None, size: int, eta_s: int | None) -> None:
-        self.flush()
-        self.say({"progress": {"phase": phase, "done": done, "total": total, "bytes": size, "eta_s": eta_s}})
 
 
 def main(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from edgeguard.baseline.document import Baseline
 from edgeguard.codec import cose
 from edgeguard.codec import manifest as codec
 from edgeguard.codec.manifest import Entry, order
-from edgeguard.daemon.helper import Out
+from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import trust_of
 from edgeguard.daemon.sweeping import opened_manifest
 from edgeguard.errors import BaselineRefused, EdgeGuardError

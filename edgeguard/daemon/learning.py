@@ -14,7 +14,7 @@ from edgeguard.baseline import document, store
 from edgeguard.baseline.document import ManifestRef
 from edgeguard.baseline.policy import Policy
 from edgeguard.codec import manifest as codec
-from edgeguard.daemon.helper import Out
+from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import NotLocal, compiled_policy, describe, trust_of
 from edgeguard.daemon.sweeping import Meter, file_digest, now_ms, replacing, summary_to_plain, sync_directory
 from edgeguard.errors import Truncated

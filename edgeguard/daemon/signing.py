@@ -12,7 +12,7 @@ from edgeguard.baseline.document import Baseline, ManifestRef
 from edgeguard.baseline.policy import Policy, parse
 from edgeguard.codec import cose
 from edgeguard.codec.values import columns_from_plain, from_plain
-from edgeguard.daemon.helper import Out
+from edgeguard.daemon.frames import Out
 from edgeguard.daemon.sweeping import file_digest, now_ms
 from edgeguard.errors import Corrupt, EdgeGuardError, Expired, NotYetValid, OlderRevision
 from edgeguard.model import Columns

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 from edgeguard.codec import manifest as codec
-from edgeguard.daemon.frames import watches_from_plain
-from edgeguard.daemon.helper import Out
+from edgeguard.daemon.frames import Out, watches_from_plain
 from edgeguard.daemon.sweeps import swept_path
 from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
