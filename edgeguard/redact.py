@@ -1,65 +1,96 @@
-"""Secrets in command lines and texts are replaced before anything is stored, shown or sent. Pure.
+"""Secrets in command lines and texts are covered before anything is stored, shown or sent. Pure.
 
 This is a net for the common ways in which programs are handed passwords, not a proof: a secret that looks like any
-other word stays. Whoever starts programs should not put secrets on command lines.
+other word stays. Better a word too many is covered than one too few; that something was covered is visible (***).
+
+Anybody writes command lines, comments of keys and names of files, and the resident daemon looks for secrets in them.
+So every pattern begins at the start of a word and is bounded: no text costs more than linear time.
 """
 
 from __future__ import annotations
 
 import re
 
-MARK = "[redacted]"
+COVER = "***"
+ITEM_MAX = 256  # characters of one argument that are shown
+ARGV_MAX = 2048  # characters of a whole command line that are shown
+CUT = "…"
 
 _WORD = (
-    r"pass(?:w(?:or)?d|phrase)?|secret|token|api[-_]?key|access[-_]?key|private[-_]?key|credentials?|auth[-_]?key|psk"
+    r"(?:pass(?:wd|word|phrase)?|pwd|secret|token|api[-_]?key|access[-_]?key|private[-_]?key"
+    r"|auth(?!ors?\b|orit|oris|oriz)|credentials?|psk)"
 )
-# --password=x, PGPASSWORD=x, token:x, "secret": "x"
-_ASSIGNED = re.compile(rf"(?i)((?:^|[\s;&?,{{'\"-])[\w.-]*(?:{_WORD})[\w-]*['\"]?\s*[=:]\s*['\"]?)([^\s'\"&;,]+)")
-# the flag alone; the secret is the next argument
-_FLAG = re.compile(rf"(?i)^-{{1,2}}[\w-]*(?:{_WORD})$")
+_NAME = rf"(?<![\w.-])[\w.-]{{0,64}}{_WORD}[\w.-]{{0,32}}"
+# --password=x, PGPASSWORD=x, -Dtoken=x, and {"token": "x"} inside one text
+_ASSIGNED = re.compile(rf"(?i)({_NAME}[\"']?\s?[=:]\s?[\"']?)([^\s\"'&;,]+)")
+_OPTION = re.compile(rf"(?i)--?[\w.-]{{0,64}}{_WORD}\Z")  # --password x: the next argument is the secret
 # the same inside one text, as in sh -c "mysql --password x"
-_FLAGGED = re.compile(rf"(?i)((?:^|\s)--?[\w-]{{0,64}}(?:{_WORD})\s+)([^\s-]\S*)")
-_URL = re.compile(r"(\b[a-zA-Z][\w+.-]{1,20}://[^\s/:@]{0,256}:)([^\s/@]{1,256})(@)")
-_BEARER = re.compile(r"(?i)(\bbearer\s+|\bauthorization:\s*\w+\s+)([\w.~+/=-]{4,})")
+_OPTION_INSIDE = re.compile(rf"(?i)(?<!\S)(--?[\w.-]{{0,64}}{_WORD}\s{{1,8}})([^\s-]\S*)")
+_URL = re.compile(r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,31}://[^/\s:@]{0,256}:)([^/\s@]{1,256})(?=@)")
+_HEADER = re.compile(r"(?i)\b(bearer\s{1,8}|authorization:\s{0,8}\w{1,32}\s{1,8})([\w.~+/=-]{4,})")
 _SHAPES = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_\w{20,}\b|\bglpat-[\w-]{16,}\b|\bxox[abprs]-[\w-]{10,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
-    r"|\bsk-[\w-]{20,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
+    r"|\bgh[pousr]_\w{20,}|\bglpat-[\w-]{16,}|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}"
+    r"|(?<![\w.-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+    r"|-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----.*",
     re.DOTALL,
 )
-# program -> short options whose value is a secret, either attached (-pX) or, where allowed, the next argument
-_SHORT = {"mysql": "-p", "mysqldump": "-p", "mysqladmin": "-p", "mariadb": "-p", "sshpass": "-p"}
-_NEXT = {"sshpass": ("-p",), "curl": ("-u", "--user", "-U", "--proxy-user"), "wget": (), "redis-cli": ("-a",)}
+# Programs whose -pSECRET, -p SECRET, -u user:SECRET are passwords; elsewhere -p is a port or a path.
+_GLUED = {"mysql": "p", "mariadb": "p", "mysqldump": "p", "mysqladmin": "p", "mongo": "p", "mongosh": "p"}
+_GLUED |= {"sshpass": "p"}
+_NEXT = {
+    "sshpass": ("-p",),
+    "ldapsearch": ("-w",),
+    "smbclient": ("-U",),
+    "redis-cli": ("-a",),
+    "mosquitto_pub": ("-P",),
+}
+_NEXT |= {"mosquitto_sub": ("-P",), "mongo": ("-p",), "mongosh": ("-p",), "ipmitool": ("-P",)}
+_USER_PAIR = {"curl": ("-u", "--user", "-U", "--proxy-user")}
 
 
 def text(value: str) -> str:
     """`value` without what looks like a secret."""
-    value = _URL.sub(rf"\1{MARK}\3", value)
-    value = _BEARER.sub(rf"\1{MARK}", value)
-    value = _FLAGGED.sub(rf"\1{MARK}", value)
-    value = _ASSIGNED.sub(rf"\1{MARK}", value)
-    return _SHAPES.sub(MARK, value)
+    value = _HEADER.sub(rf"\1{COVER}", value)
+    value = _URL.sub(rf"\1{COVER}", value)
+    value = _OPTION_INSIDE.sub(rf"\1{COVER}", value)
+    value = _ASSIGNED.sub(rf"\1{COVER}", value)
+    return _SHAPES.sub(COVER, value)
 
 
 def arguments(argv: tuple[str, ...]) -> tuple[str, ...]:
     """A command line without what looks like a secret. Always as many arguments as before."""
-    if len(argv) < 2:
-        return tuple(map(text, argv))
+    if not argv:
+        return ()
     program = argv[0].rpartition("/")[2]
-    short, following = _SHORT.get(program, ""), _NEXT.get(program, ())
-    kept = [text(argv[0])]
-    secret_next = False
-    for argument in argv[1:]:
-        if secret_next:
-            kept.append(MARK)
-            secret_next = False
-        elif short and argument.startswith(short) and len(argument) > len(short):
-            kept.append(short + MARK)
-        elif argument in following or _FLAG.match(argument):
-            kept.append(argument)
-            secret_next = True
-        else:
-            kept.append(text(argument))
+    rest = (_item(program, index, argv[index - 1], argv[index]) for index in range(1, len(argv)))
+    return (text(argv[0]), *rest)
+
+
+def shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The same, each argument and all of them cut to what is shown."""
+    kept: list[str] = []
+    left = ARGV_MAX
+    for item in arguments(tuple(argument[: 4 * ITEM_MAX] for argument in argv[:ARGV_MAX])):
+        if left <= 0:
+            kept.append(CUT)
+            break
+        kept.append(item if len(item) <= ITEM_MAX else item[: ITEM_MAX - 1] + CUT)
+        left -= len(kept[-1])
     return tuple(kept)
+
+
+def _item(program: str, index: int, previous: str, item: str) -> str:
+    if program == "wpa_passphrase" and index == 2:
+        return COVER
+    glued = "-" + _GLUED.get(program, "\0")
+    if item.startswith(glued) and len(item) > len(glued):
+        return glued + COVER
+    told = previous in _NEXT.get(program, ()) or (
+        index > 1 and _OPTION.match(previous) and not previous.startswith(glued)
+    )
+    if told and not item.startswith("--"):
+        return COVER
+    if previous in _USER_PAIR.get(program, ()) and ":" in item:
+        return item.partition(":")[0] + ":" + COVER
+    return text(item)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from edgeguard.linux.procfs import DELETED, Process, Procfs
 from edgeguard.model import NOBODY, Actor
-from edgeguard.sensors.redact import redact
+from edgeguard.redact import shown
 from edgeguard.sensors.users import Users
 
 KEEP = 512  # processes remembered; about 1 KB each
@@ -84,7 +84,7 @@ class Actors:
         return Actor(
             pid=process.pid,
             exe=process.link.removesuffix(DELETED),
-            argv=redact(process.argv),
+            argv=shown(process.argv),
             uid=process.uid,
             user=self._users.name(process.uid),
             login_uid=process.login_uid,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeguard.sensors.redact import ARGV_MAX, ITEM_MAX, redact
+from edgeguard.redact import ARGV_MAX, ITEM_MAX, text
+from edgeguard.redact import shown as redact
 
 COVERED = [
     ("mysql", "-pS3cret", "-h", "db"),
@@ -65,3 +66,29 @@ def test_hostile_arguments_cost_no_time():
     for item in ("a" * 4096, "pass-" * 1000, "pass=" * 1000, "://" * 1000, "token" * 800 + "=", "-" * 4096):
         redact(("x", item, item))
     assert time.process_time() - began < 0.5
+
+
+HOSTILE = ("-pass", "-", "pass", "-a", "token-", "http://", "a.b@", "eyJ-", "eyJaaaaaaaaa.", "sk-", "glpat-", "bearer ")
+HOSTILE += ("-----BEGIN ", "-----BEGIN A PRIVATE KEY----", "authorization: ", "-pass  ", "pass \t", "x pass=", "a:b@")
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_no_text_costs_more_than_linear_time(part):
+    """The comment of somebody's SSH key once held the daemon for 38 s."""
+    began = time.process_time()
+    text(part * (20_000 // len(part)))
+    assert time.process_time() - began < 0.25
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("mysql --password abc; x", "mysql --password ***"),
+        ("key ssh-ed25519 of the author: anna", "key ssh-ed25519 of the author: anna"),
+        ("the authority: local", "the authority: local"),
+        ("digest differs, basic settings", "digest differs, basic settings"),
+        ("eyJhbGciOiJI.eyJzdWIiOiI.abc tail", "*** tail"),
+    ],
+)
+def test_secrets_in_texts(said, kept):
+    assert text(said).startswith(kept)
