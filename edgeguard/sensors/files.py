@@ -30,7 +30,7 @@ from edgeguard.sensors.watching import Plan
 SETTLE_S = 0.05  # between an event and the look: one look serves create, write, chmod and rename
 SLICE_S = 0.05  # seconds of looking in one turn of the loop
 INLINE_MAX = 8 << 20  # bytes; a larger file is read by a helper (0.03 s at 300 MB/s, 0.2 s on a small ARM core)
-ASKED_MAX = 64 << 20  # bytes; the same where somebody waits for the answer
+ASKED_MAX = 16 << 20  # bytes; the same where somebody waits for the answer (0.3 s on a small ARM core)
 PENDING_MAX = 512  # paths waiting for their look, 250 bytes each; beyond, events wait in the kernel's queue
 TREE_MAX = 1000  # entries of a directory that came or went which are looked at here; larger ones are a helper's
 TOLD_MAX = 4096  # paths remembered as different from the manifest, 150 bytes each
