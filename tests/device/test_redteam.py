@@ -387,7 +387,7 @@ TWINS = [
     ),
     Twin(
         "homes",
-        "mkdir /srv/x; cp /bin/true /srv/x; su -l alice -c 'cp /bin/true t; echo sleep 1 >a.sh; sh a.sh; mkdir .config'",
+        "mkdir /srv/x; cp /bin/true /srv/x;su -l alice -c 'cp /bin/true t; echo sleep 1 >a.sh; sh a.sh; mkdir .config'",
         "rm -r /srv/x /home/alice/t /home/alice/a.sh /home/alice/.config",
     ),
     Twin("root-script", "echo sleep 1 >/root/a.sh; sh /root/a.sh; rm /root/a.sh"),
