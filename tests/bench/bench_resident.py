@@ -45,10 +45,10 @@ def memory():
     rows = dict(line.split()[:2] for line in open("/proc/self/smaps_rollup") if ":" in line.split()[0])
     return int(rows["Rss:"]), int(rows["Private_Dirty:"])
 import edgeguard.daemon.main, edgeguard.daemon.sensors
+from edgeguard.sensors import usb
 before = memory()
-import pyudev
-context = pyudev.Context()
-pyudev.Monitor.from_netlink(context)
+pyudev = usb._pyudev()
+monitor = pyudev.Monitor.from_netlink(pyudev.Context())
 after = memory()
 print(after[0] - before[0], after[1] - before[1])
 """
