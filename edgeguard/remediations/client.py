@@ -68,9 +68,10 @@ class Client:
             return
         request = self._waiting[0][0]
         self._buffer = b""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         line = json.dumps(request._asdict()).encode() + b"\n"
+        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
+            self._socket = socket.socket(socket.AF_UNIX, kind)  # may fail, too: no descriptor is left
             # AF_UNIX connects at once or says that its queue is full; the line fits any socket buffer
             self._socket.connect(self._path)
             self._socket.send(line, socket.MSG_NOSIGNAL)
