@@ -36,7 +36,7 @@ def checks(guard: Guard) -> list[Check]:
 
 
 def _service(guard: Guard) -> Check:
-    minutes = int((time.time() * 1000 - guard.started) / 60_000)
+    minutes = int((time.time() * 1000 - guard.showing.started) / 60_000)
     memory = resident_bytes()
     text = f"edgeguard {__version__}, up {minutes} min, {memory / 1e6:.0f} MB"
     level = "OK" if memory < MEMORY_BUDGET else "WARN"
@@ -60,12 +60,12 @@ def _sensors(guard: Guard) -> list[Check]:
 
 
 def _baseline(guard: Guard) -> Check:
-    force = guard.in_force
+    force = guard.judging.in_force
     if force is None:
-        if guard.learning:
-            return check("WARN", "baseline", f"learning, {guard.learning.percent} %")
+        if guard.judging.learning:
+            return check("WARN", "baseline", f"learning, {guard.judging.learning.percent} %")
         return check("FAIL", "baseline", "none in force: nothing is judged", "edgeguard baseline learn")
-    text = f"revision {force.baseline.revision}, signature good, trust {force.trust}, mode {guard.mode.value}"
+    text = f"revision {force.baseline.revision}, signature good, trust {force.trust}, mode {guard.judging.mode.value}"
     text += f", {len(force.baseline.policy.rules)} rules, {len(force.baseline.policy.waivers)} waivers"
     return check("OK", "baseline", text)
 
@@ -95,7 +95,7 @@ def _uplink(guard: Guard) -> Check:
     said = guard.uplinks.status
     if not said.ok:
         return check("FAIL", "uplink", said.error, "check network and the [uplink] settings")
-    return check("OK", "uplink", f"{guard.waiting} segments wait for {guard.settings.uplink.url}")
+    return check("OK", "uplink", f"{guard.uplinks.waiting} segments wait for {guard.settings.uplink.url}")
 
 
 def _clock(guard: Guard) -> Check:

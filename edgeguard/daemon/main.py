@@ -12,10 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
-import time
-from typing import Any
 
 from edgeguard import settings as settings_module
 from edgeguard.control_server import Rights, Server
@@ -91,7 +88,7 @@ class Daemon:
             self.loop,
             self.verbs.table(),
             rights(settings),
-            on_bug=lambda verb, error: self.guard.bug(f"verb {verb}", error),
+            on_bug=lambda verb, error: self.guard.trouble.bug(f"verb {verb}", error),
         )
         self._ready = False
 
@@ -114,7 +111,7 @@ class Daemon:
     def _changed(self, line: str) -> None:
         """The verdict line may be another now. READY is said once sensors stand, learning began, or neither can."""
         self.notify.status(line)
-        if not self._ready and self.guard.settled:
+        if not self._ready and self.guard.judging.settled:
             self._ready = True
             self.notify.ready()
 
@@ -137,18 +134,3 @@ def rights(settings: Settings) -> Rights:
             if number.isdigit():
                 groups[name] = int(number)
     return Rights(os.geteuid(), groups.get(settings.reader_group, -1), groups.get(settings.admin_group, -1))
-
-
-def device_name(settings: Settings) -> str:
-    return settings.name or socket.gethostname()
-
-
-def boot_id() -> bytes:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return bytes.fromhex(file.read().strip().replace("-", ""))
-    except (OSError, ValueError):
-        return int(time.time() - time.monotonic()).to_bytes(16, "big")
-
-
-Document = dict[str, Any]

@@ -5,7 +5,7 @@ This is the middle of the daemon and it is short on purpose. It opens nothing; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from edgeguard.baseline.document import Baseline, References
 from edgeguard.evaluate.engine import Engine
@@ -53,3 +53,7 @@ class River:
         """Waivers end and acceptances run out without anybody observing anything."""
         for change in self.ledger.tick(now):
             self._tell(change)
+
+    def standing(self, kind: str) -> Iterator[str]:
+        """Subjects of a kind that have a live finding."""
+        return iter({f.subject for f in (*self.ledger.open(), *self.ledger.suppressed()) if f.kind == kind})

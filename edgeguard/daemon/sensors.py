@@ -1,4 +1,4 @@
-"""Which sensors the guard starts, in which order, and how they hang together.
+"""Which sensors run, in which order they start, and how they hang together.
 
 The process sensor comes before the files sensor where it can hear of programs by itself; where it cannot, the files
 sensor lends it its events. Capabilities that only the start needs are given up here, when the last sensor stands.
@@ -7,110 +7,188 @@ sensor lends it its events. Capabilities that only the start needs are given up 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-from edgeguard.daemon.sensing import now_ms
-from edgeguard.daemon.sweeps import Request
+from edgeguard.codec import manifest as manifests
+from edgeguard.daemon.loop import Loop, Timer
+from edgeguard.daemon.river import River
+from edgeguard.daemon.sensing import Sensing, now_ms
+from edgeguard.daemon.trouble import Trouble
 from edgeguard.errors import EdgeGuardError
 from edgeguard.linux import capabilities
-from edgeguard.model import Origin, Watch
-from edgeguard.sensors import Rung, sensor_class
-from edgeguard.sensors.health import Reason
+from edgeguard.model import Finding, Observation, Watch
+from edgeguard.sensors import Context, Rung, sensor_class
+from edgeguard.sensors.actors import Actors
+from edgeguard.sensors.health import Health
 from edgeguard.sensors.processes import Processes
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan, literal_root
+from edgeguard.settings import Settings
 
-if TYPE_CHECKING:
-    from edgeguard.daemon.guard import Guard
+DAY_S = 86_400.0
+REMARK_S = 0.5  # mounts come in groups
 
-
-def start_sensors(guard: Guard) -> None:
-    """Start every sensor of the table; one that fails is said to be blind and the others go on."""
-    processes = Processes(guard.context, guard.actors, hints=True)
-    processes.on_exec = lambda _process: guard.sensing.program_started()
-    _add(guard, processes, snapshot=True)
-    _add_files(guard, processes)
-    for name in ("listeners", "usb", "host", "accounts", "packages"):
-        make: Any = sensor_class(name)
-        _add(guard, make(guard.context), snapshot=True)
-    _add(guard, guard.health, snapshot=True)
-    if processes.rung.name == "polling":
-        guard.sensing.hurry("listeners", processes.interval_s)
-    with contextlib.suppress(OSError):  # an ordinary user has none to give up
-        capabilities.give_up(capabilities.CAP_SYS_ADMIN)
-    guard.sensing.run()
+SENSOR_OF = {
+    "listener": ("listeners",),
+    "process": ("processes",),
+    "usb": ("usb",),
+    "sysctl": ("host",),
+    "module": ("host",),
+    "mount": ("host",),
+    "sshd": ("host",),
+    "account": ("accounts",),
+    "authorized_key": ("accounts",),
+    "package": ("packages",),
+    "health": ("health",),
+}
 
 
-def _add(guard: Guard, sensor: Any, *, snapshot: bool) -> Rung | None:
-    try:
-        return guard.sensing.add(sensor, snapshot=snapshot)
-    except (OSError, EdgeGuardError) as error:
-        guard.health.report(Reason.SENSOR_BLIND, f"sensor {sensor.name}", str(error), now=now_ms())
-        return None
+class Sensors:
+    """Starts and renews them all. `observed` takes what they see at our wish; `sweep` looks at what is too much for
+    the resident daemon, without paths at everything."""
 
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        context: Context,
+        actors: Actors,
+        health: Health,
+        sensing: Sensing,
+        river: River,
+        trouble: Trouble,
+        observed: Callable[[Observation], None],
+        sweep: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._context = context
+        self._actors = actors
+        self._health = health
+        self._sensing = sensing
+        self._river = river
+        self._trouble = trouble
+        self._observed = observed
+        self._sweep = sweep
+        self._watches: Sequence[Watch] = ()
+        self._mounted: dict[str, None] = {}  # since the last remark
+        self._remark_timer: Timer | None = None
 
-def _add_files(guard: Guard, processes: Processes) -> None:
-    assert guard.in_force is not None
-    from edgeguard.sensors.files import Files
+    # -- start and another baseline
 
-    lend = processes.rung.name != "proc connector"
-    files = Files(
-        guard.context,
-        guard.in_force.baseline.policy.watches,
-        guard.manifest,
-        guard.settings.paths.state,
-        on_work=lambda rescan, targets: work(guard, targets if not rescan else ()),
-        on_lost=lambda count: lost(guard, count),
-        on_exec=(lambda pid, path: hint(guard, processes, pid, path)) if lend else None,
-        hash_file_max=guard.settings.budget.hash_file_max,
-    )
-    rung = _add(guard, files, snapshot=False)
-    guard.sensing.storm = lambda: files.behind
-    if lend and (rung is None or rung.name != "fanotify"):
-        processes.no_hints()
+    def start(self, watches: Sequence[Watch], manifest: manifests.Reader | None) -> None:
+        """Start every sensor of the table; one that fails is said to be blind and the others go on."""
+        self._watches = watches
+        processes = Processes(self._context, self._actors, hints=True)
+        processes.on_exec = lambda _process: self._sensing.program_started()
+        self._add(processes, snapshot=True)
+        self._add_files(processes, manifest)
+        for name in ("listeners", "usb", "host", "accounts", "packages"):
+            make: Any = sensor_class(name)
+            self._add(make(self._context), snapshot=True)
+        self._add(self._health, snapshot=True)
+        if processes.rung.name == "polling":
+            self._sensing.hurry("listeners", processes.interval_s)
+        with contextlib.suppress(OSError):  # an ordinary user has none to give up
+            capabilities.give_up(capabilities.CAP_SYS_ADMIN)
+        self._sensing.run()
 
+    def _add(self, sensor: Any, *, snapshot: bool) -> Rung | None:
+        try:
+            return self._sensing.add(sensor, snapshot=snapshot)
+        except (OSError, EdgeGuardError) as error:
+            self._trouble.sensor_blind(sensor.name, str(error))
+            return None
 
-def hint(guard: Guard, processes: Processes, pid: int, path: str) -> None:
-    """A program was opened for execution; the kernel told the files sensor."""
-    for observation in processes.exec_hint(pid, path, now_ms()):
-        guard.sensing.live("processes", observation)
-    guard.sensing.program_started()
+    def _add_files(self, processes: Processes, manifest: manifests.Reader | None) -> None:
+        from edgeguard.sensors.files import Files
 
+        def hint(pid: int, path: str) -> None:
+            """A program was opened for execution; the kernel told the files sensor."""
+            for observation in processes.exec_hint(pid, path, now_ms()):
+                self._sensing.live("processes", observation)
+            self._sensing.program_started()
 
-def work(guard: Guard, targets: tuple[str, ...]) -> None:
-    """What is too much for the resident daemon; without targets, everything."""
-    guard.sweeps.ask(Request(Origin.SWEEP, targets=targets))
+        lend = processes.rung.name != "proc connector"
+        files = Files(
+            self._context,
+            self._watches,
+            manifest,
+            self._settings.paths.state,
+            on_work=lambda rescan, targets: self._sweep(targets if not rescan else ()),
+            on_lost=self._trouble.events_lost,
+            on_exec=hint if lend else None,
+            hash_file_max=self._settings.budget.hash_file_max,
+        )
+        rung = self._add(files, snapshot=False)
+        self._sensing.storm = lambda: files.behind
+        if lend and (rung is None or rung.name != "fanotify"):
+            processes.no_hints()
 
+    def renew(self, watches: Sequence[Watch], manifest: manifests.Reader | None) -> None:
+        """Another baseline is in force: sensors ask anew what is known and what is watched."""
+        self._watches = watches
+        for name in ("processes", "listeners"):
+            sensor: Any = self._sensing.sensor(name)
+            if sensor is not None:
+                sensor.renew()
+        if self._files is not None:
+            self._files.renew(watches, manifest)
 
-def lost(guard: Guard, count: int) -> None:
-    guard.health.report(Reason.EVENTS_LOST, "events", f"{count} events of files were lost", now=now_ms())
-    guard.loop.later(0, guard.tell_health)
+    @property
+    def _files(self) -> Any:
+        return self._sensing.sensor("files")
 
+    # -- looks out of turn
 
-def renew(guard: Guard) -> None:
-    """Another baseline is in force: sensors ask anew what is known and what is watched."""
-    assert guard.in_force is not None
-    for name in ("processes", "listeners"):
-        sensor: Any = guard.sensing.sensor(name)
-        if sensor is not None:
-            sensor.renew()
-    files: Any = guard.sensing.sensor("files")
-    if files is not None:
-        files.renew(guard.in_force.baseline.policy.watches, guard.manifest)
+    def look_at(self, finding: Finding) -> None:
+        """Look again at what a finding is about."""
+        if finding.kind != "file":
+            for name in SENSOR_OF.get(finding.kind, ()):
+                self._sensing.look(name)
+        elif self._files is not None:
+            self._observed(self._files.observe_path(finding.subject, now_ms()))
 
+    def prove_daily(self) -> None:
+        """Once a day: does the rung that we stand on still carry?"""
+        self._loop.later(DAY_S, self._prove, slack=3600.0)
 
-def remark(guard: Guard, points: Iterable[str]) -> tuple[str, ...]:
-    """Something was mounted or unmounted at `points`: files there are watched too, as well as our rights still allow.
-    What is to be looked at: the points that watches speak of, and every finding at or below one."""
-    assert guard.in_force is not None
-    files: Any = guard.sensing.sensor("files")
-    if files is not None:
-        files.remark()
-    watches = resolved(guard.in_force.baseline.policy.watches, guard.settings.paths.root)
-    concerned = tuple(concerning(watches, points))
-    standing = tuple(path for path in guard.standing("file") if any(_within(path, point) for point in concerned))
-    return tuple(dict.fromkeys((*concerned, *standing)))
+    def _prove(self) -> None:
+        if self._files is not None:
+            if self._files.proves_itself():
+                self._trouble.sensor_sees("files")
+            else:
+                self._trouble.sensor_blind("files", "its own event did not arrive")
+            self._trouble.tell()
+        self.prove_daily()
+
+    # -- mounts
+
+    def mounted(self, point: str) -> None:
+        """Something was mounted or unmounted there."""
+        self._mounted[point] = None
+        if self._remark_timer is None:
+            self._remark_timer = self._loop.later(REMARK_S, self._remark)
+
+    def _remark(self) -> None:
+        self._remark_timer = None
+        points, self._mounted = self._mounted, {}
+        if self._files is not None:
+            self._files.remark()  # files there are watched too, as well as our rights still allow
+        if targets := self._concerned(points):  # what was there before we watched
+            self._sweep(targets)
+        if any(point.startswith(("/etc", "/root", "/home")) for point in points):
+            for name in ("accounts", "host"):  # a file mounted over /etc/passwd changes it, and no event tells
+                self._sensing.look(name)
+
+    def _concerned(self, points: Iterable[str]) -> tuple[str, ...]:
+        """What is to be looked at: the points that watches speak of, and every finding at or below one."""
+        watches = resolved(self._watches, self._settings.paths.root)
+        concerned = tuple(concerning(watches, points))
+        standing = self._river.standing("file")
+        below = tuple(path for path in standing if any(_within(path, point) for point in concerned))
+        return tuple(dict.fromkeys((*concerned, *below)))
 
 
 def concerning(watches: Sequence[Watch], points: Iterable[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from edgeguard.errors import SpoolError
 from edgeguard.model import Columns, Observation, Severity
 from edgeguard.records import compose
 from edgeguard.records.compose import Moment
+from edgeguard.records.registry import Stream
 from edgeguard.records.spool import Spool
 from edgeguard.records.wire import Record
 
@@ -32,6 +33,15 @@ Clock = Callable[[], int]  # registry.Clock: how far the wall clock can be belie
 def boot_ms() -> int:
     """Milliseconds since boot, time asleep included."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def boot_id() -> bytes:
+    """Which run of the device this is."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except (OSError, ValueError):
+        return (time.time_ns() // 1_000_000 - boot_ms()).to_bytes(16, "big")
 
 
 class Telling:
@@ -61,6 +71,7 @@ class Telling:
         self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
         self.followers: list[Callable[[int, int, Record], None]] = []
         self.error = ""
+        self.sequence = 0  # newest record of the stream of findings
         self.manifest = ""  # path of the file manifest in force: what paths in records may refer to
 
     def open(self) -> None:
@@ -102,6 +113,8 @@ class Telling:
             _, sequence = self.spool.append(record)
 
         self._guard(append)
+        if record.stream == Stream.FINDINGS and sequence:
+            self.sequence = sequence
         self.recent.append((record.stream, sequence, record))
         for follower in list(self.followers):  # one that has gone takes itself off the list
             follower(record.stream, sequence, record)

@@ -62,6 +62,8 @@ class Uplinks:
         self._again = False
         self._rest_until = 0.0  # monotonic; before it, the collector does not want to hear from us
         self.status = UplinkStatus()
+        self.waiting = 0  # sealed segments without a receipt
+        self._first_seal = True  # the next answer of the sealer is the first
 
     @property
     def configured(self) -> bool:
@@ -102,6 +104,13 @@ class Uplinks:
             fd = os.open(f"{self._settings.paths.runtime}/doorbell", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
             with open(fd, "wb") as doorbell:
                 doorbell.write(str(time.time_ns()).encode())
+
+    def sealed(self, answer: dict[str, Any]) -> None:
+        """The sealer ended: what it made waits to be sent, and so does what an earlier run sealed and nobody sent."""
+        self.waiting = answer.get("waiting", self.waiting)
+        if answer.get("sealed") or (self.waiting and self._first_seal and "error" not in answer):
+            self._first_seal = False
+            self.ring()
 
     def _ended(self, _error: str) -> None:
         """A run that we started is over; what it has to say is in its status file."""

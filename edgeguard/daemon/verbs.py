@@ -18,9 +18,10 @@ from edgeguard.cli.jsonform import finding_document, mark, why_document
 from edgeguard.cli.text import escape
 from edgeguard.codec.values import columns_to_plain, to_plain
 from edgeguard.control_server import Handler, Request
-from edgeguard.daemon.guard import SENSOR_OF, Guard
+from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.logview import record_document
 from edgeguard.daemon.sensing import now_ms
+from edgeguard.daemon.sensors import SENSOR_OF
 from edgeguard.daemon.sweeps import Request as SweepRequest
 from edgeguard.errors import ControlError
 from edgeguard.model import Change, Finding, Observation, Origin, State, Status
@@ -62,7 +63,7 @@ class Verbs:
 
     def status(self, request: Request) -> None:
         asked = request.parameters
-        status = self._guard.status()
+        status = self._guard.showing.status()
         code = EXIT_CODES.get(status["verdict"], 0 if status["learning"] else 3)
         if asked["format"] == "json":
             text = json.dumps(status, separators=(",", ":")) + "\n"
@@ -92,7 +93,7 @@ class Verbs:
             "suppressed": states.count(State.SUPPRESSED),
             "resolved": states.count(State.RESOLVED),
             "overflow": dict(ledger.overflow),
-            "verdict": self._guard.status()["verdict"],
+            "verdict": self._guard.showing.status()["verdict"],
         }
 
     def explain(self, request: Request) -> None:
@@ -167,7 +168,9 @@ class Verbs:
         references = self._guard.river.references
         if text.startswith("/") or references is None:
             return
-        for kind, table in self._guard.in_force.baseline.references.items() if self._guard.in_force else ():
+        for kind, table in (
+            self._guard.judging.in_force.baseline.references.items() if self._guard.judging.in_force else ()
+        ):
             if text in table and kind != "file":
                 yield Observation(kind, text, {}, now_ms(), Status.ABSENT, Origin.SWEEP)
 
@@ -200,14 +203,16 @@ class Verbs:
 
     def version(self, request: Request) -> None:
         python = ".".join(map(str, sys.version_info[:3]))
-        request.reply({"version": __version__, "pid": os.getpid(), "started": self._guard.started, "python": python})
+        request.reply(
+            {"version": __version__, "pid": os.getpid(), "started": self._guard.showing.started, "python": python}
+        )
 
     # -- acting
 
     def scan(self, request: Request) -> None:
-        if self._guard.in_force is None:
+        if self._guard.judging.in_force is None:
             raise ControlError("Busy", "there is no baseline to compare with yet")
-        if self._guard.sweeps.running is not None:
+        if self._guard.rounds.sweeps.running is not None:
             raise ControlError("Busy", "a sweep is running already; `edgeguard status` shows when it ended")
         started = time.monotonic()
 
@@ -215,7 +220,7 @@ class Verbs:
             if "error" in answer:
                 request.fail(ControlError("Failed", answer["error"]))
                 return
-            status = self._guard.status()
+            status = self._guard.showing.status()
             request.reply(
                 {
                     "verdict": status["verdict"],
@@ -226,7 +231,7 @@ class Verbs:
             )
 
         self._guard.sensing.look_again()
-        self._guard.sweeps.ask(
+        self._guard.rounds.sweeps.ask(
             SweepRequest(
                 Origin.SWEEP,
                 full=not request.parameters["quick"],
@@ -245,7 +250,7 @@ class Verbs:
             if shown and shown != mark(finding):
                 raise ControlError("Moved", f"{finding.id} is not what was shown any more; look at it again")
         owner = self._owner(request)
-        if until is None and self._guard.in_force is not None and self._guard.in_force.trust == "local":
+        if until is None and self._guard.judging.in_force is not None and self._guard.judging.in_force.trust == "local":
             self._accept_in_baseline(request, found, owner, reason)
             return
         accepted = []
@@ -281,7 +286,7 @@ class Verbs:
                 request.reply({"accepted": documents, "revision": answer.get("revision"), "undo": undo})
 
         note = f"accepted by {owner}: {reason}"[:500]
-        if not self._guard.rebase({"accept": changes, "note": note}, done):
+        if not self._guard.judging.rebase({"accept": changes, "note": note}, done):
             raise ControlError("Busy", "a baseline is being signed; try again")
 
     def _reference_of(self, finding: Finding) -> list[Any] | None:
@@ -335,7 +340,7 @@ class Verbs:
             raise ControlError("NothingToUndo", f"nothing was done about {finding.id}")
 
         def replied(_request: ActRequest, reply: Reply) -> None:
-            self._guard.undone(finding.id, reply, self._owner(request))
+            self._guard.remedying.undone(finding.id, reply, self._owner(request))
             if reply.ok:
                 found = ledger.find(finding.id)
                 request.reply(
@@ -345,7 +350,7 @@ class Verbs:
                 name = "RemediationRefused" if reply.state == "refused" else "RemediationFailed"
                 request.fail(ControlError(name, escape(reply.detail)))
 
-        self._guard.undo(finding.id, replied)
+        self._guard.remedying.undo(finding.id, replied)
 
     def _retract(self, finding_id: str) -> Change | None:
         change = self._guard.river.ledger.retract(finding_id, now_ms())
@@ -370,7 +375,7 @@ class Verbs:
             "forget": [[finding.kind, to_plain(finding.subject)]],
             "note": f"{finding.id} taken back by {owner}"[:500],
         }
-        if not self._guard.rebase(question, done, look_at=finding.id):
+        if not self._guard.judging.rebase(question, done, look_at=finding.id):
             raise ControlError("Busy", "a baseline is being signed; try again")
 
     def reload(self, request: Request) -> None:
@@ -382,13 +387,13 @@ class Verbs:
             else:
                 request.reply({name: answer[name] for name in ("revision", "rules", "waivers")})
 
-        if not self._guard.rebase({"policy": True, "note": f"policy reloaded by {self._owner(request)}"}, done):
+        if not self._guard.judging.rebase({"policy": True, "note": f"policy reloaded by {self._owner(request)}"}, done):
             raise ControlError("Busy", "a baseline is being signed; try again")
 
     # -- baseline
 
     def baseline_show(self, request: Request) -> None:
-        force = self._guard.in_force
+        force = self._guard.judging.in_force
         if force is None:
             request.reply({"baseline": None})
             return
@@ -400,7 +405,7 @@ class Verbs:
                     "trust": force.trust,
                     "signer": force.signer,
                     "name": escape(baseline.target),
-                    "mode": self._guard.mode.value,
+                    "mode": self._guard.judging.mode.value,
                     "not_before": baseline.not_before,
                     "expires": baseline.expires,
                     "rules": len(baseline.policy.rules),
@@ -453,7 +458,7 @@ class Verbs:
                 )
 
         note = f"{self._owner(request)}: {request.parameters['reason']}"
-        if not self._guard.learn(note, _passing(request), done):
+        if not self._guard.judging.learn(note, _passing(request), done):
             raise ControlError("Busy", "learning is going on already")
 
     def baseline_install(self, request: Request) -> None:
@@ -466,7 +471,7 @@ class Verbs:
                 request.reply({name: answer[name] for name in ("revision", "previous", "signer")})
 
         question = {"path": to_plain(asked["path"]), "manifest": to_plain(asked["manifest"])}
-        if not self._guard.install(question, asked["path"], done):
+        if not self._guard.judging.install(question, asked["path"], done):
             raise ControlError("Busy", "a baseline is being installed; try again")
 
 

@@ -41,8 +41,8 @@ def test_the_rules_are_those_of_the_package() -> None:
 
 
 def test_no_valid_baseline_is_a_finding(guard: Guard) -> None:
-    guard._refused([Refusal("00000001.egb", "EG-BASE-001", "the signature does not match")])
-    guard._no_baseline(may_learn=False)
+    guard.trouble.refused([Refusal("00000001.egb", "EG-BASE-001", "the signature does not match")])
+    guard.judging.no_baseline(may_learn=False)
     found = {finding.subject: (finding.code, finding.severity) for finding in guard.river.ledger.open()}
     found.pop("spool", None)  # what this guard lacks besides
     assert found == {

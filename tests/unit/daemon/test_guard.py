@@ -32,16 +32,16 @@ def guard(tmp_path: Path) -> Guard:
 
 
 def test_an_urgent_change_does_not_wait_for_a_lazy_save(guard: Guard) -> None:
-    guard._plan_save(urgent=False)
-    lazy = guard._save_timer
-    guard._plan_save(urgent=True)
+    guard.keeping.plan(urgent=False)
+    lazy = guard.keeping._timer
+    guard.keeping.plan(urgent=True)
     assert lazy is not None
-    assert guard._save_timer is not None
-    assert guard._save_timer.due < lazy.due - 100
+    assert guard.keeping._timer is not None
+    assert guard.keeping._timer.due < lazy.due - 100
     assert lazy.callback is None
-    soon = guard._save_timer
-    guard._plan_save(urgent=False)
-    assert guard._save_timer is soon
+    soon = guard.keeping._timer
+    guard.keeping.plan(urgent=False)
+    assert guard.keeping._timer is soon
 
 
 def test_a_disk_that_takes_a_part_does_not_replace_the_ledger(tmp_path: Path, monkeypatch: Any) -> None:
@@ -67,13 +67,13 @@ def test_a_ledger_that_could_not_be_saved_is_saved_later(guard: Guard, monkeypat
     def full(_path: str, _data: bytes, _mode: int) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr("edgeguard.daemon.guard.replace_file", full)
+    monkeypatch.setattr("edgeguard.daemon.keeping.replace_file", full)
     Path(f"{guard.settings.paths.state}/observed.db.swept").write_bytes(b"swept")
-    guard._adopt_swept()
+    guard.rounds.adopt_swept()
     assert not os.path.exists(f"{guard.settings.paths.state}/observed.db")
-    assert guard._save_timer is not None
+    assert guard.keeping._timer is not None
     monkeypatch.undo()
-    guard._adopt_swept()
+    guard.rounds.adopt_swept()
     assert Path(f"{guard.settings.paths.state}/observed.db").read_bytes() == b"swept"
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_signed_now_is_not_accepted_by_half(guard: Guard) -> None
     seen = Observation("sysctl", "net.test", {"value": "1"}, 1)
     result = Result(rule, seen, Outcome.FAIL, (), {"value": "0"}, {"value": "1"})
     (opened,) = guard.river.ledger.apply([result], 1)
-    guard.in_force = InForce(None, "local", "", b"", {})  # type: ignore[arg-type]
+    guard.judging.in_force = InForce(None, "local", "", b"", {})  # type: ignore[arg-type]
     guard.helpers.running["rebase"] = None  # type: ignore[assignment]
     verbs, request = Verbs(guard), SimpleNamespace(peer=Peer(1, 0, 0))
     request.parameters = {"ids": [opened.finding.id], "reason": "because", "until": None, "marks": []}
@@ -100,10 +100,10 @@ def test_an_installed_baseline_ends_what_was_said_of_refused_ones(guard: Guard, 
         done(next(answers))
         return True
 
-    monkeypatch.setattr(guard.baselines, "make", make)
-    guard.install({}, "/media/usb/x.egb", lambda _answer: None)
+    monkeypatch.setattr(guard.judging.baselines, "make", make)
+    guard.judging.install({}, "/media/usb/x.egb", lambda _answer: None)
     assert "baseline /media/usb/x.egb: bit flipped" in guard.health.problems()
-    guard.install({}, "/media/usb/y.egb", lambda _answer: None)
+    guard.judging.install({}, "/media/usb/y.egb", lambda _answer: None)
     assert not [problem for problem in guard.health.problems() if problem.startswith("baseline")]
 
 
@@ -112,11 +112,10 @@ def test_a_time_without_the_guard_is_told_if_the_device_was_on(
     guard: Guard, monkeypatch: pytest.MonkeyPatch, gap: int | None, told: bool
 ) -> None:
     monkeypatch.setattr("time.clock_gettime", lambda _clock: 5_000.0)  # up for so long: the last gap is a power-off
-    guard._report_start(gap)
+    guard.trouble.started(gap, ())
     assert any("nothing was watched" in line for line in guard.health.problems()) is told
 
 
 def test_a_journal_that_was_set_aside_is_told(guard: Guard) -> None:
-    guard.telling.spool.damaged.append("journal.1")
-    guard._report_start(None)
+    guard.trouble.started(None, ["journal.1"])
     assert any("spool journal.1" in line for line in guard.health.problems())

@@ -1,0 +1,129 @@
+"""The rounds: when every watched file is looked at again, and what becomes of what a sweep found.
+
+A sweep runs beside the live sensor, so what it tells may be older than what we saw ourselves. Which request follows
+which is in `sweeps`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from edgeguard.daemon.helpers import Helpers
+from edgeguard.daemon.judging import RELOOK_S, Judging
+from edgeguard.daemon.keeping import Keeping
+from edgeguard.daemon.loop import Loop
+from edgeguard.daemon.river import River
+from edgeguard.daemon.sensing import Sensing, now_ms
+from edgeguard.daemon.sweeps import Request, Sweeps, adopt
+from edgeguard.daemon.telling import Telling
+from edgeguard.daemon.trouble import Trouble
+from edgeguard.model import Observation, Origin
+from edgeguard.settings import Settings
+
+LIVE_FILES_MAX = 4096
+
+
+class Rounds:
+    """Asks for sweeps in time and lets what they find flow into `take`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        helpers: Helpers,
+        judging: Judging,
+        river: River,
+        keeping: Keeping,
+        sensing: Sensing,
+        telling: Telling,
+        trouble: Trouble,
+        take: Callable[[Observation], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._river = river
+        self._keeping = keeping
+        self._sensing = sensing
+        self._telling = telling
+        self._trouble = trouble
+        self._take = take
+        self._changed = changed
+        self.sweeps = Sweeps(
+            helpers,
+            self._found,
+            self._swept,
+            lambda error: trouble.helper_failed("sweep", error),
+            judging.for_sweeps,
+        )
+        self.checked: int | None = None  # when a whole round ended
+        self._live_files: dict[str, int] = {}  # seen live since the running sweep began: path -> ms
+
+    def begin(self) -> None:
+        """The first round, when the sensors stand: what changed while we were away."""
+        fresh = not os.path.exists(f"{self._settings.paths.state}/observed.db")
+        self.sweeps.ask(Request(Origin.DOWN if not fresh else Origin.SWEEP, compare=self._keeping.lost))
+        self._later()
+
+    def _later(self) -> None:
+        every = float(self._settings.budget.sweep_s)
+
+        def sweep() -> None:
+            self.sweeps.ask(Request(Origin.SWEEP))
+            self._later()
+
+        self._loop.later(every, sweep, slack=60.0)
+
+    def look(self, targets: tuple[str, ...]) -> None:
+        """Look at these paths; without any, at everything."""
+        self.sweeps.ask(Request(Origin.SWEEP, targets=targets))
+
+    def compare(self) -> None:
+        """Something else is watched or expected now: what did not change is judged again, too."""
+        self.sweeps.ask(Request(Origin.SWEEP, compare=True))
+
+    def seen_live(self, seen: Observation) -> None:
+        """Beyond the bound, the next sweep puts right what this one tells late."""
+        if self.sweeps.running is not None and len(self._live_files) < LIVE_FILES_MAX:
+            self._live_files[seen.subject] = seen.at
+
+    def _found(self, observation: Observation) -> None:
+        """What the sensor handed to a helper comes back here; it still knows who did it."""
+        files: Any = self._sensing.sensor("files")
+        if files is None:
+            self._take(observation)
+        elif self._live_files.get(observation.subject, 0) >= observation.at:
+            # It changed after the sweep began: what the sweep saw may be from before, so look now.
+            self._take(files.observe_path(observation.subject, now_ms()))
+        else:
+            self._take(files.attribute(observation))
+
+    def _swept(self, request: Request, answer: dict[str, Any]) -> None:
+        self._live_files.clear()
+        summary = answer.get("summary")
+        if summary is None:
+            self._loop.later(RELOOK_S, lambda: self.sweeps.ask(request.again()))
+            return
+        if summary["written"]:
+            self.adopt_swept()
+        self._trouble.helper_well("sweep")
+        if not request.targets:
+            self._look_at_findings()
+            self.checked = now_ms()
+            self._telling.state("sweep", f"{summary['files']} files, {summary['emitted']} changed")
+        self._changed()
+
+    def adopt_swept(self) -> None:
+        """Keep the findings first: after a kill in between, the next sweep tells all of it again."""
+        with contextlib.suppress(OSError):  # then it is told again, too
+            if self._keeping.save():
+                adopt(self._settings.paths.state)
+
+    def _look_at_findings(self) -> None:
+        """A sweep tells what differs from the last one. What came and went between two looks of ours is not there to
+        be told: so every finding about a file is looked at again."""
+        if subjects := tuple(self._river.standing("file")):
+            self.look(subjects)
