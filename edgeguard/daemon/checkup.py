@@ -53,7 +53,7 @@ def _sensors(guard: Guard) -> list[Check]:
         best = not report.ladder or report.rung.name == report.ladder[0]
         level = "OK" if report.rung.proven and best else "WARN" if report.rung.proven else "FAIL"
         parts = [report.rung.name + ("" if report.rung.proven else " (not proven)")]
-        parts += [f"not {name}: {why}" for name, why in report.rung.tried]
+        parts += [f"not {name}: {why.removeprefix(f'{name}: ')}" for name, why in report.rung.tried]
         parts += list(report.rung.blind)
         rows.append(check(level, f"sensor {report.name}", "; ".join(parts)))
     return rows
