@@ -116,8 +116,10 @@ class Guard:
         return self.device.run("journalctl -u 'edgeguard*' -n 30 --no-pager -o short-monotonic").out
 
     def settled(self) -> None:
-        """Nothing open that asks for attention: each scenario starts from a quiet device. (A module that Python compiled
-        on the way is told as low.)"""
+        """Nothing open that asks for attention: each scenario starts from a quiet device.
+
+        What is low may be open: a module that Python compiled on the way.
+        """
         deadline = time.monotonic() + 15
         found: list[dict[str, Any]] = []
         while time.monotonic() < deadline:
