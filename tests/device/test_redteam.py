@@ -370,7 +370,11 @@ TWINS = [
     Twin("ourselves-again", "dpkg -i /root/edgeguard_*.deb; sleep 5"),
     Twin(
         "compiled",
-        f"python3 -m py_compile {SITE}/psutil/_common.py; rm -r {SITE}/cbor2/__pycache__; python3 -c 'import cbor2'",
+        f"mkdir /root/pyc; for m in psutil cbor2; do cp -a {SITE}/$m/__pycache__ /root/pyc/$m; done; "
+        f"python3 -m py_compile {SITE}/psutil/_common.py; rm -rf {SITE}/cbor2/__pycache__; python3 -c 'import cbor2'",
+        # Roots differ in what was compiled when they were made: put back exactly what was there.
+        f"for m in psutil cbor2; do rm -rf {SITE}/$m/__pycache__; "
+        f"[ ! -d /root/pyc/$m ] || mv /root/pyc/$m {SITE}/$m/__pycache__; done",
     ),
     Twin("locks-of-groups", "groupadd x; groupdel x"),
     Twin(
