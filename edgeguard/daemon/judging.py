@@ -55,6 +55,7 @@ class Judging:
         self.in_force: InForce | None = None
         self.manifest: manifests.Reader | None = None
         self.learning: Learning | None = None
+        self.learned = False  # in this run: what changes from now on changes before our eyes
         self._look_when_in_force: list[str] = []  # findings
 
     @property
@@ -84,6 +85,7 @@ class Judging:
         def done(answer: dict[str, Any]) -> None:
             self.learning = None
             if self._signed(answer):
+                self.learned = True
                 self._telling.state("learned", f"revision {answer['revision']}: {answer['files']} files")
             elif self.in_force is None:
                 self._load_later()

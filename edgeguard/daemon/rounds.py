@@ -45,6 +45,7 @@ class Rounds:
     ) -> None:
         self._loop = loop
         self._settings = settings
+        self._judging = judging
         self._river = river
         self._keeping = keeping
         self._sensing = sensing
@@ -64,8 +65,8 @@ class Rounds:
 
     def begin(self) -> None:
         """The first round, when the sensors stand: what changed while we were away."""
-        fresh = not os.path.exists(f"{self._settings.paths.state}/observed.db")
-        self.sweeps.ask(Request(Origin.DOWN if not fresh else Origin.SWEEP, compare=self._keeping.lost))
+        away = os.path.exists(f"{self._settings.paths.state}/observed.db") and not self._judging.learned
+        self.sweeps.ask(Request(Origin.DOWN if away else Origin.SWEEP, compare=self._keeping.lost))
         self._later()
 
     def _later(self) -> None:
@@ -98,8 +99,8 @@ class Rounds:
         elif self._live_files.get(observation.subject, 0) >= observation.at:
             # It changed after the sweep began: what the sweep saw may be from before, so look now.
             self._take(files.observe_path(observation.subject, now_ms()))
-        else:
-            self._take(files.attribute(observation))
+        elif (known := files.found(observation)) is not None:
+            self._take(known)
 
     def _swept(self, request: Request, answer: dict[str, Any]) -> None:
         self._live_files.clear()

@@ -121,6 +121,7 @@ class Sensors:
             on_exec=hint if lend else None,
             hash_file_max=self._settings.budget.hash_file_max,
         )
+        files.remember(self._river.standing("file"))
         rung = self._add(files, snapshot=False)
         self._sensing.storm = lambda: files.behind
         if lend and (rung is None or rung.name != "fanotify"):

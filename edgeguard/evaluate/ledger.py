@@ -265,13 +265,14 @@ class Ledger:
         actor = _actor(finding, observation, same)
         if same and actor == finding.actor:
             return self._repeat(key, finding, result)
+        seen_live = same and observation.origin is Origin.LIVE
         changed = finding._replace(
             code=rule.code,
             severity=severity,
             title=rule.title,
             last_seen=max(finding.last_seen, observation.at),
             count=finding.count + 1,
-            origin=finding.origin if same else observation.origin,
+            origin=finding.origin if same and not seen_live else observation.origin,
             expected=result.expected,
             observed=result.observed,
             actor=actor,
@@ -433,12 +434,14 @@ def _last_seen(finding: Finding) -> Observation:
 
 
 def _actor(finding: Finding, observation: Observation, same: bool) -> Actor:
-    """Who is held to have done what is observed now."""
-    if same:
-        return finding.actor if finding.actor != NOBODY else observation.actor
+    """Who is held to have done what is observed now. What is as it was long ago was not done by who touches it now."""
+    burst = observation.origin is Origin.LIVE and observation.at - finding.last_seen <= BURST_MS
+    if same and finding.actor != NOBODY:
+        return finding.actor
+    if same and finding.kind == "file" and not burst:
+        return NOBODY
     if observation.actor != NOBODY:
         return observation.actor
-    burst = observation.origin is Origin.LIVE and observation.at - finding.last_seen <= BURST_MS
     return finding.actor if burst else NOBODY
 
 

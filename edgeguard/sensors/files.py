@@ -10,6 +10,7 @@ The bulk of the time is spent on events that concern nobody; they are dropped by
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -52,6 +53,7 @@ class _Waiting(NamedTuple):
     watch: Watch | None
     came: bool
     went: bool
+    alias: bool = False  # another name of a file that something happened to
 
 
 class Files:
@@ -226,7 +228,6 @@ class Files:
         """Another baseline is in force. The caller asks for a sweep that compares; the answer is as for `remark`."""
         self._plan = Plan(resolved(watches, self._context.root))
         self._manifest = manifest
-        self._told.clear()
         if self._fan is not None:
             self._fan.renew(self._plan)
         return self.remark()
@@ -256,12 +257,7 @@ class Files:
 
     def ready(self, now: int) -> Iterator[Observation]:
         """Take in what happened and look at what has settled."""
-        self._actors.clear()
-        for source in (self._fan, self._ino):
-            # A full list is worked off before more is read: the kernel's queue holds the rest.
-            if source is not None and len(self._waiting) < PENDING_MAX:
-                self._note(source.read())
-        self._count_lost()
+        self._take_in()
         expired = self._timer is not None and self._timer.expired()
         if expired:
             self._armed = False
@@ -269,6 +265,14 @@ class Files:
             yield from self._look(now)
         self._arm(0 if expired else SETTLE_S)
         self._hand_over()
+
+    def _take_in(self) -> None:
+        self._actors.clear()
+        for source in (self._fan, self._ino):
+            # A full list is worked off before more is read: the kernel's queue holds the rest.
+            if source is not None and len(self._waiting) < PENDING_MAX:
+                self._note(source.read())
+        self._count_lost()
 
     def _arm(self, seconds: float) -> None:
         if self._waiting and not self._armed and self._timer is not None:
@@ -297,12 +301,20 @@ class Files:
             return True
         return path in self._told or (S_ISREG(at.st_mode) and self._reference(path) is not None)
 
-    def _wait_for(self, path: str, actor: Actor, watch: Watch | None, came: bool = False, went: bool = False) -> None:
+    def _wait_for(
+        self,
+        path: str,
+        actor: Actor,
+        watch: Watch | None,
+        came: bool = False,
+        went: bool = False,
+        alias: bool = False,
+    ) -> None:
         before = self._waiting.get(path)
         if before is not None:
             actor = before.actor if actor == NOBODY else actor
-            came, went = came or before.came, went or before.went
-        self._waiting[path] = _Waiting(actor, watch, came, went)
+            came, went, alias = came or before.came, went or before.went, alias and before.alias
+        self._waiting[path] = _Waiting(actor, watch, came, went, alias)
 
     def _actor(self, pid: int) -> Actor:
         if pid <= 0:
@@ -342,6 +354,8 @@ class Files:
         seen = self._one(path, waiting.watch, waiting.actor, now, Origin.LIVE, self._eye)
         if seen is not None:
             yield seen
+            if not waiting.alias:
+                self._other_names(path, waiting.actor)
         if waiting.went:
             yield from self._children_gone(path, waiting.actor, now)
         if waiting.came:
@@ -354,10 +368,42 @@ class Files:
         self._hand_over()
         return seen
 
-    def attribute(self, observation: Observation) -> Observation:
-        """What a helper observed of a path that was handed to it, with the actor that was seen here."""
-        actor = self._remembered.pop(observation.subject, NOBODY)
+    def found(self, observation: Observation) -> Observation | None:
+        """What a helper saw, with the actor that was seen here. None: we are about to look there ourselves, because
+        the kernel told of it, too; that look knows who did it and when."""
+        path = observation.subject
+        self._take_in()
+        self.remember((path,))
+        if path in self._waiting:
+            return None
+        actor = self._remembered.pop(path, NOBODY)
         return observation if actor == NOBODY else observation._replace(actor=actor, origin=Origin.LIVE)
+
+    def remember(self, paths: Iterable[str]) -> None:
+        """These differ, or did: whatever happens to them is told, also where a watch asks for set-id programs only."""
+        for path in paths:
+            if len(self._told) >= TOLD_MAX and path not in self._told:
+                self._told.pop(next(iter(self._told)))
+            self._told[path] = None
+
+    def _other_names(self, path: str, actor: Actor) -> None:
+        """Hard links: the kernel names the link that was used, but a difference that ends, ends under all names."""
+        if not self._told:
+            return
+        prefix = self._context.root.rstrip("/")
+        try:
+            at = os.lstat(prefix + path)
+        except OSError:
+            return
+        if at.st_nlink < 2 or not S_ISREG(at.st_mode):
+            return
+        for told in self._told:
+            if told == path or told in self._waiting:
+                continue
+            with contextlib.suppress(OSError):
+                other = os.lstat(prefix + told)
+                if (other.st_dev, other.st_ino) == (at.st_dev, at.st_ino):
+                    self._wait_for(told, actor, self._plan.decide(told), alias=True)
 
     def _one(
         self,
@@ -395,9 +441,7 @@ class Files:
         if not present and wanted is None:
             self._told.pop(seen.subject, None)
             return seen
-        if len(self._told) >= TOLD_MAX:
-            self._told.pop(next(iter(self._told)))
-        self._told[seen.subject] = None
+        self.remember((seen.subject,))
         if present:
             return seen._replace(columns={**seen.columns, "package": self._context.package_of(seen.subject)})
         return seen

@@ -96,6 +96,22 @@ def test_the_actor_is_kept_and_completed():
     assert ledger.open()[0].actor == NOBODY  # nobody saw who did this one
 
 
+def test_the_look_that_follows_a_sweep_at_once_tells_who_did_it_and_when():
+    ledger = Ledger()
+    feed(ledger, file(sha256=BAD, actor=NOBODY, origin=Origin.DOWN))
+    (change,) = feed(ledger, file(sha256=BAD, actor=ANNA, at=NOW + 100))
+    assert change.transition is Transition.CHANGED
+    assert (change.finding.actor, change.finding.origin) == (ANNA, Origin.LIVE)
+
+
+def test_who_touches_a_file_later_did_not_change_it():
+    ledger = Ledger()
+    feed(ledger, file(sha256=BAD, actor=NOBODY, origin=Origin.DOWN))
+    (change,) = feed(ledger, file(sha256=BAD, actor=ANNA, at=NOW + 3_600_000))
+    assert change.transition is Transition.REPEATED
+    assert (change.finding.actor, change.finding.origin) == (NOBODY, Origin.DOWN)
+
+
 def test_waiver_suppresses_until_it_ends():
     waiver = Waiver("EG-FILE-002", "/usr/sbin/*", "ops@x", "hotfix", NOW + 1000)
     engine = Engine(RULES, (waiver,), World())

@@ -162,6 +162,43 @@ def test_a_removed_new_file_is_told_so_that_its_finding_ends(live, world):
     assert live.seen(lambda found: "/etc/new" in found)["/etc/new"].status is ABSENT
 
 
+def test_a_difference_of_a_hard_link_ends_under_every_name(live, world):
+    os.link(world.path("/etc/ssh/sshd_config"), world.path("/etc/ssh/second"))
+    os.chmod(world.path("/etc/ssh/sshd_config"), 0o666)
+    live.seen(lambda found: found.keys() >= {"/etc/ssh/sshd_config", "/etc/ssh/second"})
+    os.chmod(world.path("/etc/ssh/sshd_config"), 0o600)
+    seen = live.seen(lambda found: "/etc/ssh/second" in found)
+    assert seen["/etc/ssh/second"].columns["mode"] == 0o600
+
+
+def test_a_hard_link_that_a_sweep_found_different_is_looked_at_with_the_first_name(live, world):
+    os.link(world.path("/bin/su"), world.path("/etc/ssh/second"))
+    live.seen(lambda found: "/etc/ssh/second" in found)
+    live.sensor._told.clear()
+    assert live.sensor.found(live.sensor.observe_path("/etc/ssh/second", 1, origin=Origin.SWEEP)) is not None
+    os.link(world.path("/etc/ssh/second"), world.path("/etc/third"))
+    live.seen(lambda found: found.keys() >= {"/etc/third", "/etc/ssh/second"})
+
+
+def test_what_a_sweep_sees_of_an_act_that_the_kernel_told_of_is_left_to_the_live_look(live, world):
+    world.write("/etc/passwd", b"evil")
+    swept = live.sensor.observe_path("/etc/passwd", 1, origin=Origin.DOWN)
+    assert live.sensor.found(swept) is None
+    assert live.seen(lambda found: "/etc/passwd" in found)["/etc/passwd"].origin is Origin.LIVE
+    quiet = live.sensor.observe_path("/etc/ssh/keys/host", 1, origin=Origin.DOWN)
+    assert live.sensor.found(quiet) == quiet
+
+
+def test_what_had_a_finding_before_a_restart_is_told_when_it_ends(world, tmp_path):
+    world.write("/opt/x", mode=0o4755)
+    made = Live(world, tmp_path)
+    made.sensor.remember(["/opt/x"])
+    assert made.sensor._may_be_setid("/opt/x")
+    os.unlink(world.path("/opt/x"))
+    assert made.sensor._may_be_setid("/opt/x")
+    made.sensor.close()
+
+
 def test_a_new_home_is_watched(live, world):
     world.write("/home/eve/.ssh/authorized_keys")
     live.seen(lambda found: "/home/eve/.ssh/authorized_keys" in found)
