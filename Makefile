@@ -12,7 +12,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREF
 VENV = build/venv
 
 .DEFAULT_GOAL = help
-.PHONY: help run test test-root test-device test-newest test-interop bench lint deb lintian clean
+.PHONY: help run test test-root test-device test-fresh test-newest test-interop bench lint deb lintian clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
@@ -32,6 +32,10 @@ test-root: ## tests that need root: own namespaces and mounts, nothing outside t
 test-device: deb ## the package on booted Debian roots (SUITE="bookworm trixie"); needs root
 	@packaging/tools/bootstrap.sh test device
 	$(AS_ROOT) $(PYTEST) -m device tests/device --suite="$(SUITE)"
+
+test-fresh: ## `make run` and `make test` as the first command on fresh Debian roots (SUITE=...); needs root
+	@packaging/tools/bootstrap.sh test device
+	$(AS_ROOT) $(PYTEST) -m fresh tests/fresh --suite="$(SUITE)"
 
 bench: ## the figures, each with its reference in the same run
 	@packaging/tools/bootstrap.sh test root

@@ -15,7 +15,7 @@ from edgeguard.daemon.baselines import InForce
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.publish import replace_file
-from edgeguard.daemon.verbs import Verbs
+from edgeguard.daemon.verbs.acting import Acting
 from edgeguard.errors import ControlError
 from edgeguard.model import Observation, Outcome, Result, Rule, Severity
 from edgeguard.settings import Paths, Settings
@@ -84,7 +84,7 @@ def test_what_cannot_be_signed_now_is_not_accepted_by_half(guard: Guard) -> None
     (opened,) = guard.river.ledger.apply([result], 1)
     guard.judging.in_force = InForce(None, "local", "", b"", {})  # type: ignore[arg-type]
     guard.helpers.running["rebase"] = None  # type: ignore[assignment]
-    verbs, request = Verbs(guard), SimpleNamespace(peer=Peer(1, 0, 0))
+    verbs, request = Acting(guard), SimpleNamespace(peer=Peer(1, 0, 0))
     request.parameters = {"ids": [opened.finding.id], "reason": "because", "until": None, "marks": []}
     with pytest.raises(ControlError, match="being signed"):
         verbs.accept(request)  # type: ignore[arg-type]
