@@ -4,6 +4,10 @@
 PYTHON = /usr/bin/python3
 SUITE  = bookworm trixie
 TESTS  = tests/unit
+ARCH   = amd64
+# device: containers (nspawn), on this machine's kernel; emulated: machines of their own (QEMU), the only way for ARM
+LEVEL  = $(if $(filter amd64,$(ARCH)),device,emulated)
+ONLY   =
 export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
@@ -29,9 +33,9 @@ test-root: ## tests that need root: own namespaces and mounts, nothing outside t
 	@packaging/tools/bootstrap.sh test root
 	$(AS_ROOT) $(PYTEST) -m root tests/root
 
-test-device: deb ## the package on booted Debian roots (SUITE="bookworm trixie"); needs root
-	@packaging/tools/bootstrap.sh test device
-	$(AS_ROOT) $(PYTEST) -m device tests/device --suite="$(SUITE)"
+test-device: deb ## the package on booted Debian (SUITE="bookworm trixie", ARCH=amd64|arm64|armhf, ONLY=name); needs root
+	@packaging/tools/bootstrap.sh test $(if $(filter device,$(LEVEL)),device,emulated-$(ARCH))
+	$(AS_ROOT) $(PYTEST) -m $(LEVEL) tests/device --suite="$(SUITE)" --arch=$(ARCH) $(if $(ONLY),-k "$(ONLY)")
 
 test-fresh: ## `make run` and `make test` as the first command on fresh Debian roots (SUITE=...); needs root
 	@packaging/tools/bootstrap.sh test device

@@ -5,6 +5,7 @@ set -eu
 
 runtime="python3 python3-psutil python3-pyudev python3-systemd python3-cryptography python3-cbor2"
 collector="python3-aiohttp openssl"
+emulated="qemu-utils mmdebstrap e2fsprogs zstd netcat-openbsd"
 wanted=
 for group in "$@"; do
     case $group in
@@ -15,6 +16,8 @@ for group in "$@"; do
         lint)   wanted="$wanted python3-venv" ;;
         newest) wanted="$wanted python3-venv python3-dev gcc pkg-config libsystemd-dev" ;;
         device) wanted="$wanted mmdebstrap systemd-container util-linux e2fsprogs zstd iproute2" ;;
+        emulated-arm64 | emulated-armhf) wanted="$wanted $emulated qemu-system-arm qemu-user-static binfmt-support arch-test" ;;
+        emulated-amd64) wanted="$wanted $emulated qemu-system-x86" ;;
         *)      echo "bootstrap: unknown group $group" >&2; exit 64 ;;
     esac
 done

@@ -6,12 +6,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.device.emulated import BOARDS, Emulated
 from tests.device.guard import Guard
+from tests.device.images import image as machine_image
 from tests.device.lab import Device, disk_image, mounted
-from tests.device.roots import cache, root_tar
+from tests.device.prepare import frozen
+from tests.device.roots import root_tar
 
 TOP = Path(__file__).resolve().parents[2]
 SUITES = ("bookworm", "trixie")
@@ -19,6 +23,7 @@ SUITES = ("bookworm", "trixie")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--suite", default=" ".join(SUITES), help="Debian releases to boot")
+    parser.addoption("--arch", default="arm64", choices=sorted(BOARDS), help="architecture of emulated devices")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,6 +45,14 @@ def why_not() -> str:
     return ""
 
 
+def why_not_emulated(arch: str) -> str:
+    """What this machine lacks for emulating a device, "" if nothing."""
+    for tool, package in ((BOARDS[arch].program, BOARDS[arch].package), ("qemu-img", "qemu-utils"), ("zstd", "zstd")):
+        if not shutil.which(tool):
+            return f"{tool} is not installed (package {package})"
+    return ""
+
+
 @pytest.fixture(scope="session")
 def packages() -> dict[str, Path]:
     """The built packages by name."""
@@ -54,7 +67,7 @@ def image(suite: str) -> Path:
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    return disk_image(root_tar(suite), cache())
+    return disk_image(root_tar(suite))
 
 
 @pytest.fixture
@@ -81,3 +94,28 @@ def guard(image: Path, packages: dict[str, Path]) -> Iterator[Guard]:
         guard.install(packages["edgeguard"])
         guard.learned()
         yield guard
+
+
+@pytest.fixture(scope="session")
+def arch(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--arch"))
+
+
+@pytest.fixture(scope="session")
+def emulate(arch: str, suite: str) -> Callable[..., Emulated]:
+    """Makes an emulated device that is not started yet; whoever made it closes it (`with`).
+
+    It thaws unless `boot=True`, which a device with other parts (`extra=`, `sd=`, `rtc=`) needs.
+    """
+    reason = why_not_emulated(arch)
+    if reason:
+        pytest.skip(reason)
+    try:
+        image, kept = machine_image(arch, suite), frozen(arch, suite)
+    except RuntimeError as error:
+        pytest.skip(f"no device to emulate: {error}")
+
+    def device(*, boot: bool = False, **options: Any) -> Emulated:
+        return Emulated(image, arch, frozen=None if boot else kept, **options)
+
+    return device

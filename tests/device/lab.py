@@ -14,18 +14,17 @@ import contextlib
 import hashlib
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple, Self
 
+from tests.device.cache import made
 from tests.device.leftovers import Remains, reaper
+from tests.device.machine import PATH, Machine, Result, command
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_S = 120.0  # a boot takes about one second, fifty on an emulated or very busy machine
 DISK_BYTES = "1500M"  # of a device, sparse
 
@@ -39,58 +38,25 @@ def mounted(kind: str, option: str = "") -> str:
     return ""
 
 
-def command(*words: str | Path, timeout: float = 120, check: bool = True) -> str:
-    """Run one command on the host; RuntimeError with its words when it fails."""
-    done = subprocess.run(
-        [str(word) for word in words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=timeout,
-        check=False,
-    )
-    if check and done.returncode:
-        raise RuntimeError(f"{words[0]}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def ok(self) -> Self:
-        if self.code:
-            raise RuntimeError(f"exit {self.code}: {self.out[-2000:]}{self.err[-2000:]}")
-        return self
-
-
-def disk_image(tar: Path, cache: Path) -> Path:
+def disk_image(tar: Path) -> Path:
     """The ext4 image of a root, made once and kept in the cache under the tar's size and time."""
     status = tar.stat()
     key = hashlib.sha256(f"{tar.name}:{status.st_size}:{status.st_mtime_ns}:{DISK_BYTES}".encode()).hexdigest()[:12]
-    image = cache / f"device-{key}.ext4"
-    if image.exists():
-        return image
-    cache.mkdir(parents=True, exist_ok=True)
-    tree = Path(tempfile.mkdtemp(prefix=".tree-", dir=cache))
-    part = Path(f"{tree}.part")
-    try:
-        command("tar", "-C", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", tar, timeout=600)
-        tree.chmod(0o755)
-        (tree / "etc/fstab").write_text("")  # the root is mounted already
-        command("truncate", "-s", DISK_BYTES, part)
-        command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "-d", tree, part, timeout=600)
-        part.rename(image)
-    finally:
-        shutil.rmtree(tree, ignore_errors=True)
-        part.unlink(missing_ok=True)
-    return image
+
+    def make(part: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix=".tree-", dir=part.parent) as folder:
+            tree = Path(folder)
+            command("tar", "-C", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", tar, timeout=600)
+            tree.chmod(0o755)
+            (tree / "etc/fstab").write_text("")  # the root is mounted already
+            command("truncate", "-s", DISK_BYTES, part)
+            command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "-d", tree, part, timeout=600)
+
+    return made(f"device-{key}.ext4", make)
 
 
-class Device:
-    """One booted device. Use it with `with`: leaving takes everything away."""
+class Device(Machine):
+    """A device whose kernel is the host's."""
 
     def __init__(self, image: Path, *, net: str = "private") -> None:
         self.image = image
@@ -99,23 +65,11 @@ class Device:
         self.folder = Path(tempfile.mkdtemp(prefix=self.name + "-", dir=image.parent))
         self.root = self.folder / "root"
         self.host_address = self.address = self.link = ""  # link: the host's end of the cable
-        self.boot_seconds = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._cgroups = [top for top in (mounted("cgroup2"), mounted("cgroup", "name=systemd")) if top]
         self._remains = Remains(self.name, str(self.folder), tuple(self._cgroups))
         reaper.keep(self._remains)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_why: object) -> None:
-        self.close()
 
     # -------------------------------------------------------------- life
 
@@ -225,6 +179,10 @@ class Device:
                 self._process.kill()
                 self._process.wait(10)
 
+    def reset(self) -> None:
+        self.kill()
+        self.start()
+
     def close(self) -> None:
         try:
             if self._leader:
@@ -283,14 +241,9 @@ class Device:
     def read(self, path: str) -> bytes:
         return self.inside(path).read_bytes()
 
-    def wait(self, script: str, *, timeout: float, every: float = 0.1) -> Result:
-        """Until the script succeeds; RuntimeError with its last words after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while True:
-            result = self.run(script, timeout=max(1.0, deadline - time.monotonic()))
-            if result.code == 0 or time.monotonic() > deadline:
-                return result.ok()
-            time.sleep(every)
+    def cable(self, *, up: bool) -> None:
+        assert self.address, 'the device has no cable: net="veth"'
+        command("ip", "link", "set", self.link, "up" if up else "down")
 
     def console(self) -> str:
         with contextlib.suppress(FileNotFoundError):

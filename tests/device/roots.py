@@ -1,13 +1,17 @@
-"""The roots of test devices: Debian with systemd and what EdgeGuard depends on, made once by mmdebstrap and cached."""
+"""The roots of test devices: Debian with systemd and what EdgeGuard depends on, made by mmdebstrap and cached."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.device.lab import command
+from tests.device.cache import key, made, week
+from tests.device.machine import command
 
 # fmt: off
 PACKAGES = (
@@ -24,42 +28,80 @@ printf '[Journal]\\nSystemMaxUse=32M\\nRateLimitIntervalSec=0\\n' >etc/systemd/j
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service; do
     ln -sf /dev/null "etc/systemd/system/$unit"
 done"""
-
-
-def cache() -> Path:
-    """Where roots and images are kept: $EDGEGUARD_CACHE, else below the user's cache directory."""
-    named = os.environ.get("EDGEGUARD_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeguard"
+BINFMT = {"arm64": "qemu-aarch64", "armhf": "qemu-arm"}  # who runs that architecture's programs here
+MAKE_S = 3600  # a root for a foreign architecture takes about six minutes alone on two cores
+TRIES = 3
 
 
 def root_tar(suite: str) -> Path:
-    """The root of one Debian release; $EDGEGUARD_ROOT_<SUITE> may name a ready one. Raises RuntimeError."""
+    """The root of one Debian release for nspawn; $EDGEGUARD_ROOT_<SUITE> may name a ready one. Raises RuntimeError."""
     ready = os.environ.get(f"EDGEGUARD_ROOT_{suite.upper()}")
     if ready:
         return Path(ready)
-    key = hashlib.sha256(" ".join([suite, *PACKAGES, SETUP]).encode()).hexdigest()[:12]
-    tar = cache() / f"root-{suite}-{key}.tar"
-    if tar.exists():
-        return tar
+    name = f"root-{suite}-{key('amd64', suite, *PACKAGES, SETUP, week())}.tar"
+    return made(name, lambda part: debian("amd64", suite, PACKAGES, [SETUP], part))
+
+
+def debian(arch: str, suite: str, packages: Sequence[str], hooks: Sequence[str], tar: Path) -> None:
+    """Make the root in `tar`; each hook is a shell script, run on the host with the root as $1. Raises RuntimeError."""
     if not shutil.which("mmdebstrap"):
         raise RuntimeError("mmdebstrap is not installed, and no ready root is named")
-    tar.parent.mkdir(parents=True, exist_ok=True)
-    part = tar.with_suffix(".part.tar")
-    hook = cache() / f".setup-{suite}.sh"
-    hook.write_text(f"#!/bin/sh\n{SETUP}\n")
-    hook.chmod(0o755)
-    try:
-        command(
-            *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
-            *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"),
-            *("--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=force-unsafe-io"),
-            *(f"--customize-hook={hook} $1", suite, part),
-            timeout=1200,
+    if os.geteuid():
+        raise RuntimeError("making a root needs root")
+    if arch != command("dpkg", "--print-architecture").strip():
+        _understand(arch)
+    words = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--architectures={arch}"]
+    words += [f"--include={','.join(packages)}", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+    words += ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]
+    words += ["--dpkgopt=force-unsafe-io"]
+    for number, script in enumerate(hooks):
+        hook = tar.parent / f"hook{number}.sh"
+        hook.write_text(f"#!/bin/bash\n{script}\n")
+        hook.chmod(0o755)
+        words.append(f"--customize-hook={hook} $1")
+    # A mirror that is rewriting its security index fails: try again, then do without rather than not at all.
+    for left in reversed(range(TRIES)):
+        try:
+            _run([*words, suite, str(tar), *([] if left else plain_mirror())], tar.parent)
+            return
+        except RuntimeError:
+            tar.unlink(missing_ok=True)
+            if not left:
+                raise
+            time.sleep(5)
+
+
+def plain_mirror() -> list[str]:
+    """The mirror of Debian that this host's apt uses, without updates and security."""
+    found = command("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian")
+    return found.split()[:1]
+
+
+def _understand(arch: str) -> None:
+    """Have the kernel run programs of that architecture by qemu-user."""
+    tables = Path("/proc/sys/fs/binfmt_misc")
+    if not (tables / "register").exists():
+        command("mount", "-t", "binfmt_misc", "binfmt_misc", tables)
+    if not (tables / BINFMT[arch]).exists():
+        command("update-binfmts", "--enable", BINFMT[arch])
+
+
+def _run(words: Sequence[str], folder: Path) -> None:
+    """Like command(), and whoever interrupts us ends the whole group of processes."""
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with (folder / "log").open("ab+") as log:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-        part.rename(tar)
-    finally:
-        hook.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
-    return tar
+        try:
+            code = process.wait(MAKE_S)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)  # mmdebstrap takes its mounts away
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            raise
+    if code:
+        raise RuntimeError(f"{words[0]}: {(folder / 'log').read_text(errors='replace')[-2000:]}")

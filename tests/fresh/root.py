@@ -6,18 +6,17 @@ own, so that whatever a command starts ends with it; the network is the machine'
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Self
 
-from tests.device.lab import command
-from tests.device.roots import cache
+from tests.device.cache import cache, key, made, week
+from tests.device.machine import command
+from tests.device.roots import debian
 
 TOP = Path(__file__).resolve().parents[2]
 PACKAGES = ("git", "make", "ca-certificates", "sudo")  # sudo: asked for by the runs as a user
@@ -31,24 +30,9 @@ echo '{USER} ALL=(ALL) NOPASSWD: ALL' >"$1/etc/sudoers.d/{USER}"
 
 def fresh_tar(suite: str) -> Path:
     """The root of one Debian release. Raises RuntimeError."""
-    week = time.strftime("%G-%V")
-    key = hashlib.sha256(" ".join([suite, week, *PACKAGES, SETUP]).encode()).hexdigest()[:12]
-    tar = cache() / f"fresh-{suite}-{key}.tar"
-    if tar.exists():
-        return tar
-    tar.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fresh-", dir=tar.parent) as work:
-        hook, part = Path(work, "setup"), Path(work, "root.tar")
-        hook.write_text(f"#!/bin/sh\n{SETUP}")
-        hook.chmod(0o755)
-        command(
-            *("mmdebstrap", "--quiet", "--mode=root", "--variant=important", f"--include={','.join(PACKAGES)}"),
-            *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
-            *("--dpkgopt=force-unsafe-io", f"--customize-hook={hook} $1", suite, part),
-            timeout=1200,
-        )
-        part.rename(tar)
-    return tar
+    arch = command("dpkg", "--print-architecture").strip()
+    name = f"fresh-{suite}-{key(arch, suite, *PACKAGES, SETUP, week())}.tar"
+    return made(name, lambda part: debian(arch, suite, PACKAGES, [SETUP], part))
 
 
 class Fresh:
