@@ -171,3 +171,7 @@ def test_any_bytes(data: bytes) -> None:
             parse_mounts.options(mount)
     for key in parse_sysctl.KEYS:
         assert parse_sysctl.level(key, os.fsdecode(data)) >= -1
+
+
+def test_a_module_of_impossible_size_is_none() -> None:
+    assert list(parse_modules.parse(b"big " + b"9" * 5000 + b" 0 - Live 0x0\n")) == []
