@@ -194,7 +194,7 @@ class Files:
         finally:
             source.expect(b"")
         if not source.proven:
-            raise Unavailable("no event arrived")
+            raise Unavailable(source.why or "no event arrived")
 
     def proves_itself(self) -> bool:
         """The self-test once more (daily): does the rung that stands still hear of things? At most a second."""
@@ -212,7 +212,7 @@ class Files:
         poll = select.poll()
         poll.register(source.fileno(), select.POLLIN)
         end = time.monotonic() + PROOF_S
-        while not source.proven and (left := end - time.monotonic()) > 0:
+        while not source.proven and not source.why and (left := end - time.monotonic()) > 0:
             if poll.poll(left * 1000):
                 self._note(source.read())
 

@@ -67,7 +67,9 @@ class FanotifySource:
         self.lost = 0  # overflows of the kernel's queue
         self.behind = False  # the last read was so long that more will be waiting
         self._proof = b""  # name of the self-test's file
+        self._proof_point = ""  # a mount of the file system that is marked for the self-test alone
         self.proven = False
+        self.why = ""  # the self-test's event came and was of no use
 
     def fileno(self) -> int:
         return self._group.fileno()
@@ -129,14 +131,27 @@ class FanotifySource:
     def add_temporarily(self, path: str) -> None:
         """Mark one more file system, for the self-test. Raises Unavailable."""
         self._group.mark(path, self.MASK)
+        self._proof_point = _mount_of(path, _mounts())
 
     def remove(self, path: str) -> None:
+        self._proof_point = ""
         self._group.unmark(path, self.MASK)
 
     def expect(self, name: bytes) -> None:
         """From now on `proven` tells whether a file of this name was seen; b"" ends the self-test."""
         self.proven = self.proven and not name
+        self.why = "" if name else self.why
         self._proof = name
+
+    def _prove(self, event: fanotify.Event) -> None:
+        """The self-test's event is here. It is worth something only if the directory behind its handle can be opened:
+        the kernel reports handles to whoever may mark, and opens them for CAP_DAC_READ_SEARCH only."""
+        point = self._points.get(fanotify.fsid_key(event.fsid)) or self._proof_point
+        try:
+            self.proven = _path_of(point, event.handle) is not None
+            self.why = "" if self.proven else "an event's directory is not found"
+        except OSError as error:
+            self.why = error.strerror or str(error)
 
     def renew(self, plan: Plan) -> None:
         self._plan = plan
@@ -150,7 +165,7 @@ class FanotifySource:
             if event.mask & fanotify.FAN_Q_OVERFLOW:
                 self.lost += 1
             elif self._proof and event.name == self._proof:
-                self.proven = True
+                self._prove(event)
             elif event.pid != self._own:
                 touch = self._touch(event)
                 if touch is not None:
@@ -227,6 +242,7 @@ class InotifySource:
         self._proof_watch = -1
         self._proof = b""
         self.proven = False
+        self.why = ""  # as in FanotifySource; an event of inotify has the path that it was asked for
 
     def fileno(self) -> int:
         return self._queue.fileno()
