@@ -51,7 +51,10 @@ class Program(NamedTuple):
 
     @property
     def suspicious(self) -> bool:
-        return self.exe_state not in ("ok", "foreign") or self.writable_dir or not self.exe_known or self.scripted
+        """A container's programs are not: the baseline speaks of this device's files, and there may be hundreds."""
+        if self.exe_state == "foreign":
+            return False
+        return self.exe_state != "ok" or self.writable_dir or not self.exe_known or self.scripted
 
     @property
     def rank(self) -> int:
