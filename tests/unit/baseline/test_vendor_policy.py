@@ -344,6 +344,20 @@ CASES = [
     ("process", "/usr/bin/nginx", None, process(exe_state="foreign", exe_known=False), {}),  # in a container
     (
         "process",
+        "/tmp/x",  # in the PrivateTmp= of a service
+        None,
+        process(exe_state="private", exe_known=False, writable_dir=True),
+        {"process.writable": "HIGH"},
+    ),
+    (
+        "process",
+        "/usr/sbin/cron",  # another file mounted over it, for this process alone
+        None,
+        process(exe_state="private", exe_known=False),
+        {"process.unknown": "MEDIUM"},
+    ),
+    (
+        "process",
         "/tmp/x",
         None,
         process(writable_dir=True, exe_known=False, exe_state="unknown"),
