@@ -230,6 +230,8 @@ class Guard:
                 self.telling.observation(observation, expected)
         if live and observation.kind == "mount":
             self.sensors.mounted(observation.subject)
+        elif changes and observation.kind == "account":
+            self.sensors.accounts_changed()
 
     def told(self, change: Change) -> None:
         """Tell everyone who must know of a change in the ledger."""

@@ -246,7 +246,7 @@ class Sensing:
 
     def _trigger(self, observation: Observation) -> None:
         for seat in self._seats.values():
-            if any(fnmatchcase(observation.subject, pattern) for pattern in seat.sensor.triggers):
+            if _concerns(seat.sensor, observation.subject):
                 if observation.actor != NOBODY:
                     seat.actor = observation.actor
                 if seat.waiting is None:
@@ -293,3 +293,11 @@ class Sensing:
     def _shortest(self) -> float:
         everies = [seat.every or seat.sensor.interval_s for seat in self._seats.values()]
         return min((every for every in everies if every), default=60)
+
+
+def _concerns(sensor: Sensor, path: str) -> bool:
+    """Does a change there wake the sensor? By its globs, or by the places that it found, and what leads to them."""
+    if any(fnmatchcase(path, pattern) for pattern in sensor.triggers):
+        return True
+    places: frozenset[str] = getattr(sensor, "places", frozenset())
+    return path in places or any(place.startswith(path + "/") for place in places)

@@ -41,6 +41,23 @@ def read(proc: str = "/proc") -> list[Mount]:
         os.close(fd)
 
 
+def root_of(pid: int | str, proc: str = "/proc") -> tuple[str, str] | None:
+    """What a process has for its root directory: (device, what of the file system). None: it is no mount (chroot).
+
+    By the table alone: a stat of /proc/PID/root may wait for whoever serves that file system. Raises OSError,
+    DecodeError.
+    """
+    fd = os.open(f"{proc}/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = [line for line in _read_all(fd).split(b"\n") if line.split(b" ", 5)[4:5] == [b"/"]]
+    finally:
+        os.close(fd)
+    if not lines:
+        return None
+    mount = _line(lines[-1])  # the last one hides those before
+    return mount.device, mount.root
+
+
 class Mounts:
     """The mount table, read again when it changed. Wait on fileno() for EPOLLPRI | EPOLLERR, not for EPOLLIN."""
 

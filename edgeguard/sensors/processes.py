@@ -37,7 +37,7 @@ COLUMNS: Mapping[str, Column] = {
     "exe_state": Column(
         "str",
         "ok; deleted; replaced (another file has the path now); memfd; foreign (a container's file, not the one at"
-        " this path here); unknown",
+        " this path here); private (the same behind a mount that only it has); unknown",
     ),
     "writable_dir": Column(
         "bool", "others than root and the user who runs it can put files there; in homes: anybody can"
@@ -416,7 +416,7 @@ class Processes:
 
     def _may_be_deleted(self, pid: int) -> bool:
         program = self._table.processes[pid].program
-        return program.writable_dir and program.exe_state == "ok"
+        return program.writable_dir and program.exe_state in ("ok", "private")
 
     def _due(self, now: int) -> list[Observation]:
         """What the passing of time has made due; sets the timer for what it will."""

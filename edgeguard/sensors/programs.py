@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgeguard.errors import DecodeError
+from edgeguard.linux import mounts
 from edgeguard.linux.mounts import Mounts
 from edgeguard.linux.procfs import DELETED, Process
 
@@ -32,6 +33,17 @@ OPTIONS = (  # last letter of an option that brings the program itself; that tak
     (("bash", "dash", "sh", "zsh", "ksh"), "c", "oO"),
     ("ld-linux", "", ""),
 )
+LOADER_TAKING = frozenset(  # options of ld.so (its --help) that take the next argument
+    (
+        "--library-path",
+        "--inhibit-rpath",
+        "--audit",
+        "--preload",
+        "--argv0",
+        "--glibc-hwcaps-prepend",
+        "--glibc-hwcaps-mask",
+    )
+)
 STAFF = 50  # Debian installs /usr/local as root:staff 2775; members of staff are as good as root there
 
 
@@ -40,7 +52,7 @@ class Program(NamedTuple):
 
     subject: str
     exe: str
-    exe_state: str  # ok, deleted, replaced, memfd, foreign, unknown
+    exe_state: str  # ok, deleted, replaced, memfd, foreign, private, unknown
     writable_dir: bool
     exe_known: bool
 
@@ -59,7 +71,7 @@ class Program(NamedTuple):
     @property
     def rank(self) -> int:
         """How much a person wants to hear of it: of several processes of one subject, the worst is shown."""
-        state = ("ok", "foreign", "unknown", "replaced", "deleted", "memfd").index(self.exe_state)
+        state = ("ok", "foreign", "unknown", "replaced", "private", "deleted", "memfd").index(self.exe_state)
         return state * 4 + self.writable_dir * 2 + (not self.exe_known)
 
 
@@ -87,6 +99,8 @@ class Programs:
         path, state = self._state(pid, link)
         if state == "foreign":  # not our file of that name, so not the same subject either
             return Program("foreign:" + path, path, state, writable_dir=False, exe_known=False)
+        if state == "private":  # what anybody may write does not depend on who mounted it
+            return Program(path, path, state, path.startswith(WRITABLE), exe_known=False)
         if state == "deleted":
             return Program(path, path, state, *self._place(path, uid))
         writable, known = self._place(path, uid)
@@ -102,12 +116,14 @@ class Programs:
         name = process.link.removesuffix(DELETED).rpartition("/")[2]
         if not interprets(process.link):
             return ""
+        loader = name.startswith("ld-linux")
         inline, taking = next((row[1:] for row in OPTIONS if name.startswith(row[0])), ("e", ""))
         rest = iter(process.argv[1:])
         for item in rest:
             if item == "-" or (item.startswith("-") and item[1:2] != "-" and item[-1] in inline):
                 return ""
-            if item.startswith("-") and item[1:2] != "-" and item[-1] in taking:
+            short = item[1:2] != "-" and item[-1] in taking
+            if item.startswith("-") and (short or (loader and item in LOADER_TAKING)):
                 next(rest, "")
                 continue
             if not item.startswith("-"):
@@ -149,7 +165,16 @@ class Programs:
             return link, "deleted" if there is None else "replaced"
         if self._moved_on(pid, link):
             return link, "ok"  # it started something else since; that is judged when its own turn comes
-        return link, "foreign"  # another mount namespace: a container's file that only has the same name
+        # Another mount namespace. A container's file only has the same name; but whoever has our root and a mount of
+        # his own over it (a service's PrivateTmp=, unshare) runs something that hides from us.
+        return link, "private" if self._our_root(pid) else "foreign"
+
+    @staticmethod
+    def _our_root(pid: int) -> bool:
+        try:
+            return mounts.root_of(pid) == mounts.root_of("self")
+        except (OSError, DecodeError):
+            return False
 
     def _moved_on(self, pid: int, link: str) -> bool:
         try:

@@ -152,8 +152,10 @@ def account(kind="user", **changes):
         "shell": "/bin/bash",
         "password": "set",
         "members": (),
+        "admins": (),
         "system": False,
         "privileged": False,
+        "reaching": False,
     }
     return {**columns, **changes}
 
@@ -342,6 +344,20 @@ CASES = [
     ("process", "/usr/bin/nginx", None, process(exe_state="foreign", exe_known=False), {}),  # in a container
     (
         "process",
+        "/tmp/x",  # in the PrivateTmp= of a service
+        None,
+        process(exe_state="private", exe_known=False, writable_dir=True),
+        {"process.writable": "HIGH"},
+    ),
+    (
+        "process",
+        "/usr/sbin/cron",  # another file mounted over it, for this process alone
+        None,
+        process(exe_state="private", exe_known=False),
+        {"process.unknown": "MEDIUM"},
+    ),
+    (
+        "process",
         "/tmp/x",
         None,
         process(writable_dir=True, exe_known=False, exe_state="unknown"),
@@ -435,7 +451,7 @@ CASES = [
     ("account", "user toor", account(uid=0, system=True), account(uid=0, system=True), {"account.root": "CRITICAL"}),
     ("account", "user root#2", None, account(uid=0, system=True), {"account.root": "CRITICAL"}),
     ("account", "user a", None, account(), {"account.new": "MEDIUM"}),
-    ("account", "user _chrony", None, account(uid=102, system=True), {"account.new.system": "LOW"}),
+    ("account", "user _chrony", None, account(uid=102, system=True, password="locked"), {"account.new.system": "LOW"}),
     (
         "account",
         "user a",
@@ -463,17 +479,45 @@ CASES = [
     ),
     ("account", "group audio", account("group"), account("group", members=("a",)), {"account.group": "LOW"}),
     ("account", "group new", None, account("group"), {"account.new.group": "LOW"}),
-    ("account", "group docker", None, account("group", privileged=True), {}),
+    ("account", "group docker", None, account("group", privileged=True), {"account.new.group": "LOW"}),
     (
         "account",
         "group docker",
         None,
         account("group", privileged=True, members=("a",)),
-        {"account.new.privileged": "HIGH"},
+        {"account.new.privileged": "HIGH", "account.new.group": "LOW"},
     ),
-    ("authorized_key", "a SHA256:x", None, {"options": ()}, {"authorized-key.new": "HIGH"}),
+    (
+        "account",
+        "group sudo",
+        account("group", privileged=True),
+        account("group", privileged=True, admins=("a",)),
+        {"account.privileged.admins": "HIGH"},
+    ),
+    ("account", "group audio", account("group"), account("group", admins=("a",)), {}),
+    (
+        "account",
+        "group sudo",
+        account("group", privileged=True, password="locked"),
+        account("group", privileged=True),
+        {"account.privileged.password": "HIGH"},
+    ),
+    ("account", "group sudo", account("group", privileged=True), account("group", privileged=True), {}),
+    ("account", "user a", account(), account(reaching=True), {"account.reaching": "HIGH"}),
+    (
+        "account",
+        "user s",
+        None,
+        account(system=True),
+        {"account.new.system": "LOW", "account.new.system-password": "MEDIUM"},
+    ),
+    ("authorized_key", "a SHA256:x", None, {"type": "ssh-rsa"}, {"authorized-key.new": "HIGH"}),
+    ("authorized_key", "a /home/a/.ssh/authorized_keys", None, {"type": "unread"}, {"authorized-key.unread": "MEDIUM"}),
+    ("authorized_key", "a /home/a/.ssh/authorized_keys", {"options": ()}, {"type": "unread", "options": ()}, {}),
     ("authorized_key", "a SHA256:x", {"options": ("restrict",)}, {"options": ()}, {"authorized-key.options": "HIGH"}),
-    ("authorized_key", "a SHA256:x", {"options": ()}, None, {}),
+    ("authorized_key", "a SHA256:x", {"options": ()}, None, {"authorized-key.removed": "LOW"}),
+    ("file", "/root/.ssh/authorized_keys", file(category="key"), None, {}),
+    ("file", "/run/systemd/system/x.service", file(category="unit"), None, {}),
     # -- packages and health
     ("package", "bash", {"version": "1"}, {"version": "2", "status": "installed"}, {}),
     (

@@ -113,3 +113,15 @@ def test_without_programs_nothing_is_looked_at_in_between(clock: Clock) -> None:
     sensing.program_started()
     run(loop, clock, 1009.0)
     assert len(sensor.looks) == 1 + len(HINT_LOOKS_S)
+
+
+def test_what_wakes_a_sensor() -> None:
+    sensor = Listeners(Clock())
+    sensor.triggers = ("/etc/pass*",)  # type: ignore[assignment]
+    assert module._concerns(sensor, "/etc/passwd")
+    assert not module._concerns(sensor, "/var/www/.ssh")
+    sensor.places = frozenset({"/var/www/.ssh/authorized_keys"})  # type: ignore[attr-defined]
+    for path in ("/var/www/.ssh/authorized_keys", "/var/www/.ssh", "/var/www"):  # what leads there may be replaced
+        assert module._concerns(sensor, path)
+    assert not module._concerns(sensor, "/var/www/index.html")
+    assert not module._concerns(sensor, "/var/w")
