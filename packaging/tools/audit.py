@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""audit.py [--installed debian|pypi]: known holes in our dependencies, without a network; data: packaging/advisories.toml.
+"""audit.py [--installed debian|pypi]: known holes in our dependencies, without a network (packaging/advisories.toml).
 
 Without an option: what Debian 12 and 13 ship, and what pyproject.toml allows. `--installed debian` compares this
 machine's packages (on Debian 12 or 13), `--installed pypi` what the interpreter that runs this imports (`make check`
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 TOP = Path(__file__).resolve().parents[2]
 SUITES = ("bookworm", "trixie")
@@ -73,7 +73,7 @@ def load(path: Path = TOP / "packaging/advisories.toml") -> Table:
 
 def older(one: str, other: str) -> bool:
     """By Debian's rules, which agree with Python's for plain numbers; ~ and +deb12u1 are understood."""
-    return subprocess.run(["dpkg", "--compare-versions", one, "lt", other], check=False).returncode == 0
+    return subprocess.run(["/usr/bin/dpkg", "--compare-versions", one, "lt", other], check=False).returncode == 0
 
 
 def upstream(version: str) -> str:
@@ -94,7 +94,12 @@ def holes_in_debian(table: Table, suite: str, versions: Mapping[str, str], where
     for advisory in table.advisories:
         version = versions.get(advisory.package, "")
         fix = advisory.suites[suite]
-        if version and has_hole(advisory, upstream(version)) and fix != CLEAN and (fix == UNFIXED or older(version, fix)):
+        if (
+            version
+            and has_hole(advisory, upstream(version))
+            and fix != CLEAN
+            and (fix == UNFIXED or older(version, fix))
+        ):
             yield Hole(where, version, advisory)
 
 
@@ -116,11 +121,15 @@ def declared() -> dict[str, str]:
 def admitted(table: Table) -> Iterator[str]:
     """What the declared ranges let in beside Debian's packages; said, not judged: Debian's old versions need them."""
     for library, oldest in declared().items():
-        names = [cve for advisory in table.advisories if advisory.package == library and has_hole(advisory, oldest)
-                 for cve in advisory.cves]
+        names = [
+            cve
+            for advisory in table.advisories
+            if advisory.package == library and has_hole(advisory, oldest)
+            for cve in advisory.cves
+        ]
         if names:
             newest = max((a.fixed for a in table.advisories if a.package == library), key=_numbers)
-            yield f"{library}>={oldest} also allows releases with {len(names)} known holes; from {newest} on there is none"
+            yield f"{library}>={oldest} also allows releases with {len(names)} known holes; from {newest} on none"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -168,7 +177,9 @@ def suite_here() -> str:
 def holes_here(table: Table, how: str) -> Iterator[Hole]:
     """In what is installed on this machine."""
     if how == "pypi":
-        yield from holes_upstream(table, installed_python(table), f"Python {sys.version_info[0]}.{sys.version_info[1]} here")
+        yield from holes_upstream(
+            table, installed_python(table), f"Python {sys.version_info[0]}.{sys.version_info[1]} here"
+        )
     elif suite := suite_here():
         yield from holes_in_debian(table, suite, installed_debian(table), f"{suite}, installed here")
     else:
@@ -177,21 +188,28 @@ def holes_here(table: Table, how: str) -> Iterator[Hole]:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--installed", choices=["debian", "pypi"], help="compare what is installed here, not what is declared")
+    parser.add_argument(
+        "--installed", choices=["debian", "pypi"], help="compare what is installed here, not what is declared"
+    )
     given = parser.parse_args(arguments)
     table = load()
     problems = list(incomplete(table))
     if given.installed:
         holes = list(holes_here(table, given.installed))
     else:
-        holes = [hole for suite in SUITES for hole in holes_in_debian(table, suite, table.shipped[suite], f"Debian {suite}")]
+        holes = [
+            hole for suite in SUITES for hole in holes_in_debian(table, suite, table.shipped[suite], f"Debian {suite}")
+        ]
         print("\n".join(admitted(table)))
     problems += [str(hole) for hole in holes if not hole.advisory.accepted or given.installed == "pypi"]
     print("\n".join(str(hole) for hole in holes if str(hole) not in problems))
     age = (date.today() - table.reviewed).days  # noqa: DTZ011 - a day more or less does not matter
     if age > STALE_DAYS:
         print(f"warning: advisories.toml was reviewed {age} days ago")
-    print("\n".join(problems) or f"no hole that nobody has accepted ({len(table.advisories)} advisories of {table.reviewed})")
+    print(
+        "\n".join(problems)
+        or f"no hole that nobody has accepted ({len(table.advisories)} advisories of {table.reviewed})"
+    )
     return 1 if problems else 0
 
 

@@ -110,7 +110,7 @@ def agreement(document: dict[str, Any], root: Path) -> Iterator[str]:
 def check(deb: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root")
-        subprocess.run(["dpkg-deb", "-R", str(deb), str(root)], check=True)
+        subprocess.run(["/usr/bin/dpkg-deb", "-R", str(deb), str(root)], check=True)
         found = sorted(root.glob(f"usr/share/*/{sbom.NAME}"))
         if len(found) != 1:
             return [f"{deb.name}: {len(found)} SBOMs"]

@@ -107,7 +107,11 @@ def document(root: Path, epoch: int) -> dict[str, Any]:
     name, version = control["Package"], control["Version"]
     purl = f"pkg:deb/debian/{name}@{version}?arch={control['Architecture']}"
     described = {
-        **{"type": "application", "bom-ref": purl, "name": name, "version": version, "purl": purl},
+        "type": "application",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "purl": purl,
         "description": control["Description"].split("\n")[0],
         "licenses": [{"expression": OURS}],
         "supplier": {"name": re.sub(r" <.*>", "", control["Maintainer"])},

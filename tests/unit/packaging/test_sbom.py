@@ -124,5 +124,7 @@ def test_every_dependency_of_the_packages_has_a_licence() -> None:
     text = (TOP / "packaging/debian/control").read_text()
     for paragraph in text.split("\n\n")[1:]:
         fields = sbom.control_fields(paragraph)
-        asked = {**sbom.relations(fields["Depends"].replace("${misc:Depends},\n", "").replace("${python3:Depends}", ""))}
+        asked = {
+            **sbom.relations(fields["Depends"].replace("${misc:Depends},\n", "").replace("${python3:Depends}", ""))
+        }
         assert asked.keys() | sbom.relations(fields.get("Recommends", "")).keys() <= sbom.LICENCES.keys()
