@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TOP = Path(__file__).resolve().parents[2]
-PARTS = ("CHANGELOG.md", "LICENSE", "README.md", "edgeguard", "packaging", "systemd")
+PARTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "edgeguard", "packaging", "systemd")
 MAINTAINER = "The EdgeGuard authors <edgeguard@example.org>"
 
 
