@@ -33,7 +33,7 @@ test-root: ## tests that need root: own namespaces and mounts, nothing outside t
 	@packaging/tools/bootstrap.sh test root
 	$(AS_ROOT) $(PYTEST) -m root tests/root
 
-test-device: deb ## the package on booted Debian (SUITE="bookworm trixie", ARCH=amd64|arm64|armhf, ONLY=name); needs root
+test-device: deb ## the package on booted Debian, SUITE="bookworm trixie", ARCH=arm64 emulated; needs root
 	@packaging/tools/bootstrap.sh test $(if $(filter device,$(LEVEL)),device,emulated-$(ARCH))
 	$(AS_ROOT) $(PYTEST) -m $(LEVEL) tests/device --suite="$(SUITE)" --arch=$(ARCH) $(if $(ONLY),-k "$(ONLY)")
 

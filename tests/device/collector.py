@@ -70,7 +70,7 @@ class Collector:
             if time.monotonic() > deadline:
                 kinds = [(event.get("type"), event.get("code"), event.get("subject")) for event in events[-30:]]
                 raise AssertionError(f"no {code} for {subject} within {within} s; last: {kinds}")
-            time.sleep(0.05)
+            time.sleep(min(0.5, within / 60))
 
 
 def complete(events: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from tests.device.emulated import BOARDS, Emulated
 from tests.device.guard import Guard
 from tests.device.images import image as machine_image
 from tests.device.lab import Device, disk_image, mounted
-from tests.device.prepare import frozen
+from tests.device.prepare import frozen, guarded
 from tests.device.roots import root_tar
 
 TOP = Path(__file__).resolve().parents[2]
@@ -105,7 +105,8 @@ def arch(request: pytest.FixtureRequest) -> str:
 def emulate(arch: str, suite: str) -> Callable[..., Emulated]:
     """Makes an emulated device that is not started yet; whoever made it closes it (`with`).
 
-    It thaws unless `boot=True`, which a device with other parts (`extra=`, `sd=`, `rtc=`) needs.
+    It thaws unless `boot=True`, which a device with other parts (`extra=`, `sd=`, `rtc=`) needs; with `package=` it has
+    that one installed and is done with learning.
     """
     reason = why_not_emulated(arch)
     if reason:
@@ -115,7 +116,8 @@ def emulate(arch: str, suite: str) -> Callable[..., Emulated]:
     except RuntimeError as error:
         pytest.skip(f"no device to emulate: {error}")
 
-    def device(*, boot: bool = False, **options: Any) -> Emulated:
-        return Emulated(image, arch, frozen=None if boot else kept, **options)
+    def device(*, boot: bool = False, package: Path | None = None, **options: Any) -> Emulated:
+        thaw = guarded(arch, suite, package) if package else kept
+        return Emulated(image, arch, frozen=None if boot else thaw, **options)
 
     return device

@@ -2,7 +2,7 @@
 
 It has what a container has not: its own kernel (proc connector, audit, sysctls, clock), a USB bus, a cable, power that
 can fail. Every device writes to an overlay, so it starts clean and the image is never written. A device that was booted
-once and frozen thaws in seconds. amd64 runs on KVM where /dev/kvm opens; else, and for ARM, every instruction is
+once and frozen thaws in seconds. amd64 runs on KVM where there is one; else, and for ARM, every instruction is
 translated: 25 to 50 times slower than the host.
 """
 
@@ -28,8 +28,7 @@ from tests.device.machine import PATH, Machine, Result, command
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BOOT_S = 400.0  # translated, beside others, a boot has taken 70 seconds
 CHUNK = 1 << 20  # bytes of a file in one message to the agent
-GATEWAY = "10.0.2.2"  # of QEMU's own network; the device is 10.0.2.15
-OUTSIDE = "10.0.2.100"  # where `outside=` is reached
+OUTSIDE, PORT = "10.0.2.100", 7443  # where `outside=` is reached
 
 
 class Board(NamedTuple):
@@ -54,6 +53,9 @@ USB = {"storage": "usb-storage", "keyboard": "usb-kbd", "serial": "usb-serial", 
 
 
 def kvm() -> bool:
+    """Does the processor run guests? Without these modules /dev/kvm may open, for guests that were made for it only."""
+    if not any(Path("/sys/module", name).exists() for name in ("kvm_intel", "kvm_amd")):
+        return False
     try:
         os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
     except OSError:
@@ -80,10 +82,8 @@ class Emulated(Machine):
 
     `frozen`: thaw it instead of the first boot. `rtc`: what the battery-backed clock says at the next boot, "" for the
     right time. `sd`: the disk is an SD card, /dev/mmcblk0. `outside`: a port of the host's 127.0.0.1 that the device
-    reaches as OUTSIDE, same port; it reaches nothing else. `extra`: further words for QEMU (then nothing can thaw).
+    reaches as OUTSIDE:7443; it reaches nothing else. `extra`: further words for QEMU (then nothing can thaw).
     """
-
-    pause = 0.5
 
     def __init__(
         self,
@@ -98,7 +98,8 @@ class Emulated(Machine):
     ) -> None:
         self.image, self.arch, self.frozen = image, arch, frozen
         self.rtc, self.sd, self.outside, self.extra = rtc, sd, outside, list(extra)
-        self.slow = 4.0 if accelerator(arch) == "kvm" else 50.0
+        kvm_ = accelerator(arch) == "kvm"
+        self.slow, self.pause = (4.0, 0.3) if kvm_ else (50.0, 3.0)
         self.folder = Path(tempfile.mkdtemp(prefix="egemu-"))
         self.disk = self.folder / "disk.qcow2"
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,8 +134,10 @@ class Emulated(Machine):
         try:
             self._monitor = Monitor(self.folder / "monitor")
             if thaw:
-                self._thawed(began + BOOT_S)
+                self._go_on(began + BOOT_S)
             self._settle(began + BOOT_S)
+            if thaw:
+                self.set_clock(time.time())
         except Gone as error:
             raise Gone(f"{error}\n{self._said()}") from error
         self.boot_seconds = time.monotonic() - began
@@ -161,17 +164,15 @@ class Emulated(Machine):
         words = "user,id=cable,restrict=on"
         if self.outside:
             carry = f"{shutil.which('nc')} 127.0.0.1 {self.outside}"
-            words += f",guestfwd=tcp:{OUTSIDE}:{self.outside}-cmd:{carry}"
+            words += f",guestfwd=tcp:{OUTSIDE}:{PORT}-cmd:{carry}"
         return words
 
-    def _thawed(self, deadline: float) -> None:
+    def _go_on(self, deadline: float) -> None:
         while (state := self.monitor.ask("query-status")["status"]) in ("inmigrate", "postmigrate"):
             self._alive(deadline)
             time.sleep(0.05)
         if state == "paused":
             self.monitor.ask("cont")
-        self._reach(deadline)
-        self.set_clock(time.time())
 
     def _settle(self, deadline: float) -> None:
         self._reach(deadline)

@@ -8,13 +8,16 @@ device is kept: a key for whoever keeps the cache elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import sys
 import time
 from pathlib import Path
 
 from tests.device.cache import key, made
-from tests.device.emulated import BOARDS, Emulated, machine_words
+from tests.device.collector import uplink
+from tests.device.emulated import BOARDS, OUTSIDE, Emulated, machine_words
+from tests.device.guard import PREPARE, Guard
 from tests.device.images import image, image_name
 from tests.device.machine import command
 
@@ -31,11 +34,37 @@ def frozen(arch: str, suite: str) -> Path:
     def make(folder: Path) -> None:
         with Emulated(base, arch) as device:
             device.freeze(folder)
-        # beside each other, wherever the cache is: it may have been carried here from another machine
-        rebase = ("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", f"../{base.name}/disk.qcow2")
-        command(*rebase, folder / "disk.qcow2")
+        _beside(folder, base)
 
     return made(frozen_name(arch, suite), make)
+
+
+def guarded(arch: str, suite: str, package: Path) -> Path:
+    """The frozen device with this very package installed and done with learning, frozen again.
+
+    Its switch stands at enforce and every rule at audit, as they come: nothing is done until a rule says so. It sends
+    its records to OUTSIDE.
+    """
+    base = frozen(arch, suite)
+    settings = 'mode = "enforce"\n' + uplink(OUTSIDE)
+
+    def make(folder: Path) -> None:
+        with Emulated(image(arch, suite), arch, frozen=base) as device:
+            device.write("/etc/edgeguard/agent.toml", settings)
+            guard = Guard(device)
+            guard.install(package)
+            guard.learned()
+            device.freeze(folder)
+        _beside(folder, base)
+
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    return made(f"guarded-{arch}-{suite}-{key(base.name, digest, PREPARE, settings)}", make)
+
+
+def _beside(folder: Path, base: Path) -> None:
+    """The disk names the one it builds on by where they lie to each other: the cache may be carried elsewhere."""
+    rebase = ("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", f"../{base.name}/disk.qcow2")
+    command(*rebase, folder / "disk.qcow2")
 
 
 def main(words: list[str]) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.device.collector import Collector, complete, uplink
+from tests.device.collector import Collector, complete
 from tests.device.emulated import OUTSIDE, Emulated
 from tests.device.guard import Guard
 from tests.device.machine import command
@@ -55,18 +55,12 @@ class World:
 def world(
     emulate: Callable[..., Emulated], packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
-    """Installed, learned, and known to a collector that is not running yet.
-
-    The device's switch stands at enforce and every rule at audit, as they come: nothing is done until a rule says so.
-    """
+    """Installed, learned, and known to a collector that is not running yet."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     collector = Collector(tmp_path_factory.mktemp("world") / "collector", OUTSIDE, listen="127.0.0.1", port=port)
-    with emulate(outside=port) as device:
-        device.write("/etc/edgeguard/agent.toml", 'mode = "enforce"\n' + uplink(OUTSIDE, port))
-        guard = Guard(device)
-        guard.install(packages["edgeguard"])
-        guard.learned()
+    with emulate(package=packages["edgeguard"], outside=port) as device:
+        guard = Guard(device, ready=True)
         collector.introduce(device)
         try:
             yield World(guard, device, collector)
