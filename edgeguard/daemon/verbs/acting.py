@@ -73,6 +73,7 @@ class Acting:
             change = self._guard.river.ledger.accept(finding.id, owner, reason, now_ms(), until)
             self._guard.told(change)
             accepted.append(finding_document(change.finding))
+        self._keep_accepted(found)
         self._guard.telling.state("accepted", f"{owner}: {reason}", subject=", ".join(f.id for f in found))
         request.reply({"accepted": accepted, "revision": None, "undo": f"edgeguard undo {found[0].id}"})
 
@@ -84,6 +85,7 @@ class Acting:
         for finding in found:
             change = self._guard.river.ledger.accept(finding.id, owner, reason, now_ms(), None)
             self._guard.told(change)
+        self._keep_accepted(found)
         self._guard.telling.state("accepted", f"{owner}: {reason}", subject=", ".join(f.id for f in found))
         documents = [finding_document(finding) for finding in found]
         undo = f"edgeguard undo {found[0].id}"
@@ -103,6 +105,18 @@ class Acting:
         note = f"accepted by {owner}: {reason}"[:500]
         if not self._guard.judging.rebase({"accept": changes, "note": note}, done):
             raise ControlError("Busy", "a baseline is being signed; try again")
+
+    def _keep_accepted(self, found: list[Finding]) -> None:
+        """A word that a power cut could take back is not answered with yes."""
+        if self._guard.keeping.save(durable=True):
+            return
+        for finding in found:
+            self._retract(finding.id)
+        raise ControlError("Failed", "the disk does not take it, so nothing was accepted; see: edgeguard doctor")
+
+    def _keep_retracted(self) -> None:
+        if not self._guard.keeping.save(durable=True):
+            raise ControlError("Failed", "taken back until the next restart only: the disk does not take it")
 
     def _reference_of(self, finding: Finding) -> list[Any] | None:
         """[kind, subject, reference columns | None (accepted as absent)], None for what no reference value covers."""
@@ -137,9 +151,9 @@ class Acting:
         if finding.state is State.SUPPRESSED:
             change = self._retract(finding.id)
             if change is not None:
-                self._guard.telling.state(
-                    "undo", f"{person(self._guard, request)}: acceptance taken back", finding=finding.id
-                )
+                self._keep_retracted()
+                who = person(self._guard, request)
+                self._guard.telling.state("undo", f"{who}: acceptance taken back", finding=finding.id)
                 request.reply(
                     {
                         "undone": [f"{finding.id}: the acceptance was taken back"],
@@ -178,6 +192,7 @@ class Acting:
                 request.fail(ControlError(answer.get("name", "Failed"), escape(answer["error"])))
                 return
             self._guard.river.ledger.withdraw(finding.id)
+            self._guard.keeping.save(durable=True)
             self._guard.telling.state("undo", f"{owner}: acceptance taken back", finding=finding.id)
             undone = f"{finding.id}: the acceptance was taken back (r{answer['revision']})"
             request.reply({"undone": [undone], "finding": finding_document(finding)})
