@@ -148,7 +148,7 @@ def test_a_word_is_on_disk_before_it_is_answered(guard: Guard, monkeypatch: pyte
         monkeypatch.setattr(
             os, name, lambda *words, n=name, call=original, **more: (done.append(n), call(*words, **more))
         )
-    finding, verbs = _open_finding(guard), Verbs(guard)
+    finding, verbs = _open_finding(guard), Acting(guard)
     request = _Request(guard, ids=[finding], reason="because", until=1 << 50, marks=[])
     verbs.accept(request)  # type: ignore[arg-type]
     assert request.accepted
@@ -167,7 +167,7 @@ def test_what_the_disk_does_not_take_is_not_accepted(guard: Guard, monkeypatch: 
     monkeypatch.setattr("edgeguard.daemon.keeping.replace_file", full)
     finding = _open_finding(guard)
     with pytest.raises(ControlError, match="nothing was accepted"):
-        Verbs(guard).accept(_Request(guard, ids=[finding], reason="because", until=1 << 50, marks=[]))  # type: ignore[arg-type]
+        Acting(guard).accept(_Request(guard, ids=[finding], reason="because", until=1 << 50, marks=[]))  # type: ignore[arg-type]
     assert not guard.river.ledger.is_accepted(finding)
     assert [one.id for one in guard.river.ledger.open()] == [finding]
 
