@@ -221,7 +221,6 @@ class Life:
     def accept_for(self) -> None:
         """For a while: that is a word in the ledger. Sometimes it is taken back."""
         number, finding = self._some_finding()
-        self.facts.note("asked", finding["id"])  # until the answer, either may be true
         if self._accept(finding, time.time_ns() // 1_000_000 + 86_400_000) is None:
             return
         self.facts.note("accepted", finding["id"])
@@ -233,6 +232,7 @@ class Life:
                 self.facts.note("retracted", finding["id"])
 
     def _accept(self, finding: dict[str, Any], until: int | None) -> dict[str, Any] | None:
+        self.facts.note("asked", finding["id"])  # until the answer, either may be true
         try:
             (answer,) = self.guarded.ask(
                 "Accept", ids=[finding["id"]], marks=[finding["mark"]], reason="it is right", until=until

@@ -167,6 +167,9 @@ def _evil(quarantine: str, path: str, name: str, record: Any) -> Iterator[str]:
             yield f"{name} should stand where it stood ({record and record.state})"
         return
     kept = Path(quarantine) / record.plan["before"]["kept"]
+    if not (kept / "content").exists() or not (kept / "manifest.json").exists():
+        yield f"{name} was taken away, and the quarantine does not have it"
+        return
     if record.state != DONE or os.path.exists(path):
         yield f"{name} is {record.state} after recovery, and it is {'' if os.path.exists(path) else 'not '}there"
     elif (kept / "content").read_bytes() != content or "path" not in json.loads((kept / "manifest.json").read_text()):
@@ -203,8 +206,13 @@ def _spool(settings: Settings, facts: Facts, promised: list[Fact]) -> Iterator[s
     yield from _all_there(settings, facts, promised, receipt, found)
 
 
+def _public(settings: Settings) -> bytes:
+    """From the private key: between making that and publishing this a cut may come."""
+    return cose.public_of(cose.load_seed([f"{settings.paths.state}/keys/device.key"]))
+
+
 def _receipt(settings: Settings) -> Receipt | None:
-    public = bytes.fromhex(Path(f"{settings.paths.state}/keys/device.pub").read_text())
+    public = _public(settings)
     try:
         data = receipts.read(f"{settings.paths.state}/spool/receipt.egr")
     except FileNotFoundError:
@@ -216,7 +224,7 @@ def _chain(
     settings: Settings, stream: int, receipt: Receipt | None, found: dict[tuple[int, int], Record]
 ) -> Iterator[str]:
     """One stream's segments: signed, in one chain, their records without a hole."""
-    public = bytes.fromhex(Path(f"{settings.paths.state}/keys/device.pub").read_text())
+    public = _public(settings)
     directory = f"{settings.paths.exchange}/outbox"
     names = [name for name in outbox.listing(directory) if name.stream == stream]
     previous, following = wire.NO_PREVIOUS, 1
