@@ -172,8 +172,15 @@ def _evil(quarantine: str, path: str, name: str, record: Any) -> Iterator[str]:
         return
     if record.state != DONE or os.path.exists(path):
         yield f"{name} is {record.state} after recovery, and it is {'' if os.path.exists(path) else 'not '}there"
-    elif (kept / "content").read_bytes() != content or "path" not in json.loads((kept / "manifest.json").read_text()):
+    elif (kept / "content").read_bytes() != content or not _described(kept / "manifest.json"):
         yield f"{name} in the quarantine is not what was taken away"
+
+
+def _described(manifest: Path) -> bool:
+    try:
+        return "path" in json.loads(manifest.read_text())
+    except ValueError:
+        return False
 
 
 # -- records
