@@ -12,11 +12,11 @@ export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
 # Root and device tests: the environment that they need comes along.
-AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREFIX,HYPOTHESIS_STORAGE_DIRECTORY,EDGEGUARD_CACHE,EDGEGUARD_ROOT_BOOKWORM,EDGEGUARD_ROOT_TRIXIE)
+AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREFIX,HYPOTHESIS_STORAGE_DIRECTORY,EDGEGUARD_CACHE,EDGEGUARD_POWER_MOMENTS,EDGEGUARD_POWER_SEED,EDGEGUARD_ROOT_BOOKWORM,EDGEGUARD_ROOT_TRIXIE)
 VENV = build/venv
 
 .DEFAULT_GOAL = help
-.PHONY: help run test test-root test-device test-fresh test-newest test-interop bench lint deb lintian clean
+.PHONY: help run test test-root test-power test-device test-fresh test-newest test-interop bench lint deb lintian clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
@@ -32,6 +32,10 @@ test: ## unit tests: no root, no network, a few minutes at most
 test-root: ## tests that need root: own namespaces and mounts, nothing outside them
 	@packaging/tools/bootstrap.sh test root
 	$(AS_ROOT) $(PYTEST) -m root tests/root
+
+test-power: ## the state after power cuts, disk faults and kills at hundreds of moments; needs root
+	@packaging/tools/bootstrap.sh test power
+	$(AS_ROOT) $(PYTEST) -rs -m power tests/power
 
 test-device: deb ## the package on booted Debian, SUITE="bookworm trixie", ARCH=arm64 emulated; needs root
 	@packaging/tools/bootstrap.sh test $(if $(filter device,$(LEVEL)),device,emulated-$(ARCH))

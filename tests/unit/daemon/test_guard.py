@@ -145,9 +145,7 @@ def test_a_word_is_on_disk_before_it_is_answered(guard: Guard, monkeypatch: pyte
     done: list[str] = []
     for name in ("fsync", "rename"):
         original = getattr(os, name)
-        monkeypatch.setattr(
-            os, name, lambda *words, n=name, call=original, **more: (done.append(n), call(*words, **more))
-        )
+        monkeypatch.setattr(os, name, lambda *words, n=name, call=original: (done.append(n), call(*words)))
     finding, verbs = _open_finding(guard), Acting(guard)
     request = _Request(guard, ids=[finding], reason="because", until=1 << 50, marks=[])
     verbs.accept(request)  # type: ignore[arg-type]
