@@ -124,6 +124,7 @@ class Sensors:
         files.remember(self._river.standing("file"))
         rung = self._add(files, snapshot=False)
         self._sensing.storm = lambda: files.behind
+        self._sensing.untold = rung is None or rung.name == "sweep"
         if lend and (rung is None or rung.name != "fanotify"):
             processes.no_hints()
 
@@ -136,6 +137,7 @@ class Sensors:
                 sensor.renew()
         if self._files is not None:
             self._files.renew(watches, manifest)
+        self._sensing.settle()
 
     @property
     def _files(self) -> Any:
@@ -177,6 +179,7 @@ class Sensors:
         points, self._mounted = self._mounted, {}
         if self._files is not None:
             self._files.remark()  # files there are watched too, as well as our rights still allow
+            self._sensing.settle()
         if targets := self._concerned(points):  # what was there before we watched
             self._sweep(targets)
         if any(point.startswith(("/etc", "/root", "/home")) for point in points):

@@ -15,9 +15,12 @@ from edgeguard.daemon.baselines import InForce
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.publish import replace_file
+from edgeguard.daemon.sensing import Report
 from edgeguard.daemon.verbs import Verbs
 from edgeguard.errors import ControlError
 from edgeguard.model import Observation, Outcome, Result, Rule, Severity
+from edgeguard.records import registry
+from edgeguard.sensors import Rung
 from edgeguard.settings import Paths, Settings
 
 
@@ -119,3 +122,21 @@ def test_a_time_without_the_guard_is_told_if_the_device_was_on(
 def test_a_journal_that_was_set_aside_is_told(guard: Guard) -> None:
     guard.trouble.started(None, ["journal.1"])
     assert any("spool journal.1" in line for line in guard.health.problems())
+
+
+@pytest.mark.parametrize(("proven", "problem"), [(True, []), (False, ["sensor usb: USB devices are not seen"])])
+def test_where_a_sensor_stands_is_recorded_and_blindness_is_a_problem(
+    guard: Guard, proven: bool, problem: list[str]
+) -> None:
+    rung = Rung("polling", proven, ("USB devices are not seen",), (("udev", "not running"), ("kernel", "refused")))
+    guard._stands(Report("usb", rung, ("udev", "kernel", "polling")))
+    _, _, record = guard.telling.recent[-1]
+    fields = dict(zip(registry.field_names(record.type), record.fields, strict=False))
+    assert (registry.STATES[fields["what"]], fields["subject"]) == ("sensor", "sensor usb")
+    assert fields["columns"] == {
+        "rung": "polling",
+        "proven": proven,
+        "blind": ("USB devices are not seen",),
+        "tried": ("udev: not running", "kernel: refused"),
+    }
+    assert [line for line in guard.health.problems() if line.startswith("sensor")] == problem
