@@ -22,8 +22,10 @@ import pytest
 
 from edgeguard.codec import cose
 from edgeguard.records import registry, wire
+from edgeguard.sensors import Context
 from edgeguard.sensors.listeners import Listeners
 from edgeguard.sensors.processes import CROSS_CHECK_S, POLLING_S
+from edgeguard.sensors.usb import Usb
 from tests.device.acts import ACTS, Act
 from tests.device.guard import NOTICE_S, Guard
 
@@ -413,6 +415,93 @@ def test_nothing_to_do_is_nothing_done(guard: Guard) -> None:
         used, took = cpu_seconds(guard) - before, time.monotonic() - began
         print(f"{used:.2f} s of processor time in {took:.1f} s")
         assert used <= IDLE_CPU * took
+
+
+BUS = "/run/bus/usb/devices"
+PLUG = f"""mkdir -p {BUS}/1-1; cd {BUS}/1-1
+echo 046d >idVendor; echo c31c >idProduct; echo 1 >authorized; echo Keyboard >product"""
+WITH_BUS = "BindReadOnlyPaths=/run/bus:/sys/bus\n"
+STOP_UDEV = """set -- systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket
+systemctl mask -q --runtime "$@"; systemctl stop "$@"; rm -rf /run/udev"""
+START_UDEV = """set -- systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket
+systemctl unmask -q --runtime "$@"; mkdir -p /run/udev; systemctl start systemd-udevd"""
+
+
+@pytest.mark.parametrize(
+    ("unit", "rung", "why", "blind"),
+    [
+        ("", "kernel", "not udev: .*udev is not running", ""),
+        (
+            NO_NETLINK,
+            "polling",
+            "not udev: .*not running; not kernel: .+",
+            "a USB device that is plugged in for less than 15 s may go unseen",
+        ),
+    ],
+    ids=["udev", "udev-and-netlink"],
+)
+def test_without_udev(guard: Guard, unit: str, rung: str, why: str, blind: str) -> None:
+    """udev is gone for real. The bus is made up where the machine that runs the tests has none: a directory in which a
+    device can appear, of which nobody tells."""
+    device = guard.device
+    device.run(f"mkdir -p {BUS}; {STOP_UDEV}")
+    try:
+        with without(guard, WITH_BUS + unit, after=f"rm -rf {BUS}/*; {START_UDEV}"):
+            level, text = doctor(guard)["usb"]
+            assert level == "WARN"
+            assert re.match(rf"{rung}(;| \(not proven\);)", text), text
+            assert re.search(why, text), text
+            assert blind in text
+            if rung == "polling":
+                device.run(PLUG).ok()
+                finding = guard.wait_match("EG-USB-001", "046d:c31c@1-1", within=Usb(Context()).interval_s + MARGIN_S)
+                assert (finding["origin"], finding["actor"]) == ("sweep", None)
+                device.run(f"rm -r {BUS}/1-1").ok()
+                guard.wait_resolved(finding["id"], within=Usb(Context()).interval_s + MARGIN_S)
+            sealed(guard, lambda: says_the_same(guard, "usb", text), f"usb: {text}")
+    finally:
+        device.run(f"rm -rf {BUS}; {START_UDEV}")
+
+
+ENFORCE = '[[rule]]\nid = "listener.tcp"\noverride = true\nmode = "enforce"\n'
+ACT_DROP_IN = "/run/systemd/system/edgeguard-act.service.d/less.conf"
+
+
+@pytest.mark.parametrize(
+    ("take", "give", "unit", "said"),
+    [
+        (
+            "mv /usr/sbin/nft /usr/sbin/nft.away",
+            "mv /usr/sbin/nft.away /usr/sbin/nft",
+            "",
+            r"nft is not installed \(package nftables\)",
+        ),
+        (":", ":", NO_NETLINK, r"[Nn]etlink socket|Address family not supported"),
+    ],
+    ids=["no-nft", "nf_tables-refused"],
+)
+def test_a_port_that_cannot_be_blocked(guard: Guard, take: str, give: str, unit: str, said: str) -> None:
+    """The finding says why nothing was done, and nothing ends."""
+    device = guard.device
+    device.write("/etc/edgeguard/policy.d/50-site.toml", ENFORCE)
+    device.write("/etc/edgeguard/agent.toml", 'mode = "enforce"\n')
+    act = ACT["tcp4"]
+    try:
+        with without(guard, ""):
+            guard.ask("reload").ok()
+            device.wait('edgeguard status -o json | grep -q \'"mode":"enforce"\'', timeout=20)
+            device.write(ACT_DROP_IN, f"[Service]\n{unit}")
+            device.run(f"{take}; systemctl daemon-reload; systemctl stop edgeguard-act.service").ok()
+            device.run(act.do).ok()
+            finding = guard.wait_match(act.code, act.subject)
+            done = guard.wait_remedied(finding["id"])["remediation"]
+            assert re.match(rf"block-port: (refused|failed), .*({said})", done), done
+            assert device.run("systemctl --failed --no-legend").out == ""
+    finally:
+        device.run(act.undo)
+        device.run(f"{give}; rm -rf {ACT_DROP_IN} /etc/edgeguard/policy.d/50-site.toml /etc/edgeguard/agent.toml")
+        device.run("systemctl daemon-reload; systemctl stop edgeguard-act.service; systemctl restart edgeguard")
+        device.wait("edgeguard reload", timeout=20)
 
 
 STOP_JOURNAL = """cd /run/systemd/journal
