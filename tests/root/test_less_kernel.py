@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,9 +93,8 @@ def test_a_kernel_that_never_answers_the_subscription(tree: str) -> None:
     process events: the sensor must not wait for it long."""
     del tree
     (name, _proven, blind, tried), took = inside(["--pid", "--fork", "--mount-proc"], ":", PROCESSES)
-    reasons = dict(tried)
-    if "answer" not in reasons["proc connector"]:
-        pytest.skip(f"this kernel answers: {reasons}")
+    # Answers to other subscribers of this machine come by, too; then its own program is what it does not hear of.
+    assert re.search("does not answer|our own exec was not reported", dict(tried)["proc connector"])
     assert name == "fanotify exec"
     assert blind
     assert took < 5

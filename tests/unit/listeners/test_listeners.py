@@ -153,12 +153,16 @@ def test_without_a_second_view_the_first_is_used_and_not_called_proven(monkeypat
     def hidden(_):
         raise FileNotFoundError(2, "No such file or directory")
 
+    try:
+        diag = module.SockDiag()
+        diag.bound()
+        diag.close()
+    except (OSError, Unavailable) as error:
+        pytest.skip(str(error))
     monkeypatch.setattr(module.procnet, "bound", hidden)
     one = Listeners(Context())
     rung = one.start()
     one.close()
-    if "sock_diag" in dict(rung.tried):
-        pytest.skip(str(rung.tried))
     assert rung.name != "proc net"
     assert not rung.proven
     assert any("could not be checked" in line for line in rung.blind)
