@@ -130,6 +130,7 @@ class Sensors:
         files.remember(self._river.standing("file"))
         rung = self._add(files, snapshot=False)
         self._sensing.storm = lambda: files.behind
+        self._sensing.untold = rung is None or rung.name == "sweep"
         if lend and (rung is None or rung.name != "fanotify"):
             processes.no_hints()
 
@@ -143,6 +144,7 @@ class Sensors:
         self._manifest = manifest
         if self._files is not None:
             self._files.renew((*watches, *attention(watches, self._attended)), manifest)
+        self._sensing.settle()
 
     def accounts_changed(self) -> None:
         """Somebody may have another home now. Several accounts change in one go."""
@@ -199,6 +201,7 @@ class Sensors:
         points, self._mounted = self._mounted, {}
         if self._files is not None:
             self._files.remark()  # files there are watched too, as well as our rights still allow
+            self._sensing.settle()
         if targets := self._concerned(points):  # what was there before we watched
             self._sweep(targets)
         if any(point.startswith(("/etc", "/root", "/home")) for point in points):

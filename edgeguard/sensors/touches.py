@@ -7,6 +7,7 @@ not. Both drop what no watch can care about as early as possible. What a touch m
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -238,7 +239,7 @@ class InotifySource:
         self._limit = min(WATCHES_MAX, inotify.watches_max() // 2)
         self.lost = 0
         self.behind = False  # the last read was so long that more will be waiting
-        self.full = False  # the bound is reached: some directories are not watched
+        self.full = ""  # why some directories are not watched, if so
         self._proof_watch = -1
         self._proof = b""
         self.proven = False
@@ -263,8 +264,13 @@ class InotifySource:
         self._plan = plan
         for number in list(self._places):
             self._drop(number)
-        self.full = False
+        self.full = ""
         self.watch()
+
+    @property
+    def watched(self) -> int:
+        """How many directories."""
+        return len(self._places)
 
     def read(self) -> Iterator[Touch]:
         """One read from the queue."""
@@ -317,13 +323,16 @@ class InotifySource:
             if zone.setid_only or (len(full) * 4 >= PATH_MAX and len(os.fsencode(full)) >= PATH_MAX):
                 continue
             if len(self._places) >= self._limit:
-                self.full = True
+                self.full = f"our bound is {self._limit}"
                 return
             try:
                 number = self._queue.add(full, self.MASK)
                 names = zone.names()
                 below = _directories(full) if names is None else names
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.ENOMEM):  # others of this user have the rest
+                    self.full = "the kernel gives no more inotify watches"
+                    return
                 continue  # gone, not a directory, or unreadable: the sweep says so
             self._places[number] = _Place(path, zone)
             for name in below:
