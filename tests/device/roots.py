@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from tests.device.lab import command
@@ -63,3 +64,14 @@ def root_tar(suite: str) -> Path:
         hook.unlink(missing_ok=True)
         part.unlink(missing_ok=True)
     return tar
+
+
+def main(suites: list[str]) -> int:
+    """`python3 -m tests.device.roots SUITE...`: make them now, so that no test waits for it."""
+    for suite in suites:
+        print(root_tar(suite))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
