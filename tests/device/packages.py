@@ -32,6 +32,8 @@ old=$(lintian-explain-tags --list-tags | grep -x package-supports-alternative-in
 lintian ${old:+--suppress-tags=$old} --allow-root --pedantic --display-info --fail-on error,warning,info,pedantic \\
     /tmp/dist/*.deb
 """
+# What autopkgtest itself wants in a testbed.
+APT_UTILS = "apt-get -q update && apt-get -q -y --no-install-recommends install apt-utils"
 # Made by others while a package is installed, and not of ours.
 PIUPARTS_IGNORED = ("/etc/.pwd.lock", "/var/lib/systemd", "/etc/systemd/system/timers.target.wants")
 
@@ -110,7 +112,8 @@ def zipped(suite: str) -> Path:
 def autopkgtest(suite: str) -> str:
     (source,) = (path for path in (TOP / "build/deb").glob("edgeguard-*") if path.is_dir())
     with chroot(suite) as root, tempfile.TemporaryDirectory() as output:
-        said = run("autopkgtest", *debs(), f"{source}/", f"--output-dir={output}/out", "--", "chroot", str(root))
+        ready = f"--setup-commands={APT_UTILS}"
+        said = run("autopkgtest", *debs(), f"{source}/", ready, f"--output-dir={output}/out", "--", "chroot", str(root))
     return ", ".join(line.strip() for line in said.splitlines() if line.endswith(("PASS", "SKIP")))
 
 
