@@ -16,6 +16,7 @@ for group in "$@"; do
         deb)    wanted="$wanted dpkg-dev debhelper dh-python python3 lintian" ;;
         lint)   wanted="$wanted python3-venv" ;;
         newest) wanted="$wanted python3-venv python3-dev gcc pkg-config libsystemd-dev" ;;
+        packages) wanted="$wanted piuparts autopkgtest" ;;
         device) wanted="$wanted mmdebstrap systemd-container util-linux e2fsprogs zstd iproute2" ;;
         emulated-arm64 | emulated-armhf) wanted="$wanted $emulated qemu-system-arm qemu-user-static binfmt-support arch-test" ;;
         emulated-amd64) wanted="$wanted $emulated qemu-system-x86" ;;
@@ -43,7 +44,7 @@ fi
 echo "Installing what is missing:$missing"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-install="apt-get -q -y -o Dpkg::Use-Pty=0 install --no-install-recommends"
+install="apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 install --no-install-recommends"
 if ! { $sudo apt-get -q update && $sudo env DEBIAN_FRONTEND=noninteractive $install $missing; } >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     echo "bootstrap: apt-get did not succeed" >&2

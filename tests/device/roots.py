@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,3 +106,14 @@ def _run(words: Sequence[str], folder: Path) -> None:
             raise
     if code:
         raise RuntimeError(f"{words[0]}: {(folder / 'log').read_text(errors='replace')[-2000:]}")
+
+
+def main(suites: list[str]) -> int:
+    """`python3 -m tests.device.roots SUITE...`: make them now, so that no test waits for it."""
+    for suite in suites:
+        print(root_tar(suite))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
