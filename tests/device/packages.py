@@ -37,7 +37,12 @@ SOME_SKIPPED = 2  # exit status of autopkgtest: no test failed, some want more t
 # What autopkgtest itself wants in a testbed.
 APT_UTILS = "apt-get -q update && apt-get -q -y --no-install-recommends install apt-utils"
 # Made by others while a package is installed, and not of ours.
-PIUPARTS_IGNORED = ("/etc/.pwd.lock", "/var/lib/systemd", "/etc/systemd/system/timers.target.wants")
+PIUPARTS_IGNORED = (
+    "/etc/.pwd.lock",
+    "/var/cache/debconf/tmp.ci",
+    "/var/lib/systemd",
+    "/etc/systemd/system/timers.target.wants",
+)
 
 
 @contextlib.contextmanager
