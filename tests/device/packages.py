@@ -1,7 +1,7 @@
 """The packages on clean roots of a Debian release: python3 -m tests.device.packages [bookworm] [trixie]
 
     lintian      that release's own, with everything that it can say
-    piuparts     installs, removes and purges both packages, together and alone, and looks for what stays
+    piuparts     installs, removes and purges both packages, and looks for what stays
     autopkgtest  debian/tests that need no systemd, in a chroot; those that do run in tests/device/test_autopkgtest.py
 
 Needs root, and what is installed comes from the Debian archive; roots are those of the test devices.
@@ -37,7 +37,12 @@ SOME_SKIPPED = 2  # exit status of autopkgtest: no test failed, some want more t
 # What autopkgtest itself wants in a testbed.
 APT_UTILS = "apt-get -q update && apt-get -q -y --no-install-recommends install apt-utils"
 # Made by others while a package is installed, and not of ours.
-PIUPARTS_IGNORED = ("/etc/.pwd.lock", "/var/lib/systemd", "/etc/systemd/system/timers.target.wants")
+PIUPARTS_IGNORED = (
+    "/etc/.pwd.lock",
+    "/var/cache/debconf/tmp.ci/?",
+    "/var/lib/systemd",
+    "/etc/systemd/system/timers.target.wants",
+)
 
 
 @contextlib.contextmanager
@@ -90,13 +95,12 @@ def lintian(suite: str) -> str:
 
 
 def piuparts(suite: str) -> str:
-    """Both packages together, then each alone."""
+    """Both packages at once; each alone, and one after the other, are journeys of the device tests."""
     common = ["piuparts", f"--basetgz={zipped(suite)}", f"--distribution={suite}", "--no-upgrade-test"]
     common += ["--no-eatmydata", "--warn-on-debsums-errors", "--log-level=info"]
-    common += [f"--ignore={name}" for name in PIUPARTS_IGNORED]
-    for packages in (debs(), *([deb] for deb in debs())):
-        run(*common, *packages)
-    return "together and alone: installed, removed, purged"
+    common += [f"--ignore-regex={name}" for name in PIUPARTS_IGNORED]
+    run(*common, *debs())
+    return "installed, removed, purged, nothing left"
 
 
 def zipped(suite: str) -> Path:
