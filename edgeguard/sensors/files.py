@@ -24,7 +24,7 @@ from edgeguard.linux.timerfd import Timer
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Watch
 from edgeguard.sensors import Context, Rung
 from edgeguard.sensors.look import COLUMNS, KIND, LATER, Eye, observe
-from edgeguard.sensors.touches import FanotifySource, InotifySource, OnExec, Touch
+from edgeguard.sensors.touches import RESTLESS, RESTLESS_WHY, FanotifySource, InotifySource, OnExec, Touch
 from edgeguard.sensors.walk import Walker, resolved
 from edgeguard.sensors.watching import Plan
 
@@ -156,7 +156,9 @@ class Files:
                 self._ino = InotifySource(Plan(rest), self._context.root)
                 self._ino.watch()
                 self._register(self._ino.fileno())
-                blind += [f"{watch.path}: {BLIND_ACTOR} there" for watch in rest]
+                quiet = [watch for watch, why in failed if why == RESTLESS_WHY]
+                blind += [f"{watch.path}: {BLIND_ACTOR} there" for watch in rest if watch not in quiet]
+                blind += [f"{RESTLESS}: {BLIND_ACTOR} there"] if quiet else []
                 if self._ino.full:
                     blind.append(BLIND_PARTS.format(self._ino.watched, self._ino.full))
             except Unavailable as why:

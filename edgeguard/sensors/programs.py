@@ -16,6 +16,7 @@ from edgeguard.linux.mounts import Mounts
 from edgeguard.linux.procfs import DELETED, Process
 
 MEMFD = "/memfd:"
+TABLE_MAX = 256 * 1024  # bytes of another's mount table, some 2,000 mounts: 1 MiB while it is looked at
 CACHE_MAX = 512  # programs and directories; forgotten at each full look
 
 # Below these anybody may create files, whatever the directory itself says (systemd makes /run/user/UID 0700).
@@ -167,14 +168,26 @@ class Programs:
             return link, "ok"  # it started something else since; that is judged when its own turn comes
         # Another mount namespace. A container's file only has the same name; but whoever has our root and a mount of
         # his own over it (a service's PrivateTmp=, unshare) runs something that hides from us.
-        return link, "private" if self._our_root(pid) else "foreign"
+        return link, "private" if self._hides(pid, link, running.st_dev) else "foreign"
 
-    @staticmethod
-    def _our_root(pid: int) -> bool:
-        try:
-            return mounts.root_of(pid) == mounts.root_of("self")
-        except (OSError, DecodeError):
+    def _hides(self, pid: int, link: str, device: int) -> bool:
+        """Does the process have our root directory, and its file in a mount that only it has? By tables alone: a stat
+        of another's directories may wait for whoever serves them."""
+        if self._mounts is None:
             return False
+        try:
+            if os.readlink(f"/proc/{pid}/root") != "/":
+                return False
+            table = mounts.read(pid=pid, most=TABLE_MAX)
+        except OSError:
+            return False
+        except DecodeError:  # anybody may make a hundred thousand mounts of his own; no container has that many
+            return True
+        theirs, ours = mounts.covering(table, "/"), self._mounts.of("/")
+        file = mounts.covering(table, link)
+        same_root = theirs is not None and ours is not None and theirs[2:4] == ours[2:4]  # device, and what of it
+        # A program that only came in from outside (nsenter) lies on no mount that is here.
+        return same_root and file is not None and file.device == f"{os.major(device)}:{os.minor(device)}"
 
     def _moved_on(self, pid: int, link: str) -> bool:
         try:

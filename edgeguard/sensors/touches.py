@@ -24,6 +24,10 @@ PROGRAMS_MAX = 64  # file systems that are watched for program starts only
 PROGRAM_TYPES = frozenset(("tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat"))
 WATCHES_MAX = 8192  # inotify watches: 1 KiB of kernel memory and 250 bytes here each
 
+# udev, the service manager and every login write there all day: a mark on all of it would wake us each time.
+RESTLESS = "/run/"
+RESTLESS_WHY = "too much happens there"
+
 OnExec = Callable[[int, str], None]
 
 
@@ -85,6 +89,9 @@ class FanotifySource:
             if os.path.islink(path):  # what happens to a symlink happens where it lies, not where it points
                 path = os.path.dirname(path)
             device = os.lstat(path).st_dev
+            if watch.path.startswith(RESTLESS) and device != os.lstat(self._prefix or "/").st_dev:
+                failed.append((watch, RESTLESS_WHY))
+                continue
             if device not in results:
                 results[device] = self._mark_one(path, table)
             if results[device]:

@@ -517,6 +517,18 @@ CASES = [
     ("authorized_key", "a SHA256:x", {"options": ("restrict",)}, {"options": ()}, {"authorized-key.options": "HIGH"}),
     ("authorized_key", "a SHA256:x", {"options": ()}, None, {"authorized-key.removed": "LOW"}),
     ("file", "/root/.ssh/authorized_keys", file(category="key"), None, {}),
+    ("file", "/etc/apt/sources.list.d/x.list", None, file("config"), {"file.new.hook": "MEDIUM"}),
+    ("file", "/etc/sysctl.d/x.conf", None, file("config"), {"file.new.hook": "MEDIUM"}),
+    ("file", "/etc/newapp/x.conf", None, file("config"), {"file.new.other": "LOW"}),
+    ("file", "/usr/lib/NetworkManager/dispatcher.d/pre-up.d/x", None, file("program"), {"file.new.hook": "MEDIUM"}),
+    ("file", "/var/lib/dpkg/info/x.postinst", None, file("script"), {"file.new.script.package": "LOW"}),
+    (
+        "file",
+        "/var/lib/dpkg/info/x.postinst",
+        file("script"),
+        file("script", sha256=OTHER),
+        {"file.content.script.package": "MEDIUM"},
+    ),
     ("file", "/run/systemd/system/x.service", file(category="unit"), None, {}),
     # -- packages and health
     ("package", "bash", {"version": "1"}, {"version": "2", "status": "installed"}, {}),
@@ -569,6 +581,22 @@ def test_which_watch_decides(vendor):
         "/usr/share/perl5/x.pm": "program",
         "/usr/lib/firmware/x.bin": "boot",
         "/etc/hosts": "config",
+        "/run/systemd/system/x.service": "unit",
+        "/run/systemd/transient/x.service": None,
+        "/run/systemd/generator/x.service": None,
+        "/run/modprobe.d/x.conf": "script",
+        "/run/udev/data/b8:0": None,
+        "/run/tmpfiles.d/static-nodes.conf": None,
+        "/root/.local/share/systemd/user/x.service": "unit",
+        "/root/.local/lib/python3.13/site-packages/x.pth": "script",
+        "/root/.local/lib/python3.13/site-packages/x.py": "other",
+        "/root/.ssh/rc": "script",
+        "/root/.ssh/id_ed25519": "key",
+        "/var/lib/dpkg/info/bash.postinst": "script",
+        "/var/lib/dpkg/info/bash.list": "other",
+        "/etc/shadow-": "account",
+        "/etc/passwd-": None,
+        "/etc/rc3.d/S01x": "script",
         "/etc/ssh/sshd_config": "config",
         "/etc/ssh/ssh_host_rsa_key": "key",
         "/var/lib/edgeguard/keys/device.pub": "key",
@@ -604,7 +632,8 @@ def test_which_watch_decides(vendor):
         "/var/lib/x": "other",
     }
     for path, category in expected.items():
-        assert plan.decide(path).category == category, path
+        watch = plan.decide(path)
+        assert (watch.category if watch else None) == category, path
     for path in (
         "/proc/1/mem",
         "/run/systemd/transient/x.scope",

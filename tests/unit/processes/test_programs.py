@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from edgeguard.linux import mounts
 from edgeguard.linux.procfs import Process
 from edgeguard.sensors.programs import Programs
 
@@ -124,12 +125,20 @@ def test_behind_a_mount_of_its_own(programs, tmp_path):
         process.wait()
 
 
-def test_a_container_is_left_alone(programs, tmp_path):
-    """The same name, but the process has another root."""
+@pytest.mark.parametrize("change", ["another root", "a device of another namespace"])
+def test_a_container_and_who_comes_from_outside_are_left_alone(programs, tmp_path, monkeypatch, change):
     process = hidden(tmp_path, *(() if UID == 0 else ("-Ur",)))
+    theirs = mounts.read(pid=process.pid)
+
+    def read(proc="/proc", pid="self", most=0):
+        point = "/" if change == "another root" else str(tmp_path)
+        return [mount._replace(device="0:0") if mount.point == point else mount for mount in theirs]
+
     try:
-        programs._our_root = lambda _pid: False
+        monkeypatch.setattr(mounts, "read", read)
         assert judge(programs, process.pid).exe_state == "foreign"
+        monkeypatch.setattr(mounts, "read", lambda proc="/proc", pid="self", most=0: theirs)
+        assert judge(programs, process.pid).exe_state == "private"
     finally:
         process.kill()
         process.wait()
