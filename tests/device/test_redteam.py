@@ -152,6 +152,16 @@ ATTACKS = [
         "/usr/bin/perl.*",
         "critical",
     ),
+    Attack(
+        "where-bin-leads",
+        "ln -s srv/bin /b; cp -a /usr/bin /srv/bin; mv -T /b /bin; sleep 1",
+        "/usr/bin/ln -s usr/bin /b; /usr/bin/mv -T /b /bin; rm -r /srv/bin",
+        "EG-FILE-006",
+        "/bin",
+        "high",
+        10,  # with the copy of all programs
+    ),
+    Attack("home-of-root", "chmod 777 /root; sleep 1", "chmod 700 /root", "EG-FILE-003", "/root", "medium"),
     # -- files that appear where something loads them
     Attack("command", *dropped("/usr/local/bin/ls"), "EG-FILE-001", "/usr/local/bin/ls", "medium"),
     Attack("pth", *dropped(f"{SITE}/x.pth"), "EG-FILE-001", f"{SITE}/x.pth", "medium"),
@@ -338,6 +348,14 @@ ATTACKS = [
     ),
     Attack(
         "mount-over-cron", "mount -t tmpfs none /etc/cron.d", "umount /etc/cron.d", "EG-HOST-003", "/etc/cron.d", "high"
+    ),
+    Attack(
+        "state-hidden",
+        "mount -t tmpfs none /var/lib/dpkg",
+        "umount /var/lib/dpkg",
+        "EG-HOST-003",
+        "/var/lib/dpkg",
+        "high",
     ),
     # -- EdgeGuard itself; those that start it anew take as long as it takes to start
     Attack(

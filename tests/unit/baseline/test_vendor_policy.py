@@ -402,6 +402,10 @@ CASES = [
     ("mount", "/boot/efi", None, mount(), {"mount.new": "MEDIUM"}),
     ("mount", "/etc/cron.d", None, mount("memory", fstype="tmpfs"), {"mount.over": "HIGH"}),
     ("mount", "/etc/passwd", None, mount(), {"mount.over": "HIGH"}),
+    ("mount", "/var/lib/edgeguard", None, mount("memory", fstype="tmpfs"), {"mount.over": "HIGH"}),
+    ("mount", "/usr", None, mount("pseudo", fstype="overlay"), {"mount.over": "HIGH"}),
+    ("mount", "/proc/321", None, mount("memory", fstype="tmpfs"), {"mount.over": "HIGH"}),  # hides a process
+    ("mount", "/proc/fs/nfsd", None, mount("pseudo", fstype="nfsd"), {"mount.new.memory": "LOW"}),
     ("mount", "/run/user/1000", None, mount("transient", fstype="tmpfs"), {}),
     ("mount", "/", mount(), mount(options=()), {"mount.options": "MEDIUM"}),
     ("mount", "/", mount(), mount(source="/dev/sdb1"), {}),  # disks are numbered anew at each boot
@@ -530,6 +534,13 @@ CASES = [
         {"file.content.script.package": "MEDIUM"},
     ),
     ("file", "/run/systemd/system/x.service", file(category="unit"), None, {}),
+    (
+        "file",
+        "/root",
+        file("other", type="directory", sha256=None, mode=0o700),
+        file("other", type="directory", sha256=None, mode=0o777),
+        {"file.attributes": "MEDIUM"},
+    ),
     # -- packages and health
     ("package", "bash", {"version": "1"}, {"version": "2", "status": "installed"}, {}),
     (
@@ -591,6 +602,7 @@ def test_which_watch_decides(vendor):
         "/root/.local/lib/python3.13/site-packages/x.pth": "script",
         "/root/.local/lib/python3.13/site-packages/x.py": "other",
         "/root/.ssh/rc": "script",
+        "/root": "other",
         "/root/.ssh/id_ed25519": "key",
         "/var/lib/dpkg/info/bash.postinst": "script",
         "/var/lib/dpkg/info/bash.list": "other",
