@@ -19,8 +19,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.device.cache import cache
 from tests.device.lab import PATH
-from tests.device.roots import cache, root_tar
+from tests.device.roots import root_tar
 
 TOP = Path(__file__).resolve().parents[2]
 STEP_S = 900
