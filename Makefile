@@ -3,6 +3,8 @@
 
 PYTHON = /usr/bin/python3
 SUITE  = bookworm trixie
+SECONDS = 10
+JOBS    = 2
 TESTS  = tests/unit
 ARCH   = amd64
 # device: containers (nspawn), on this machine's kernel; emulated: machines of their own (QEMU), the only way for ARM
@@ -12,11 +14,11 @@ export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
 # Root and device tests: the environment that they need comes along.
-AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREFIX,HYPOTHESIS_STORAGE_DIRECTORY,EDGEGUARD_CACHE,EDGEGUARD_ROOT_BOOKWORM,EDGEGUARD_ROOT_TRIXIE)
+AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREFIX,HYPOTHESIS_STORAGE_DIRECTORY,EDGEGUARD_CACHE,EDGEGUARD_POWER_MOMENTS,EDGEGUARD_POWER_SEED,EDGEGUARD_ROOT_BOOKWORM,EDGEGUARD_ROOT_TRIXIE)
 VENV = build/venv
 
 .DEFAULT_GOAL = help
-.PHONY: help run test test-root test-device test-newest test-interop bench lint deb lintian clean
+.PHONY: help run test test-root test-power test-device test-fresh test-newest test-interop bench lint check fuzz corpus deb lintian packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
@@ -33,9 +35,17 @@ test-root: ## tests that need root: own namespaces and mounts, nothing outside t
 	@packaging/tools/bootstrap.sh test root
 	$(AS_ROOT) $(PYTEST) -m root tests/root
 
+test-power: ## the state after power cuts, disk faults and kills at hundreds of moments; needs root
+	@packaging/tools/bootstrap.sh test power
+	$(AS_ROOT) $(PYTEST) -rs -m power tests/power
+
 test-device: deb ## the package on booted Debian, SUITE="bookworm trixie", ARCH=arm64 emulated; needs root
 	@packaging/tools/bootstrap.sh test $(if $(filter device,$(LEVEL)),device,emulated-$(ARCH))
 	$(AS_ROOT) $(PYTEST) -m $(LEVEL) tests/device --suite="$(SUITE)" --arch=$(ARCH) $(if $(ONLY),-k "$(ONLY)")
+
+test-fresh: ## `make run` and `make test` as the first command on fresh Debian roots (SUITE=...); needs root
+	@packaging/tools/bootstrap.sh test device
+	$(AS_ROOT) $(PYTEST) -m fresh tests/fresh --suite="$(SUITE)"
 
 bench: ## the figures, each with its reference in the same run
 	@packaging/tools/bootstrap.sh test root
@@ -71,6 +81,24 @@ build/venv-interop/ready: pyproject.toml
 	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor) hypothesis "cbor2<6" cryptography
 	@touch $@
 
+check: ## known holes in the dependencies, and that docs/proofs.md is current; no network
+	@packaging/tools/bootstrap.sh run
+	@$(PYTHON) packaging/tools/proofs.py --check
+	@$(PYTHON) packaging/tools/audit.py
+	@$(PYTHON) packaging/tools/audit.py --installed debian
+
+fuzz: build/venv-fuzz/ready ## every reader of bytes from outside, SECONDS=10 each, JOBS=2 at a time
+	build/venv-fuzz/bin/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS)
+
+corpus: build/venv-fuzz/ready # what `make fuzz` found becomes tests/fuzz/corpus
+	build/venv-fuzz/bin/python -m tests.fuzz.run --minimise
+
+build/venv-fuzz/ready: pyproject.toml
+	@packaging/tools/bootstrap.sh run lint
+	$(PYTHON) -m venv --clear --system-site-packages build/venv-fuzz
+	build/venv-fuzz/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py atheris)
+	@touch $@
+
 deb: ## dist/edgeguard_*.deb and dist/edgeguard-collector_*.deb
 	@packaging/tools/bootstrap.sh deb
 	@$(PYTHON) packaging/tools/build_deb.py
@@ -78,6 +106,11 @@ deb: ## dist/edgeguard_*.deb and dist/edgeguard-collector_*.deb
 lintian: deb ## what Debian thinks of the packages
 	# Debian 12's lintian still asks for init scripts; both releases run systemd, and so do the devices.
 	lintian $$(lintian-explain-tags --list-tags | sed -n 's/^package-supports-alternative-init-but-no-init.d-script$$/--suppress-tags=&/p') --pedantic --display-info --fail-on error,warning,info,pedantic dist/*.deb
+
+packages: deb ## the packages on clean roots of both releases: lintian there, piuparts, autopkgtest; needs root
+	@packaging/tools/bootstrap.sh device packages
+	$(AS_ROOT) $(PYTHON) packaging/tools/check_deb.py dist/*.deb
+	$(AS_ROOT) $(PYTHON) -m tests.device.packages $(SUITE)
 
 clean: ## remove build/, dist/ and compiled code
 	rm -rf build dist

@@ -515,8 +515,16 @@ def _fits(parameter: Parameter, value: Any) -> bool:
     if parameter.type == "strs":
         if not isinstance(value, list) or len(value) > parameter.high:
             return False
-        return all(isinstance(item, str) and len(item) <= 4096 for item in value)
-    return isinstance(value, str) and len(value) <= parameter.high
+        return all(isinstance(item, str) and _is_text(item, 4096) for item in value)
+    return isinstance(value, str) and _is_text(value, parameter.high)
+
+
+def _is_text(value: str, limit: int) -> bool:
+    """Short enough, and something that a file system or a terminal can hold: JSON may spell half a character."""
+    try:
+        return len(value) <= limit and len(os.fsencode(value)) >= 0
+    except UnicodeEncodeError:
+        return False
 
 
 def _expected(parameter: Parameter) -> str:

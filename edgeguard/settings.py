@@ -13,6 +13,7 @@ from edgeguard.errors import SettingsError
 
 DEFAULT_FILE = "/etc/edgeguard/agent.toml"
 SIZE_MAX = 64 * 1024  # bytes; a real one has less than two
+NUMBER_MAX = 2**63 - 1  # TOML promises no more, and no budget comes near
 
 
 class Paths(NamedTuple):
@@ -86,8 +87,10 @@ def parse(text: bytes, path: str = DEFAULT_FILE) -> Settings:
 
     try:
         document = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, a number of more than 4,300 digits
         raise SettingsError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: nested too deeply") from error
     settings: Settings = _build(Settings, document, path, "")
     if settings.mode not in ("audit", "enforce"):
         raise SettingsError(f'{path}: mode: expected "audit" or "enforce"')
@@ -109,12 +112,20 @@ def _build(shape: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
                 raise SettingsError(f"{path}: {name}: expected a table")
             values[key] = _build(type(default), value, path, name + ".")
         elif type(value) is not type(default):
-            raise SettingsError(f"{path}: {name}: expected {_noun(default)}, got {value!r}")
-        elif isinstance(value, int) and not isinstance(value, bool) and value <= 0:
-            raise SettingsError(f"{path}: {name}: expected a number above 0, got {value}")
+            raise SettingsError(f"{path}: {name}: expected {_noun(default)}, got {_shown(value)}")
+        elif isinstance(value, int) and not isinstance(value, bool) and not 0 < value <= NUMBER_MAX:
+            raise SettingsError(f"{path}: {name}: expected a number from 1 to {NUMBER_MAX}, got {_shown(value)}")
         else:
             values[key] = value
     return shape(**values)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message."""
+    try:
+        return repr(value)[:80]
+    except ValueError:  # hexadecimal may spell a number that Python refuses to write in decimal digits
+        return "a giant number"
 
 
 def _noun(default: object) -> str:

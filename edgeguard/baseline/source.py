@@ -63,6 +63,8 @@ class Source:
             self._syntax(str(error))
         except RecursionError:
             self._problem_at(0, "nested too deeply")
+        except ValueError:  # Python makes no number of more than 4,300 digits, and tomllib does not say where it is
+            self._problem_at(0, "a number with thousands of digits", "whole numbers of 64 bits")
         else:
             self.document = document
 
@@ -227,6 +229,8 @@ def _shown(value: Any) -> str:
         return "a table"
     if isinstance(value, list):
         return "a list"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a giant number"  # Python refuses to write very long ones in decimal digits
     shown = f'"{value}"' if isinstance(value, str) else str(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 

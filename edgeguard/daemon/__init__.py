@@ -15,6 +15,6 @@ trouble    what failed of our own, as reports to health
 showing    the facts of status; status makes the document, publish writes status.json and metrics.prom
 helpers    short-lived children for what is rare and heavy; helper is the child's side, with sweeping, learning,
            signing, authority and history; frames is what goes between
-verbs      answers on the control socket, with checkup (doctor) and logview (log)
+verbs/     answers on the control socket (looking, acting, baselines), with checkup (doctor) and logview (log)
 notify     systemd
 """

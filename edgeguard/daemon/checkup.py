@@ -9,6 +9,8 @@ from edgeguard import __version__
 from edgeguard.cli.text import escape
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.status import resident_bytes
+from edgeguard.linux import cgroup
+from edgeguard.sensors import Rung
 
 DISK_FREE_MIN = 0.05  # share of the file system that should stay free
 MEMORY_BUDGET = 64 * 1024 * 1024  # bytes; the unit's MemoryHigh leaves room for helpers
@@ -25,10 +27,12 @@ def checks(guard: Guard) -> list[Check]:
     return [
         _service(guard),
         _kernel(),
+        _limits(),
         *_sensors(guard),
         _baseline(guard),
         _disk(guard),
         _records(guard),
+        _journal(guard),
         _uplink(guard),
         _clock(guard),
         *_trouble(guard),
@@ -47,16 +51,33 @@ def _kernel() -> Check:
     return check("OK", "kernel", f"{os.uname().release} {os.uname().machine}")
 
 
+def _limits() -> Check:
+    """systemd takes limits that the kernel does not keep, and says nothing."""
+    void = cgroup.unlimited()
+    if not void:
+        return check("OK", "limits", "memory and tasks of EdgeGuard are limited")
+    fix = "enable the controllers; on a Raspberry Pi: cgroup_enable=memory in cmdline.txt"
+    return check("WARN", "limits", f"not limited, whatever the unit says: {' and '.join(void)}", fix)
+
+
 def _sensors(guard: Guard) -> list[Check]:
     rows = []
     for report in guard.sensing.reports():
-        best = not report.ladder or report.rung.name == report.ladder[0]
-        level = "OK" if report.rung.proven and best else "WARN" if report.rung.proven else "FAIL"
-        parts = [report.rung.name + ("" if report.rung.proven else " (not proven)")]
-        parts += [f"not {name}: {why.removeprefix(f'{name}: ')}" for name, why in report.rung.tried]
-        parts += list(report.rung.blind)
+        rung = report.rung
+        level = "FAIL" if not report.works else "OK" if rung.proven and report.best else "WARN"
+        parts = [rung.name + ("" if rung.proven else " (not proven)")]
+        parts += [f"not {' and '.join(names)}: {why}" for why, names in _reasons(rung).items()]
+        parts += [sentence.removesuffix(".") for sentence in rung.blind]
         rows.append(check(level, f"sensor {report.name}", "; ".join(parts)))
     return rows
+
+
+def _reasons(rung: Rung) -> dict[str, list[str]]:
+    """Why better rungs do not stand, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in rung.tried:
+        reasons.setdefault(why.removeprefix(f"{name}: "), []).append(name)
+    return reasons
 
 
 def _baseline(guard: Guard) -> Check:
@@ -87,6 +108,15 @@ def _records(guard: Guard) -> Check:
     if guard.telling.error:
         return check("FAIL", "records", guard.telling.error, "make room on the disk")
     return check("OK", "records", f"next {status.next[0]} in the stream of findings, {status.queued} in memory")
+
+
+def _journal(guard: Guard) -> Check:
+    if trouble := guard.journal.trouble():
+        text = f"findings do not reach the system's journal ({trouble}); the log and `edgeguard findings` have them"
+        return check("WARN", "journal", text, "systemctl restart systemd-journald.socket")
+    if guard.journal.lost:
+        return check("WARN", "journal", f"it had no room for {guard.journal.lost} findings; the log has them")
+    return check("OK", "journal", "findings are told there")
 
 
 def _uplink(guard: Guard) -> Check:

@@ -22,18 +22,19 @@ from edgeguard.daemon.publish import REFRESH_S
 from edgeguard.daemon.remedying import Remedying
 from edgeguard.daemon.river import River
 from edgeguard.daemon.rounds import Rounds
-from edgeguard.daemon.sensing import Sensing, now_ms
+from edgeguard.daemon.sensing import Report, Sensing, now_ms
 from edgeguard.daemon.sensors import Sensors
 from edgeguard.daemon.showing import Showing
 from edgeguard.daemon.telling import Telling, boot_id
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.daemon.uplinks import Uplinks
-from edgeguard.model import Change, Mode, Observation, Origin, Severity, Transition
+from edgeguard.linux import cgroup
+from edgeguard.model import Change, Columns, Mode, Observation, Origin, Severity, Transition
 from edgeguard.records import compose
 from edgeguard.records.registry import Clock
 from edgeguard.records.spool import Spool
 from edgeguard.remediations.client import Client
-from edgeguard.sensors import Context, Rung
+from edgeguard.sensors import Context
 from edgeguard.sensors.actors import Actors
 from edgeguard.sensors.health import Health
 from edgeguard.sensors.packages import Ownership
@@ -86,7 +87,7 @@ class Guard:
             self.look_at,
             self.changed,
         )
-        self.sensing = Sensing(loop, self.observed, self.river.standing, self._rung, self.trouble.sensor_failed)
+        self.sensing = Sensing(loop, self.observed, self.river.standing, self._stands, self.trouble.sensor_failed)
         self.rounds = Rounds(
             loop,
             settings,
@@ -142,7 +143,9 @@ class Guard:
     def start(self) -> None:
         gap = previous_end(self.settings.paths)
         self.telling.open()
-        self.telling.state("start", f"edgeguardd {__version__}" + (f", after {gap} s" if gap is not None else ""))
+        after = f", after {gap} s" if gap is not None else ""
+        void = cgroup.unlimited()
+        self.telling.state("start", f"edgeguardd {__version__}{after}", columns={"unlimited": void} if void else None)
         self.trouble.started(gap, self.telling.spool.damaged)
         self.uplinks.open()
         self.judging.baselines.load()
@@ -230,6 +233,8 @@ class Guard:
                 self.telling.observation(observation, expected)
         if live and observation.kind == "mount":
             self.sensors.mounted(observation.subject)
+        elif changes and observation.kind == "account":
+            self.sensors.accounts_changed()
 
     def told(self, change: Change) -> None:
         """Tell everyone who must know of a change in the ledger."""
@@ -260,8 +265,19 @@ class Guard:
 
     # -- what rooms say before all of them stand
 
-    def _rung(self, name: str, rung: Rung) -> None:
-        self.health.rung(name, rung)
+    def _stands(self, report: Report) -> None:
+        """A sensor stands on this rung from now on. The collector hears it too: what a device cannot see is not what
+        it has not got."""
+        name, rung, _ladder = report
+        self.health.rung(name, rung if report.works else None, "; ".join(rung.blind))
+        columns: Columns = {
+            "rung": rung.name,
+            "proven": rung.proven,
+            "blind": rung.blind,
+            "tried": tuple(f"{better}: {why}" for better, why in rung.tried),
+        }
+        self.telling.state("sensor", f"{name}: {rung.name}", subject=f"sensor {name}", columns=columns)
+        self.loop.later(0, self.tell_health)
 
     def _record_state(self, what: str, text: str, *, severity: Severity = Severity.INFORMATIONAL) -> None:
         self.telling.state(what, text, severity=severity)

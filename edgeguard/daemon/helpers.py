@@ -20,6 +20,7 @@ from edgeguard.errors import DecodeError
 
 OPTIMIZED = 2  # sys.flags.optimize under -OO
 READ_BYTES = 256 * 1024  # a turn's share of one helper's output
+REAP_S = 0.02  # between two questions whether a child has ended that closed its output, where there is no pidfd
 OnMessage = Callable[[dict[str, Any]], None]
 OnDone = Callable[[str], None]  # "" when it went well, else what went wrong
 
@@ -60,14 +61,13 @@ class Helper:
         if low:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, self.pid, 19)
-        self._pidfd = os.pidfd_open(self.pid)
+        self._pidfd = _pidfd(self.pid)
         self._timer: Timer = loop.later(timeout_s, self._too_slow)
         loop.watch(self._out, self._readable)
 
     def kill(self) -> None:
-        if not self._reaped:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if not self._reaped:  # until then the number is its own
+            os.kill(self.pid, signal.SIGKILL)
 
     def _too_slow(self) -> None:
         self._error = "took too long and was ended"
@@ -81,7 +81,7 @@ class Helper:
         if not data:
             self._loop.unwatch(self._out)
             os.close(self._out)
-            self._loop.watch(self._pidfd, self._ended)
+            self._await_end()
             return
         try:
             messages = self._unpacker.feed(data)
@@ -94,16 +94,35 @@ class Helper:
                 self._error = message["error"]
             self.on_message(message)
 
+    def _await_end(self) -> None:
+        """It has said its last word. Where no descriptor tells that it ended, it is asked again soon."""
+        if self._pidfd is not None:
+            self._loop.watch(self._pidfd, self._ended)
+        else:
+            self._ended()
+
     def _ended(self) -> None:
-        self._loop.unwatch(self._pidfd)
-        os.close(self._pidfd)
-        self._timer.cancel()
-        _, status = os.waitpid(self.pid, 0)
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            self._loop.later(REAP_S, self._ended)
+            return
         self._reaped = True
+        if self._pidfd is not None:
+            self._loop.unwatch(self._pidfd)
+            os.close(self._pidfd)
+        self._timer.cancel()
         code = os.waitstatus_to_exitcode(status)
         if code and not self._error:
             self._error = f"ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
         self.on_done(self._error)
+
+
+def _pidfd(pid: int) -> int | None:
+    """None where the kernel, or a filter, does not give one: it is a comfort, the child is ours without it."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _environment() -> dict[str, str]:

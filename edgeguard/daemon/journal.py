@@ -59,6 +59,15 @@ class Journal:
         except OSError:
             self._say(entry)
 
+    def trouble(self) -> str:
+        """Why an entry would not arrive now, "" if it would."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            try:
+                probe.connect(self._path)
+            except OSError as error:
+                return error.strerror or str(error)
+        return ""
+
     def _open(self) -> socket.socket:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

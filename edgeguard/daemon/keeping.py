@@ -1,7 +1,8 @@
 """The ledger on disk: read once at the start, replaced as a whole soon after a change.
 
 Findings are durable as records at once; what is kept here is what this device knows of them after a restart, and what
-`edgeguard-act` reads before it does anything.
+`edgeguard-act` reads before it does anything. A person's word (accepted, taken back) lies nowhere else: whoever gave it
+gets an answer when it is durable.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 import time
 
+from edgeguard.baseline.keys import sync_directory
 from edgeguard.daemon.loop import Loop, Timer
 from edgeguard.daemon.publish import replace_file
 from edgeguard.errors import DecodeError
@@ -52,13 +54,19 @@ class Keeping:
             self._timer.cancel()
         self._timer = self._loop.later(wait, self.save)
 
-    def save(self) -> bool:
-        """False: the disk does not take it. The spool says so, and its records hold the findings meanwhile."""
+    def save(self, *, durable: bool = False) -> bool:
+        """False: the disk does not take it. The spool says so, and its records hold the findings meanwhile.
+
+        After a power cut the ledger is an older one or this one, whole. `durable`: it is this one. That costs the
+        flash a second commit, so only what somebody waits for asks for it.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         try:
-            replace_file(self._path, self.ledger.to_cbor(), 0o600)
+            replace_file(self._path, self.ledger.to_cbor(), 0o600, whole=True)
+            if durable:
+                sync_directory(os.path.dirname(self._path))
         except OSError:
             self.plan(urgent=False)
             return False

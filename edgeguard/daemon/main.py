@@ -16,10 +16,10 @@ import sys
 
 from edgeguard import settings as settings_module
 from edgeguard.control_server import Rights, Server
+from edgeguard.daemon import verbs
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.notify import Notify
-from edgeguard.daemon.verbs import Verbs
 from edgeguard.errors import EdgeGuardError
 from edgeguard.settings import Settings
 
@@ -82,11 +82,10 @@ class Daemon:
         self.loop = Loop()
         self.notify = Notify()
         self.guard = Guard(self.loop, settings, settings_file, self._changed)
-        self.verbs = Verbs(self.guard)
         self.server = Server(
             f"{settings.paths.runtime}/control.sock",
             self.loop,
-            self.verbs.table(),
+            verbs.table(self.guard),
             rights(settings),
             on_bug=lambda verb, error: self.guard.trouble.bug(f"verb {verb}", error),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 
@@ -19,7 +20,8 @@ class Notify:
             return
         from systemd.daemon import notify  # 1.5 MB of private memory that a run without systemd does not pay
 
-        notify(text)
+        with contextlib.suppress(OSError):  # a listener that is gone, or deaf for now, must not end the guard
+            notify(text)
 
     def ready(self) -> None:
         self.send("READY=1")

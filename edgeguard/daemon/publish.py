@@ -14,8 +14,11 @@ VALID_MS = 180_000  # a reader of status.json that is older than this knows that
 REFRESH_S = 60.0
 
 
-def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Put `data` in place of `path` so that a reader sees the old or the new, never a part. Not durable: /run."""
+def replace_file(path: str, data: bytes, mode: int = 0o644, *, whole: bool = False) -> None:
+    """Put `data` in place of `path` so that a reader sees the old or the new, never a part.
+
+    `whole`: also a reader after a power cut. In /run, which no power cut outlives, nobody needs that.
+    """
     temporary = f"{path}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
@@ -23,6 +26,8 @@ def replace_file(path: str, data: bytes, mode: int = 0o644) -> None:
         left = memoryview(data)
         while left:  # a disk that is nearly full takes a part, and says so only the next time
             left = left[os.write(fd, left) :]
+        if whole:
+            os.fsync(fd)
     finally:
         os.close(fd)
     os.rename(temporary, path)

@@ -25,6 +25,10 @@ HINT_LOOKS_S = (0.2, 0.6, 1.5, 3.0)  # after a program started: when does it ope
 OVERDUE_S = 60.0  # a look that is this late never came: systemd may restart us
 FAILURES_MAX = 10  # in a row; then its descriptor is not listened to any more
 TICK_SLACK_S = 2.0  # timers this close share a wake-up
+# Where no event tells of a file, sensors that read files look after this share of their rhythm, but not oftener than
+# once a minute.
+UNTOLD_SHARE, UNTOLD_MIN_S = 15, 60
+UNTOLD = "what is read from files is looked at every {} s: no event tells that one changed"
 
 
 def now_ms() -> int:
@@ -37,6 +41,15 @@ class Report(NamedTuple):
     name: str
     rung: Rung
     ladder: tuple[str, ...]
+
+    @property
+    def best(self) -> bool:
+        return not self.ladder or self.rung.name == self.ladder[0]
+
+    @property
+    def works(self) -> bool:
+        """A rung that could not be proven may still carry; on the last one the proof is a look that succeeds."""
+        return self.rung.proven or self.rung.name != self.ladder[-1]
 
 
 class _Seat:
@@ -65,18 +78,19 @@ class Sensing:
         loop: Loop,
         take: Take,
         standing: Standing,
-        health_rung: Callable[[str, Rung], None],
+        stands: Callable[[Report], None],  # told where a sensor stands: at its start, and when that changes
         failed: Callable[[str, Exception], None] | None = None,  # told once until the sensor works again; None: raise
     ) -> None:
         self._loop = loop
         self._take = take
         self._standing = standing
-        self._health_rung = health_rung
+        self._stands = stands
         self._failed = failed
         self._seats: dict[str, _Seat] = {}
         self._tick: Timer | None = None
         self._hints: list[Timer] = []
         self._hinted = False  # another program started since these were planned
+        self.untold = False  # no event tells of files; said before the sensors are added that have triggers
         self.storm: Callable[[], bool] = lambda: False  # do more file events wait than are worked off?
         self.counts: dict[str, int] = {}  # kind -> subjects present at the last full look
 
@@ -86,10 +100,30 @@ class Sensing:
         """Start one sensor. One that cannot be started raises and has no seat: it is not looked with."""
         seat = _Seat(sensor, Snapshot(getattr(sensor, "volatile", frozenset())) if snapshot else None)
         seat.rung = sensor.start()
+        if self.untold and sensor.triggers:
+            seat.every = max(UNTOLD_MIN_S, sensor.interval_s // UNTOLD_SHARE)
         self._seats[sensor.name] = seat
-        self._health_rung(sensor.name, seat.rung)
+        self._stands(self._report(seat))
         self._listen(seat)
         return seat.rung
+
+    def _report(self, seat: _Seat) -> Report:
+        rung = seat.rung
+        if self.untold and seat.sensor.triggers:
+            rung = rung._replace(blind=(*rung.blind, UNTOLD.format(seat.every)))
+        return Report(seat.sensor.name, rung, seat.sensor.ladder)
+
+    def _settle(self, seat: _Seat) -> None:
+        """Some prove their rung with the first real event only, some learn later that it does not carry."""
+        rung = getattr(seat.sensor, "rung", None)
+        if isinstance(rung, Rung) and rung != seat.rung:
+            seat.rung = rung
+            self._stands(self._report(seat))
+
+    def settle(self) -> None:
+        """Ask all sensors anew where they stand: something happened that their looks do not show."""
+        for seat in self._seats.values():
+            self._settle(seat)
 
     def _listen(self, seat: _Seat) -> None:
         fd = seat.sensor.fileno()
@@ -118,15 +152,9 @@ class Sensing:
         self._seats.clear()
 
     def reports(self) -> list[Report]:
-        """Where every sensor stands now: some prove their rung only with the first real event."""
-        return [
-            Report(
-                name,
-                rung if isinstance(rung := getattr(seat.sensor, "rung", None), Rung) else seat.rung,
-                seat.sensor.ladder,
-            )
-            for name, seat in self._seats.items()
-        ]
+        """Where every sensor stands now."""
+        self.settle()
+        return [self._report(seat) for seat in self._seats.values()]
 
     def sensor(self, name: str) -> Sensor | None:
         seat = self._seats.get(name)
@@ -172,6 +200,7 @@ class Sensing:
     def _look(self, seat: _Seat) -> None:
         with self._unit(seat):
             self._look_with(seat)
+        self._settle(seat)
 
     def _look_with(self, seat: _Seat) -> None:
         now = now_ms()
@@ -207,6 +236,7 @@ class Sensing:
         with self._unit(seat):
             for observation in seat.sensor.ready(now_ms()):
                 self._live(seat, observation)
+        self._settle(seat)
         if seat.sensor.name == "files" and self.storm():
             self.program_started()  # the hint of one that starts now would come late
 
@@ -246,7 +276,7 @@ class Sensing:
 
     def _trigger(self, observation: Observation) -> None:
         for seat in self._seats.values():
-            if any(fnmatchcase(observation.subject, pattern) for pattern in seat.sensor.triggers):
+            if _concerns(seat.sensor, observation.subject):
                 if observation.actor != NOBODY:
                     seat.actor = observation.actor
                 if seat.waiting is None:
@@ -293,3 +323,11 @@ class Sensing:
     def _shortest(self) -> float:
         everies = [seat.every or seat.sensor.interval_s for seat in self._seats.values()]
         return min((every for every in everies if every), default=60)
+
+
+def _concerns(sensor: Sensor, path: str) -> bool:
+    """Does a change there wake the sensor? By its globs, or by the places that it found, and what leads to them."""
+    if any(fnmatchcase(path, pattern) for pattern in sensor.triggers):
+        return True
+    places: frozenset[str] = getattr(sensor, "places", frozenset())
+    return path in places or any(place.startswith(path + "/") for place in places)

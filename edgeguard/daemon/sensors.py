@@ -27,6 +27,8 @@ from edgeguard.sensors.watching import Plan, literal_root
 from edgeguard.settings import Settings
 
 DAY_S = 86_400.0
+MAGIC = "*?["  # in the path of a watch they are wildcards
+KERNELS_OWN = ("/proc/", "/sys/", "/dev/", "/run/")  # no key file lies there, and their events would wake us
 REMARK_S = 0.5  # mounts come in groups
 
 SENSOR_OF = {
@@ -72,14 +74,17 @@ class Sensors:
         self._observed = observed
         self._sweep = sweep
         self._watches: Sequence[Watch] = ()
+        self._manifest: manifests.Reader | None = None
         self._mounted: dict[str, None] = {}  # since the last remark
         self._remark_timer: Timer | None = None
+        self._attended: frozenset[str] = frozenset()  # places beyond the policy's watches
+        self._attend_timer: Timer | None = None
 
     # -- start and another baseline
 
     def start(self, watches: Sequence[Watch], manifest: manifests.Reader | None) -> None:
         """Start every sensor of the table; one that fails is said to be blind and the others go on."""
-        self._watches = watches
+        self._watches, self._manifest = watches, manifest
         processes = Processes(self._context, self._actors, hints=True)
         processes.on_exec = lambda _process: self._sensing.program_started()
         self._add(processes, snapshot=True)
@@ -93,6 +98,7 @@ class Sensors:
         with contextlib.suppress(OSError):  # an ordinary user has none to give up
             capabilities.give_up(capabilities.CAP_SYS_ADMIN)
         self._sensing.run()
+        self.attend()
 
     def _add(self, sensor: Any, *, snapshot: bool) -> Rung | None:
         try:
@@ -124,6 +130,7 @@ class Sensors:
         files.remember(self._river.standing("file"))
         rung = self._add(files, snapshot=False)
         self._sensing.storm = lambda: files.behind
+        self._sensing.untold = rung is None or rung.name == "sweep"
         if lend and (rung is None or rung.name != "fanotify"):
             processes.no_hints()
 
@@ -134,8 +141,25 @@ class Sensors:
             sensor: Any = self._sensing.sensor(name)
             if sensor is not None:
                 sensor.renew()
+        self._manifest = manifest
         if self._files is not None:
-            self._files.renew(watches, manifest)
+            self._files.renew((*watches, *attention(watches, self._attended)), manifest)
+        self._sensing.settle()
+
+    def accounts_changed(self) -> None:
+        """Somebody may have another home now. Several accounts change in one go."""
+        if self._attend_timer is None:
+            self._attend_timer = self._loop.later(REMARK_S, self.attend)
+
+    def attend(self) -> None:
+        """Let the files sensor hear of the key files of users whose homes no watch names (/var/www, /srv/git)."""
+        self._attend_timer = None
+        places: frozenset[str] = getattr(self._sensing.sensor("accounts"), "places", frozenset())
+        if places == self._attended or self._files is None:
+            return
+        before, self._attended = attention(self._watches, self._attended), places
+        if (extra := attention(self._watches, places)) != before:
+            self._files.renew((*self._watches, *extra), self._manifest)
 
     @property
     def _files(self) -> Any:
@@ -177,6 +201,7 @@ class Sensors:
         points, self._mounted = self._mounted, {}
         if self._files is not None:
             self._files.remark()  # files there are watched too, as well as our rights still allow
+            self._sensing.settle()
         if targets := self._concerned(points):  # what was there before we watched
             self._sweep(targets)
         if any(point.startswith(("/etc", "/root", "/home")) for point in points):
@@ -190,6 +215,17 @@ class Sensors:
         standing = self._river.standing("file")
         below = tuple(path for path in standing if any(_within(path, point) for point in concerned))
         return tuple(dict.fromkeys((*concerned, *below)))
+
+
+def attention(watches: Sequence[Watch], places: Iterable[str]) -> tuple[Watch, ...]:
+    """A watch for each place that the policy leaves to its set-id watch, or to none."""
+    plan = Plan(watches)
+    beyond = sorted(place for place in places if not any(mark in place for mark in MAGIC))
+    return tuple(
+        Watch(place, "key", recurse=False)
+        for place in beyond
+        if not place.startswith(KERNELS_OWN) and ((watch := plan.decide(place)) is None or watch.only)
+    )
 
 
 def concerning(watches: Sequence[Watch], points: Iterable[str]) -> Iterator[str]:

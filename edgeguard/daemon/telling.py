@@ -71,7 +71,7 @@ class Telling:
         self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
         self.followers: list[Callable[[int, int, Record], None]] = []
         self.error = ""
-        self.sequence = 0  # newest record of the stream of findings
+        self.sequence = 0  # newest record of the stream of findings that is durable
         self.manifest = ""  # path of the file manifest in force: what paths in records may refer to
 
     def open(self) -> None:
@@ -113,8 +113,6 @@ class Telling:
             _, sequence = self.spool.append(record)
 
         self._guard(append)
-        if record.stream == Stream.FINDINGS and sequence:
-            self.sequence = sequence
         self.recent.append((record.stream, sequence, record))
         for follower in list(self.followers):  # one that has gone takes itself off the list
             follower(record.stream, sequence, record)
@@ -151,6 +149,7 @@ class Telling:
     def _commit(self) -> None:
         self._commit_timer = None
         if self._guard(self.spool.commit):
+            self.sequence = self.spool.status.next[Stream.FINDINGS] - 1
             self.seal()
         self._plan()
 

@@ -32,13 +32,24 @@ def parse(data: bytes) -> list[Mount]:
     return [_line(line) for line in data.split(b"\n") if line]
 
 
-def read(proc: str = "/proc") -> list[Mount]:
-    """The mounts of this process's namespace. Raises OSError, DecodeError."""
-    fd = os.open(f"{proc}/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+def read(proc: str = "/proc", pid: int | str = "self", most: int = SIZE_MAX) -> list[Mount]:
+    """The mounts of a process's namespace below its root directory. Raises OSError, DecodeError (beyond `most` bytes,
+    too)."""
+    fd = os.open(f"{proc}/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return parse(_read_all(fd))
+        return parse(_read_all(fd, most))
     finally:
         os.close(fd)
+
+
+def covering(table: list[Mount], path: str) -> Mount | None:
+    """The mount that `path` (absolute, without symlinks) lies on, by name alone: nothing is touched."""
+    best: Mount | None = None
+    for mount in table:
+        inside = mount.point in ("/", path) or path.startswith(mount.point + "/")
+        if inside and (best is None or len(mount.point) >= len(best.point)):
+            best = mount
+    return best
 
 
 class Mounts:
@@ -66,13 +77,7 @@ class Mounts:
         return self._mounts
 
     def of(self, path: str) -> Mount | None:
-        """The mount that `path` (absolute, without symlinks) lies on, by name alone: nothing is touched."""
-        best: Mount | None = None
-        for mount in self._mounts:
-            inside = mount.point in ("/", path) or path.startswith(mount.point + "/")
-            if inside and (best is None or len(mount.point) >= len(best.point)):
-                best = mount
-        return best
+        return covering(self._mounts, path)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -82,13 +87,13 @@ class Mounts:
         return parse(_read_all(self._fd))
 
 
-def _read_all(fd: int) -> bytes:
+def _read_all(fd: int, most: int = SIZE_MAX) -> bytes:
     parts: list[bytes] = []
     size = 0
     while part := os.read(fd, READ_BYTES):
         size += len(part)
-        if size > SIZE_MAX:
-            raise DecodeError(f"mountinfo: larger than {SIZE_MAX} bytes")
+        if size > most:
+            raise DecodeError(f"mountinfo: larger than {most} bytes")
         parts.append(part)
     return b"".join(parts)
 

@@ -130,6 +130,9 @@ class Watch:
         for data in self._chunks():
             offset = 0
             while offset < len(data):
+                if offset + _IN_EVENT.size > len(data):
+                    yield Written("", None)  # half an event: what it was about is not known
+                    break
                 wd, mask, _, length = _IN_EVENT.unpack_from(data, offset)
                 offset += _IN_EVENT.size + length
                 if mask & IN_Q_OVERFLOW:

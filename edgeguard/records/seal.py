@@ -153,7 +153,7 @@ class Sealer:
         released = [index for index, content in self._closed() if self._seal(content, heads)]
         if self._places is not None:
             self._places.close()
-        if self._sealed:
+        if self._sealed or released:  # what is released may have been sealed by a run that was killed before this
             _sync(self.outbox)
         for index in released:
             self._release(index)

@@ -157,7 +157,9 @@ class Spool:
         `force`: also when nothing is due (at stop, or when somebody asks to send now). Raises SpoolError.
         """
         due = force or self.seal_due(now_mono)
-        if self._opened and not self._closed() and due and self._records:
+        if self._opened and self._active is None:
+            self._restart()
+        if self._active is not None and not self._closed() and due and self._records:
             self.commit()
             if not self._closed() and self._records:  # commit may have rotated to make room
                 try:
@@ -180,6 +182,7 @@ class Spool:
                     self._headers[index] = self._read_header(index)
             if not self._closed():
                 self._failures = 0
+            self._settle()
             if self._active is None and self._free() is not None:
                 self._start()
         except OSError as error:
@@ -297,10 +300,13 @@ class Spool:
         self._records, self._oldest, self._urgent = 0, None, False
 
     def _turn(self) -> None:
-        """Close the active journal and start the other. A kill between the two leaves none active: `open` starts."""
+        """Close the active journal and start the other. A kill between the two leaves none active: `open` starts.
+
+        Whether the mark fails or not, nothing more is written there: it may be on disk, and then a sealer frees it.
+        """
         assert self._active is not None
-        self._mark(self._active, CLOSED)
-        self._active = None
+        index, self._active = self._active, None
+        self._mark(index, CLOSED)
         self._failures = 0
         self._attempted = 0
         self._start()
@@ -382,11 +388,18 @@ class Spool:
             return False
         return True
 
+    def _settle(self) -> None:
+        """Close what is active on disk and not for us: the disk failed while it was being closed, or started."""
+        for index, header in enumerate(self._headers):
+            if index != self._active and header is not None and header.state == ACTIVE:
+                self._mark(index, CLOSED)
+
     def _restart(self) -> bool:
         """No journal is active because the disk failed while turning: try again."""
-        if self._free() is None:
-            return False
         try:
+            self._settle()
+            if self._free() is None:
+                return False
             self._start()
         except OSError as error:
             self._fail(error)

@@ -348,7 +348,8 @@ def _deadline(seconds: int) -> Iterator[None]:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Write a file as a whole. Not fsynced: after a power cut the collector only sends a receipt again."""
+    """Write a file as a whole, also for who reads it after a power cut: an empty receipt would be a finding. That its
+    name is durable nobody needs: the collector only sends a receipt again."""
     directory, _, name = path.rpartition("/")
     temporary = f"{directory}/.{name}.tmp"
     with contextlib.suppress(FileNotFoundError):
@@ -357,4 +358,6 @@ def _replace(path: str, data: bytes) -> None:
     os.fchmod(fd, 0o644)  # whatever the umask is: the sealer is another user
     with open(fd, "wb") as file:
         file.write(data)
+        file.flush()
+        os.fsync(fd)
     os.replace(temporary, path)

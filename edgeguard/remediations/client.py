@@ -117,7 +117,7 @@ def parse_reply(data: bytes, nonce: int) -> Reply:
     """A reply in bounds, or a failure that says what was wrong with it."""
     try:
         document = json.loads(data.partition(b"\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return _trouble("edgeguard-act answered nonsense")
     if not isinstance(document, dict) or document.get("nonce") != nonce:
         return _trouble("edgeguard-act answered another request")

@@ -98,7 +98,7 @@ class UndoStore:
         try:
             with open(path, "rb") as file:
                 document = json.loads(file.read(RECORD_MAX + 1))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return _record(document)
 

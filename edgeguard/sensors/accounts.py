@@ -18,6 +18,8 @@ SYSTEM_BELOW = 1000  # UID_MIN and GID_MIN of Debian's login.defs
 NOBODY_ID = 65534
 KEY_USERS_MAX = 2000  # accounts whose key files are looked for
 KEYS_MAX = 20_000  # key subjects in all
+UNREAD = "unread"  # instead of a key's type: there are lines that sshd may understand and this does not
+SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 NOTED_MAX = 4  # unreadable key files that are named
 
 _ACCOUNT: Mapping[str, Column] = {
@@ -32,13 +34,16 @@ _ACCOUNT: Mapping[str, Column] = {
     "groups": Column("list", "groups of a user, sorted, the primary one included"),
     "admins": Column("list", "who may add members to the group (gshadow)"),
     "system": Column("bool", "an id below 1000, or nobody"),
-    "privileged": Column("bool", "amounts to root: uid 0, or a group such as sudo, docker, disk or shadow"),
+    "privileged": Column(
+        "bool", "amounts to root: uid 0, or a group such as sudo, docker, disk or shadow, whatever its name"
+    ),
+    "reaching": Column("bool", "may map ids below 1000 into a namespace (subuid, subgid), and so become root"),
     "nis": Column("bool", 'a "+" or "-" line: further accounts come from a network directory'),
 }
 _KEY: Mapping[str, Column] = {
     "user": Column("str", "who may log in with it"),
     "path": Column("str", "file that lists it"),
-    "type": Column("str", "key type, e.g. ssh-ed25519"),
+    "type": Column("str", "key type, e.g. ssh-ed25519; unread: lines of the file that are not understood"),
     "comment": Column("str", "comment beside it"),
     "options": Column("list", "restrictions and commands in front of it", reference=True),
 }
@@ -54,6 +59,7 @@ class Accounts:
         "/etc/shadow",
         "/etc/group",
         "/etc/gshadow",
+        *SUBORDINATE,
         "/home/*/.ssh/authorized_keys*",
         "/root/.ssh/authorized_keys*",
         "/etc/ssh/authorized_keys/*",
@@ -62,6 +68,7 @@ class Accounts:
 
     def __init__(self, context: Context) -> None:
         self._root = context.root
+        self.places: frozenset[str] = frozenset()  # every path where sshd looks for keys: they wake us, too
         self._unread: list[str] = []  # key files that could not be read at the last look
         self.malformed = 0  # lines of key files, at the last look, that are neither key nor comment
 
@@ -93,6 +100,9 @@ class Accounts:
             for kind in self.kinds:
                 yield Observation(kind, WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
             return
+        if len(users) >= parse_accounts.ENTRIES_MAX or len(groups) >= parse_accounts.ENTRIES_MAX:
+            note = f"only the first {parse_accounts.ENTRIES_MAX} are looked at"
+            yield Observation("account", WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
         yield from self._users(users, groups, now)
         yield from self._groups(groups, now)
         yield from self._keys(users, now)
@@ -111,6 +121,7 @@ class Accounts:
         except OSError:
             states = None
         names = {group.gid: group.name for group in reversed(groups)}
+        amounting, reaching = _amounting(groups), self._reaching()
         memberships: dict[str, set[str]] = {}
         for group in groups:
             for member in group.members:
@@ -133,16 +144,29 @@ class Accounts:
                 "groups": tuple(sorted(mine)),
                 "admins": (),
                 "system": _is_system(user.uid),
-                "privileged": user.uid == 0 or user.gid == 0 or not mine.isdisjoint(parse_accounts.PRIVILEGED),
+                "privileged": user.uid == 0 or user.gid in amounting or not mine.isdisjoint(parse_accounts.PRIVILEGED),
                 "nis": user.nis,
+                "reaching": user.name in reaching or str(user.uid) in reaching,
             }
             yield Observation("account", _nth(f"user {user.name}", taken), columns, now, origin=Origin.SWEEP)
+
+    def _reaching(self) -> frozenset[str]:
+        """Names and numbers of users who may map ids of the system (newuidmap, newgidmap), and so become root."""
+        found: set[str] = set()
+        for path in SUBORDINATE:
+            try:
+                rows = parse_accounts.subordinates(self._read(path))
+                found.update(user for user, first, _count in rows if first < SYSTEM_BELOW)
+            except OSError:
+                continue  # nobody has any
+        return frozenset(found - {"root", "0"})
 
     def _groups(self, groups: list[parse_accounts.Group], now: int) -> Iterator[Observation]:
         try:
             secrets = parse_accounts.group_shadow(self._read("/etc/gshadow"))
         except OSError:
             secrets = None
+        amounting = _amounting(groups)
         taken: dict[str, int] = {}
         for group in groups:
             locked: tuple[str, tuple[str, ...]] = ("locked", ())
@@ -159,8 +183,9 @@ class Accounts:
                 "groups": (),
                 "admins": admins,
                 "system": _is_system(group.gid),
-                "privileged": group.gid == 0 or group.name in parse_accounts.PRIVILEGED,
+                "privileged": group.gid in amounting or group.name in parse_accounts.PRIVILEGED,
                 "nis": group.nis,
+                "reaching": False,
             }
             yield Observation("account", _nth(f"group {group.name}", taken), columns, now, origin=Origin.SWEEP)
 
@@ -169,28 +194,32 @@ class Accounts:
         self.malformed = 0
         budget = KEYS_MAX
         self._unread.clear()
-        paths: set[tuple[str, str]] = set()
-        known: dict[str, dict[str, set[tuple[str, ...]]]] = {}  # user -> fingerprint -> options; names come twice
+        paths: dict[tuple[str, str], None] = {}
         for user in users[:KEY_USERS_MAX]:
-            if user.nis or not user.home.startswith("/"):
-                continue
-            for path in (_expand(pattern, user) for pattern in patterns):
-                if (user.name, path) in paths:
-                    continue
-                paths.add((user.name, path))
-                for observation in self._key_file(user.name, path, known.setdefault(user.name, {}), now):
-                    budget -= 1
-                    if budget < 0:
-                        return
+            if not user.nis and user.home.startswith("/"):
+                paths |= dict.fromkeys((user.name, _expand(pattern, user)) for pattern in patterns)
+        self.places = frozenset(each for _, path in paths for each in (path, self._leading_to(path)))
+        known: dict[str, dict[str, set[tuple[str, ...]]]] = {}  # user -> fingerprint -> options; names come twice
+        for name, path in paths:
+            for observation in self._key_file(name, path, known.setdefault(name, {}), now):
+                budget -= 1
+                if budget >= 0:
                     yield observation
+        if budget < 0:
+            self._unread.insert(0, f"more than {KEYS_MAX} keys")
         if self._unread:  # speaks for the kind: a key whose file cannot be read now is not gone
             note = "; ".join(self._unread[:NOTED_MAX])
             yield Observation("authorized_key", WHOLE_KIND, {}, now, Status.UNREADABLE, Origin.SWEEP, note=note)
 
+    def _leading_to(self, path: str) -> str:
+        """Where events about that path are told: /bin and an .ssh may be links."""
+        prefix = self._root.rstrip("/")
+        return os.path.realpath(prefix + path)[len(os.path.realpath(prefix)) if prefix else 0 :]
+
     def _key_file(self, user: str, path: str, seen: dict[str, set[tuple[str, ...]]], now: int) -> Iterator[Observation]:
         """The keys of one file; a key that the user has already with the same options is not told again."""
         try:
-            data = reading.read(reading.under(self._root, path), parse_accounts.KEYS_MAX)
+            data, whole = reading.beginning(reading.under(self._root, path), parse_accounts.KEYS_MAX)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -204,20 +233,27 @@ class Accounts:
                 continue
             others.add(key.options)
             subject = f"{user} {key.fingerprint}" + (f"#{len(others)}" if len(others) > 1 else "")
-            columns: Columns = {
-                "user": user,
-                "path": path,
-                "type": key.type,
-                "comment": key.comment,
-                "options": key.options,
-            }
-            yield Observation("authorized_key", subject, columns, now, origin=Origin.SWEEP)
+            yield Observation("authorized_key", subject, _key_columns(user, path, key), now, origin=Origin.SWEEP)
+        if malformed or not whole:
+            rest = parse_accounts.Key("", UNREAD, "", ())
+            yield Observation(
+                "authorized_key", f"{user} {path}", _key_columns(user, path, rest), now, origin=Origin.SWEEP
+            )
+
+
+def _key_columns(user: str, path: str, key: parse_accounts.Key) -> Columns:
+    return {"user": user, "path": path, "type": key.type, "comment": key.comment, "options": key.options}
 
 
 def _nth(subject: str, taken: dict[str, int]) -> str:
     """A second line with the same name is a subject of its own: the C library takes the first, others may not."""
     taken[subject] = taken.get(subject, 0) + 1
     return subject if taken[subject] == 1 else f"{subject}#{taken[subject]}"
+
+
+def _amounting(groups: list[parse_accounts.Group]) -> frozenset[int]:
+    """Ids that amount to root. To the kernel a group is its number, whatever other name it has."""
+    return frozenset(group.gid for group in groups if group.name in parse_accounts.PRIVILEGED) | {0}
 
 
 def _is_system(number: int) -> bool:

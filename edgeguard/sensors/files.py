@@ -24,7 +24,7 @@ from edgeguard.linux.timerfd import Timer
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Watch
 from edgeguard.sensors import Context, Rung
 from edgeguard.sensors.look import COLUMNS, KIND, LATER, Eye, observe
-from edgeguard.sensors.touches import FanotifySource, InotifySource, OnExec, Touch
+from edgeguard.sensors.touches import RESTLESS, RESTLESS_WHY, FanotifySource, InotifySource, OnExec, Touch
 from edgeguard.sensors.walk import Walker, resolved
 from edgeguard.sensors.watching import Plan
 
@@ -38,7 +38,7 @@ TOLD_MAX = 4096  # paths remembered as different from the manifest, 150 bytes ea
 REMEMBERED_MAX = 256  # actors kept for what a helper will observe
 PROOF_S = 1.0  # how long the self-test waits for its own event
 
-BLIND_PARTS = "watched directories beyond the first {} are only looked at by sweeps"
+BLIND_PARTS = "watched directories beyond the first {} are only looked at by sweeps ({})"
 BLIND_SETID = "new set-id programs outside the other watched trees are only found by sweeps"
 BLIND_ACTOR = "who changed a file is not known"
 BLIND_LIVE = "changes of files are not seen as they happen, only by sweeps"
@@ -82,6 +82,7 @@ class Files:
         hash_file_max: int = 4 << 30,
         rungs: Sequence[str] = ladder,
     ) -> None:
+        self.rung = Rung("", proven=False)
         self._context = context
         self._plan = Plan(resolved(watches, context.root))
         self._manifest = manifest
@@ -109,6 +110,10 @@ class Files:
 
     def start(self) -> Rung:
         """Climb down the ladder until a rung has seen an event of our own making."""
+        self.rung = self._climb()
+        return self.rung
+
+    def _climb(self) -> Rung:
         tried: list[tuple[str, str]] = []
         self._epoll = select.epoll()
         self._timer = Timer()
@@ -151,7 +156,11 @@ class Files:
                 self._ino = InotifySource(Plan(rest), self._context.root)
                 self._ino.watch()
                 self._register(self._ino.fileno())
-                blind += [f"{watch.path}: {BLIND_ACTOR} there" for watch in rest]
+                quiet = [watch for watch, why in failed if why == RESTLESS_WHY]
+                blind += [f"{watch.path}: {BLIND_ACTOR} there" for watch in rest if watch not in quiet]
+                blind += [f"{RESTLESS}: {BLIND_ACTOR} there"] if quiet else []
+                if self._ino.full:
+                    blind.append(BLIND_PARTS.format(self._ino.watched, self._ino.full))
             except Unavailable as why:
                 blind += [f"{watch.path}: only looked at by sweeps ({why})" for watch in rest]
         return tuple(blind)
@@ -167,12 +176,16 @@ class Files:
             raise Unavailable(str(why)) from why
         self._ino = ino
         self._register(ino.fileno())
+        return Rung("inotify", True, self._blind_of(ino), tuple(tried))
+
+    def _blind_of(self, ino: InotifySource) -> tuple[str, ...]:
+        """What is not seen where only inotify watches."""
         blind = [BLIND_ACTOR]
         if any(watch.only == "setid" for watch in self._plan.watches):
             blind.append(BLIND_SETID)
         if ino.full:
-            blind.append(BLIND_PARTS.format("few thousand"))
-        return Rung("inotify", True, tuple(blind), tuple(tried))
+            blind.append(BLIND_PARTS.format(ino.watched, ino.full))
+        return tuple(blind)
 
     def _prove_fanotify(self, fan: FanotifySource) -> None:
         temporary = not fan.covers(self._proof)
@@ -194,7 +207,7 @@ class Files:
         finally:
             source.expect(b"")
         if not source.proven:
-            raise Unavailable("no event arrived")
+            raise Unavailable(source.why or "no event arrived")
 
     def proves_itself(self) -> bool:
         """The self-test once more (daily): does the rung that stands still hear of things? At most a second."""
@@ -212,17 +225,19 @@ class Files:
         poll = select.poll()
         poll.register(source.fileno(), select.POLLIN)
         end = time.monotonic() + PROOF_S
-        while not source.proven and (left := end - time.monotonic()) > 0:
+        while not source.proven and not source.why and (left := end - time.monotonic()) > 0:
             if poll.poll(left * 1000):
                 self._note(source.read())
 
     def remark(self) -> tuple[str, ...]:
         """After mounts changed: watch the new ones too. What cannot be watched as it happens, in plain sentences."""
+        blind: tuple[str, ...] = ()
         if self._fan is not None:
-            return self._serve_failed(self._fan.mark(self._plan.watches))
-        if self._ino is not None:
+            self.rung = self.rung._replace(blind=(blind := self._serve_failed(self._fan.mark(self._plan.watches))))
+        elif self._ino is not None:
             self._ino.renew(self._plan)
-        return ()
+            self.rung = self.rung._replace(blind=(blind := self._blind_of(self._ino)))
+        return blind
 
     def renew(self, watches: Sequence[Watch], manifest: Reader | None) -> tuple[str, ...]:
         """Another baseline is in force. The caller asks for a sweep that compares; the answer is as for `remark`."""
@@ -258,6 +273,7 @@ class Files:
     def ready(self, now: int) -> Iterator[Observation]:
         """Take in what happened and look at what has settled."""
         self._take_in()
+        self._notice_full()
         expired = self._timer is not None and self._timer.expired()
         if expired:
             self._armed = False
@@ -273,6 +289,15 @@ class Files:
             if source is not None and len(self._waiting) < PENDING_MAX:
                 self._note(source.read())
         self._count_lost()
+
+    def _notice_full(self) -> None:
+        """A tree that came later found no watches left."""
+        ino = self._ino
+        if ino is None or not ino.full:
+            return
+        sentence = BLIND_PARTS.format(ino.watched, ino.full)
+        if not any(line.endswith(f"({ino.full})") for line in self.rung.blind):
+            self.rung = self.rung._replace(blind=(*self.rung.blind, sentence))
 
     def _arm(self, seconds: float) -> None:
         if self._waiting and not self._armed and self._timer is not None:

@@ -41,15 +41,30 @@ _MOUNT: Mapping[str, Column] = {
 }
 
 
-def _proc_root(root: str) -> str:
-    """The root whose /proc everybody else writes to: process 1's where a sandbox gave us one of our own.
+def _proc_root(root: str) -> tuple[str, bool]:
+    """The root whose /proc everybody else writes to: process 1's where a sandbox gave us one of our own. And whether
+    it is that one: without CAP_SYS_PTRACE nobody looks through process 1.
 
-    ProtectKernelTunables= and ProtectControlGroups= of systemd mount another instance of proc, with other inodes.
+    ProtectKernelTunables=, ProtectControlGroups= and ProtectProc= of systemd mount another instance of proc, with other
+    inodes.
     """
-    with suppress(OSError):  # without CAP_SYS_PTRACE nobody looks through process 1
-        if root == "/" and os.stat("/proc/1/root/proc/sys").st_dev != os.stat("/proc/sys").st_dev:
-            return "/proc/1/root"
-    return root
+    if root != "/":
+        return root, True
+    try:
+        other = os.stat("/proc/1/root/proc/sys").st_dev != os.stat("/proc/sys").st_dev
+    except OSError:
+        return root, _shares_proc()
+    return "/proc/1/root" if other else root, True
+
+
+def _shares_proc() -> bool:
+    """By its mount table, has process 1 the same /proc as we?"""
+    try:
+        table = mounts.parse(reading.read("/proc/1/mountinfo", mounts.SIZE_MAX))
+        ours = os.stat("/proc").st_dev
+        return [one.device for one in table if one.point == "/proc"][-1:] == [f"{os.major(ours)}:{os.minor(ours)}"]
+    except (OSError, DecodeError):
+        return False
 
 
 class Host:
@@ -73,7 +88,7 @@ class Host:
         self._epoll: select.epoll | None = None
         self._mounted: dict[str, Columns] = {}
         self._loaded: dict[str, Columns] = {}
-        self._proc_root = _proc_root(context.root)
+        self._proc_root, self._shared = _proc_root(context.root)
 
     def start(self) -> Rung:
         self._epoll = select.epoll()
@@ -102,6 +117,8 @@ class Host:
         self._loaded = self._read_modules()
         for name, columns in self._loaded.items():
             yield Observation("module", name, columns, now, Status.PRESENT, Origin.SWEEP)
+        if self._hides_modules():
+            yield _unreadable("module", WHOLE_KIND, OSError(errno.ENOENT, "/proc shows processes only"), now)
         yield from sshd.observe(self._context.root, now)
         try:
             self._mounted = self._read_mounts()
@@ -129,14 +146,20 @@ class Host:
         paths, denied = self._readable()
         if denied:
             blind.append(f"only root may read these settings: {', '.join(denied)}")
+        if not paths:
+            blind.append(f"no kernel setting can be read: {reading.under(self._proc_root, '/proc/sys')} is not there")
+            return "polling", [(mechanism, "there is nothing to watch") for mechanism in MECHANISMS]
         tried: list[tuple[str, str]] = []
         for mechanism in MECHANISMS:
+            if not self._shared:
+                tried.append((mechanism, "our /proc is not the one that others write to"))
+                continue
             try:
                 watch = procwatch.Watch(mechanism)
             except Unavailable as error:
                 tried.append((mechanism, str(error)))
                 continue
-            if _mark_all(watch, paths):
+            if not (why := _mark_all(watch, paths)):
                 assert self._epoll is not None
                 self._epoll.register(watch.fd, select.EPOLLIN)
                 self._writes = watch
@@ -144,7 +167,7 @@ class Host:
                     blind.append("who changed a kernel setting is not known")
                 return mechanism, tried
             watch.close()
-            tried.append((mechanism, "our own access to a kernel setting was not told"))
+            tried.append((mechanism, why))
         blind.append(f"a change of a kernel setting is seen up to {self.interval_s} s later, and not who made it")
         return "polling", tried
 
@@ -198,6 +221,8 @@ class Host:
     # kernel modules
 
     def _start_modules(self, blind: list[str]) -> None:
+        if self._hides_modules():
+            blind.append("kernel modules are not seen: /proc shows processes only")
         try:
             if self._context.root != "/":
                 raise OSError(errno.ENOTSUP, "not this machine's root directory")
@@ -220,12 +245,16 @@ class Host:
         before, self._loaded = self._loaded, self._read_modules()
         yield from _differences("module", before, self._loaded, now)
 
+    def _hides_modules(self) -> bool:
+        """/proc may be mounted so that it shows processes only (subset=pid): that is no kernel without modules."""
+        return self._context.root == "/" and not os.path.exists("/proc/stat")
+
     def _read_modules(self) -> dict[str, Columns]:
         path = reading.under(self._context.root, "/proc/modules")
         try:
             data = reading.read(path, parse_modules.MODULES_FILE_MAX)
         except OSError:
-            return {}  # a kernel without modules
+            return {}  # a kernel without modules, or `_hides_modules`
         return {
             module.name: {"size": module.size, "used_by": module.used_by, "taint": module.taint}
             for module in parse_modules.parse(data)
@@ -241,13 +270,16 @@ class Host:
                 assert self._epoll is not None
                 self._epoll.register(self._mounts, select.EPOLLPRI | select.EPOLLERR)
         except OSError as error:
-            blind.append(f"a mount is seen up to {self.interval_s} s later ({reading.why(error)})")
+            blind.append(f"mounts are not seen ({error.filename}: {reading.why(error)})")
 
     def _open_mounts(self) -> int:
+        """Not our own on this machine: it may be a sandbox's, in which everything is read-only."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             return os.open(reading.under(self._context.root, "/proc/1/mountinfo"), flags)
         except OSError:  # without CAP_SYS_PTRACE
+            if self._context.root == "/" and _sandboxed():
+                raise
             return os.open(reading.under(self._context.root, "/proc/self/mountinfo"), flags)
 
     def _mount_changes(self, now: int) -> Iterator[Observation]:
@@ -278,14 +310,23 @@ class Host:
         }
 
 
-def _mark_all(watch: procwatch.Watch, paths: list[str]) -> bool:
-    """Is every setting watched, and is an access to one of them told?"""
+def _mark_all(watch: procwatch.Watch, paths: list[str]) -> str:
+    """Is every setting watched, and is an access to one of them told? "" or why not."""
     try:
         for path in paths:
             watch.add(path)
-        return bool(paths) and watch.prove(paths[0])
-    except OSError:
-        return False
+        return "" if watch.prove(paths[0]) else "our own access to a kernel setting was not told"
+    except OSError as error:
+        return reading.why(error)
+
+
+def _sandboxed() -> bool:
+    """Is our mount table a copy that follows another one? A service manager's sandbox is."""
+    try:
+        table = mounts.read()
+    except (OSError, DecodeError):
+        return True
+    return any(tag.startswith("master:") for mount in table if mount.point == "/" for tag in mount.tags)
 
 
 def _differences(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -52,6 +53,12 @@ EPHEMERAL_MS = 1000  # an ephemeral UDP port must be there this long: at a secon
 OWNER_LOOKS = 4  # attempts to find the owner of a socket, one a look; then it has none until it is new again
 PORTS_MAX = 4096  # subjects in one look; beyond, they are counted in one
 EPHEMERAL = (32768, 60999)  # ip_local_port_range if it cannot be read
+
+NAMESPACES = "Ports inside other network namespaces (containers) are not seen."
+RAW = "Raw sockets are not seen."
+LATE = "A port that a running program opens is seen up to {} s later; one that is closed before is not."
+
+HEARD_S = 3.0  # what a look finds so soon after the bell is what it rang for; the last look follows after 1 s
 
 _TRANSIENT = re.compile(r"\A(session|run|user-runtime-dir@|docker|libpod|crio|cri-containerd)([-@])[^/]*(\.\w+)\Z")
 
@@ -92,27 +99,31 @@ class Listeners:
         self._interfaces: dict[int, str] = {}
         self._ephemeral = EPHEMERAL
         self._recent: Collection[int] = ()
+        self._heard = float("-inf")  # when the bell rang last
 
     def start(self) -> Rung:
         tried: list[tuple[str, str]] = []
-        blind = ["Ports inside other network namespaces (containers) are not seen.", "Raw sockets are not seen."]
-        name = "proc net"
+        blind = [NAMESPACES, RAW]
+        name, proven = "proc net", True
         if self._real:
             try:
                 self._diag = SockDiag()
-                self._prove(self._diag)
+                proven = self._prove(self._diag)
                 name = self._hang_bell(tried, blind)
             except (OSError, Unavailable, DecodeError) as error:
-                tried += [("bpf", "needs sock_diag"), ("sock_diag", str(error))]
+                tried += [("bpf", "needs sock_diag"), ("sock_diag", _why(error))]
                 if self._diag is not None:
                     self._diag.close()
                     self._diag = None
+        if self._bell is None:
+            blind.insert(0, LATE.format(self.interval_s))
+        if not proven:
+            blind.append("Whether the kernel lists all ports could not be checked.")
         try:
             self._bound()
-            proven = True
         except (OSError, DecodeError) as error:
-            proven = False
-            blind.insert(0, f"Ports cannot be listed: {error}.")
+            name, proven = "proc net", False
+            blind.insert(0, f"Ports cannot be listed: {_why(error)}.")
         if self._real and not _may_see_all(self._procfs):
             blind.append("Of some ports the owner is not seen (that needs CAP_SYS_PTRACE).")
         self.rung = Rung(name, proven, tuple(blind), tuple(tried))
@@ -126,6 +137,7 @@ class Listeners:
         del now
         if self._bell is not None:
             self.started(self._bell.rang())
+            self._heard = time.monotonic()
         return ()
 
     def observe(self, now: int) -> Iterable[Observation]:
@@ -178,16 +190,20 @@ class Listeners:
             blind.append(f"A UDP port that a running program opens is only seen at the next look ({self._bell.deaf}).")
         return "bpf"
 
-    def _prove(self, diag: SockDiag) -> None:
+    def _prove(self, diag: SockDiag) -> bool:
         """Two views of the same table must agree; a socket may open or close between them, so they get three tries.
 
-        A daemon that may not open an Internet socket cannot make one of its own to find.
+        A daemon that may not open an Internet socket cannot make one of its own to find. False: there is no second
+        view to compare with (a /proc without /proc/net).
         """
         for _ in range(3):
             dumped = {one.inode for one in diag.bound()}
-            listed = {one.inode for one in procnet.bound(self._procfs.path)}
+            try:
+                listed = {one.inode for one in procnet.bound(self._procfs.path)}
+            except OSError:
+                return False
             if listed <= dumped | {0}:
-                return
+                return True
         raise Unavailable("socket diagnostics hide sockets that /proc/net lists")
 
     def _settled(self, sockets: list[Socket], now: int) -> list[Socket]:
@@ -248,7 +264,9 @@ class Listeners:
 
     def _observation(self, subject: str, one: Socket, known: _Known, now: int) -> Observation:
         actor = self._context.actor_of(known.owner.pid) if known.owner else NOBODY
-        return Observation("listener", subject, self._columns(one, known), now, Status.PRESENT, Origin.LIVE, actor)
+        rang = time.monotonic() - self._heard < HEARD_S  # else nobody told us: it is there since some time ago
+        origin = Origin.LIVE if rang else Origin.SWEEP
+        return Observation("listener", subject, self._columns(one, known), now, Status.PRESENT, origin, actor)
 
     def _known_by_now(self, told: Observation, known: _Known) -> bool:
         """The program was not in the baseline; is it now?"""
@@ -333,6 +351,10 @@ def lasting_unit(unit: str) -> str:
     """A unit's name without what differs at every start: session-7.scope and session-8.scope are one thing."""
     found = _TRANSIENT.match(unit)
     return f"{found[1]}{found[2]}*{found[3]}" if found else unit
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def _protocol(one: Socket) -> str:

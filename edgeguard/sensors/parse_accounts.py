@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import binascii
 import os
+import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from edgeguard.codec import sha
 
 FILE_MAX = 4 * 1024 * 1024  # bytes of passwd and its like; 10,000 accounts give about 1 MiB
 KEYS_MAX = 1024 * 1024  # bytes of one authorized_keys file
-ENTRIES_MAX = 20_000  # lines that are taken from one file
+ENTRIES_MAX = 20_000  # accounts or groups that are taken from one file; comments and empty lines do not count
+FILE_KEYS_MAX = 500  # keys that are taken from one file; a server that many people share has some dozens
 KEY_LINE_MAX = 16 * 1024  # bytes; sshd's own bound is of this size, an RSA-16384 key has 2.8 KiB
 OPTION_MAX = 1024  # bytes of one option that are kept
 COMMENT_MAX = 256  # bytes
@@ -37,6 +40,10 @@ PRIVILEGED = frozenset(
         "staff",
     )
 )
+ID_MAX = 0xFFFFFFFF
+_BLANKS = b" \t\n\v\f\r"
+_LINES = re.compile(rb"^[ \t\v\f\r]*([^\s#\0][^\n]*)", re.MULTILINE)
+_KEY_LINES = re.compile(rb"^[ \t\r]*([^ \t\r\n#][^\n]*)", re.MULTILINE)
 _KEY_TYPES = ("ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-sha2-", "rsa-sha2-")
 
 
@@ -65,20 +72,22 @@ class Key(NamedTuple):
 
 
 def users(data: bytes) -> Iterator[User]:
-    for fields in _rows(data):
+    """What the C library takes for an account (fgetpwent_r, files-parse.c), and that is more than tools write: blanks
+    before the name, a sign or blanks before a number, no fields after the group, colons in the shell."""
+    for fields in _rows(data, 7):
         nis = fields[0][:1] in (b"+", b"-")
-        if not nis and (len(fields) != 7 or not fields[0] or not fields[2].isdigit() or not fields[3].isdigit()):
-            continue  # no such line is an account for the C library
         name, password, uid, gid, _, home, shell = [*fields, *[b""] * 7][:7]
+        if not nis and (_number(uid) < 0 or _number(gid) < 0):
+            continue  # no such line is an account for the C library
         yield User(_text(name), password_state(password), _number(uid), _number(gid), _text(home), _text(shell), nis)
 
 
 def groups(data: bytes) -> Iterator[Group]:
-    for fields in _rows(data):
+    for fields in _rows(data, 4):
         nis = fields[0][:1] in (b"+", b"-")
-        if not nis and (len(fields) != 4 or not fields[0] or not fields[2].isdigit()):
-            continue
         name, _, gid, members = [*fields, *[b""] * 4][:4]
+        if not nis and _number(gid) < 0:
+            continue
         yield Group(_text(name), _number(gid), _names(members), nis)
 
 
@@ -90,7 +99,7 @@ def shadow(data: bytes, today: int) -> dict[str, str]:
             continue
         state = password_state(fields[1])
         expires = fields[7] if len(fields) > 7 else b""
-        if state in ("set", "none") and expires.isdigit() and _number(expires) < today:
+        if state in ("set", "none") and expires.isdigit() and 0 <= _number(expires) < today:
             state = "expired"
         states.setdefault(_text(fields[0]), "locked" if state == "shadow" else state)
     return states
@@ -117,16 +126,17 @@ def password_state(field: bytes) -> str:
 
 
 def keys(data: bytes) -> tuple[list[Key], int]:
-    """The keys of an authorized_keys file, and how many lines are none although they look as if they should be."""
+    """The keys of an authorized_keys file, and how many lines are none although they look as if they should be: not
+    understood, too long, or one too many (then the rest is not counted)."""
     found: list[Key] = []
     malformed = 0
-    for line in data.split(b"\n", ENTRIES_MAX)[:ENTRIES_MAX]:
-        text = line.strip(b" \t\r")
-        if not text or text.startswith(b"#"):
-            continue
-        key = _key(text) if len(text) <= KEY_LINE_MAX else None
+    for match in _KEY_LINES.finditer(data):
+        text = match[1].rstrip(b" \t\r")
+        key = _key(text) if len(text) <= KEY_LINE_MAX and len(found) < FILE_KEYS_MAX else None
         if key is None:
             malformed += 1
+            if malformed >= FILE_KEYS_MAX or len(found) >= FILE_KEYS_MAX:
+                break
         else:
             found.append(key)
     return found, malformed
@@ -179,19 +189,36 @@ def _options(line: bytes) -> tuple[tuple[str, ...], bytes]:
     return tuple(out), line[index:].lstrip(b" \t")
 
 
-def _rows(data: bytes) -> Iterator[list[bytes]]:
-    for line in data.split(b"\n", ENTRIES_MAX)[:ENTRIES_MAX]:
-        if line and not line.startswith(b"#"):
-            yield line.split(b":")
+def subordinates(data: bytes) -> Iterator[tuple[str, int, int]]:
+    """subuid or subgid: (user's name or number, first id, how many)."""
+    for fields in _rows(data, 3):
+        if len(fields) == 3 and _number(fields[1]) >= 0 and _number(fields[2]) > 0:
+            yield _text(fields[0]), _number(fields[1]), _number(fields[2])
+
+
+def _rows(data: bytes, fields_max: int = 16) -> Iterator[list[bytes]]:
+    """Lines in fields, the last one with all that is left. Blanks in front are passed over; a NUL ends a line.
+
+    A pattern finds them, so that a million empty lines cost no million turns.
+    """
+    for match in islice(_LINES.finditer(data), ENTRIES_MAX):
+        yield match[1].partition(b"\0")[0].split(b":", fields_max - 1)
 
 
 def _names(field: bytes) -> tuple[str, ...]:
-    return tuple(sorted(_text(name) for name in field.split(b",") if name))
+    return tuple(sorted(_text(name) for item in field.split(b",") if (name := item.lstrip(_BLANKS))))
 
 
 def _number(field: bytes) -> int:
-    """Ids are 32 bits; what is longer wraps in some readers and is refused by others: -1 says "no number"."""
-    return int(field) if field.isdigit() and len(field) <= 10 else -1
+    """An id as strtoul() reads it: blanks, a sign, digits. -1 says "no number", or one of more than 32 bits."""
+    text = field.lstrip(_BLANKS)
+    negative = text.startswith(b"-")
+    digits = text[1:] if text[:1] in (b"+", b"-") else text
+    if not digits.isdigit():
+        return -1
+    digits = digits.lstrip(b"0") or b"0"
+    number = int(digits) if len(digits) <= 10 else ID_MAX + 1
+    return number if number <= ID_MAX and not (negative and number) else -1
 
 
 def _text(field: bytes) -> str:

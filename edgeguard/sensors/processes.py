@@ -37,7 +37,7 @@ COLUMNS: Mapping[str, Column] = {
     "exe_state": Column(
         "str",
         "ok; deleted; replaced (another file has the path now); memfd; foreign (a container's file, not the one at"
-        " this path here); unknown",
+        " this path here); private (the same behind a mount that only it has); unknown",
     ),
     "writable_dir": Column(
         "bool", "others than root and the user who runs it can put files there; in homes: anybody can"
@@ -75,6 +75,7 @@ SETTLE_S = (0.005, 0.1, 1.0)
 UNSETTLED_MAX = 256
 HINT_LOOKS = 10  # seconds, with one look a second, in which the first hint must come
 HINTS_MISS = "Statically linked programs that run for less than 30 s may be missed."
+VEILED = "Processes of other users are not seen: /proc hides them (hidepid), and we have no CAP_SYS_PTRACE."
 POLLING_MISSES = "Programs that run for less than a second are missed."
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -224,7 +225,10 @@ class Processes:
     def _blind(self, what: str) -> tuple[str, ...]:
         hidden = sum(self._hidden(pid) for pid in self._ignored)
         unseen = f"The programs of {hidden} running processes cannot be seen (not ours, no CAP_SYS_PTRACE)."
-        return (*((unseen,) if hidden else ()), *((what,) if what else ()))
+        # Process 1 is always there; where it is not listed, no process of others is.
+        veiled = self._real and not os.path.exists(f"{self._procfs.path}/1")
+        parts = (VEILED if veiled else "", unseen if hidden else "", what)
+        return tuple(part for part in parts if part)
 
     def _expect_hint(self) -> None:
         """On the rung "fanotify exec": make an event, and if none comes in ten looks, take the last rung."""
@@ -416,7 +420,7 @@ class Processes:
 
     def _may_be_deleted(self, pid: int) -> bool:
         program = self._table.processes[pid].program
-        return program.writable_dir and program.exe_state == "ok"
+        return program.writable_dir and program.exe_state in ("ok", "private")
 
     def _due(self, now: int) -> list[Observation]:
         """What the passing of time has made due; sets the timer for what it will."""

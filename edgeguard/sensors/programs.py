@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgeguard.errors import DecodeError
+from edgeguard.linux import mounts
 from edgeguard.linux.mounts import Mounts
 from edgeguard.linux.procfs import DELETED, Process
 
 MEMFD = "/memfd:"
+TABLE_MAX = 256 * 1024  # bytes of another's mount table, some 2,000 mounts: 1 MiB while it is looked at
 CACHE_MAX = 512  # programs and directories; forgotten at each full look
 
 # Below these anybody may create files, whatever the directory itself says (systemd makes /run/user/UID 0700).
@@ -32,6 +34,17 @@ OPTIONS = (  # last letter of an option that brings the program itself; that tak
     (("bash", "dash", "sh", "zsh", "ksh"), "c", "oO"),
     ("ld-linux", "", ""),
 )
+LOADER_TAKING = frozenset(  # options of ld.so (its --help) that take the next argument
+    (
+        "--library-path",
+        "--inhibit-rpath",
+        "--audit",
+        "--preload",
+        "--argv0",
+        "--glibc-hwcaps-prepend",
+        "--glibc-hwcaps-mask",
+    )
+)
 STAFF = 50  # Debian installs /usr/local as root:staff 2775; members of staff are as good as root there
 
 
@@ -40,7 +53,7 @@ class Program(NamedTuple):
 
     subject: str
     exe: str
-    exe_state: str  # ok, deleted, replaced, memfd, foreign, unknown
+    exe_state: str  # ok, deleted, replaced, memfd, foreign, private, unknown
     writable_dir: bool
     exe_known: bool
 
@@ -51,12 +64,15 @@ class Program(NamedTuple):
 
     @property
     def suspicious(self) -> bool:
-        return self.exe_state not in ("ok", "foreign") or self.writable_dir or not self.exe_known or self.scripted
+        """A container's programs are not: the baseline speaks of this device's files, and there may be hundreds."""
+        if self.exe_state == "foreign":
+            return False
+        return self.exe_state != "ok" or self.writable_dir or not self.exe_known or self.scripted
 
     @property
     def rank(self) -> int:
         """How much a person wants to hear of it: of several processes of one subject, the worst is shown."""
-        state = ("ok", "foreign", "unknown", "replaced", "deleted", "memfd").index(self.exe_state)
+        state = ("ok", "foreign", "unknown", "replaced", "private", "deleted", "memfd").index(self.exe_state)
         return state * 4 + self.writable_dir * 2 + (not self.exe_known)
 
 
@@ -84,6 +100,8 @@ class Programs:
         path, state = self._state(pid, link)
         if state == "foreign":  # not our file of that name, so not the same subject either
             return Program("foreign:" + path, path, state, writable_dir=False, exe_known=False)
+        if state == "private":  # what anybody may write does not depend on who mounted it
+            return Program(path, path, state, path.startswith(WRITABLE), exe_known=False)
         if state == "deleted":
             return Program(path, path, state, *self._place(path, uid))
         writable, known = self._place(path, uid)
@@ -99,12 +117,14 @@ class Programs:
         name = process.link.removesuffix(DELETED).rpartition("/")[2]
         if not interprets(process.link):
             return ""
+        loader = name.startswith("ld-linux")
         inline, taking = next((row[1:] for row in OPTIONS if name.startswith(row[0])), ("e", ""))
         rest = iter(process.argv[1:])
         for item in rest:
             if item == "-" or (item.startswith("-") and item[1:2] != "-" and item[-1] in inline):
                 return ""
-            if item.startswith("-") and item[1:2] != "-" and item[-1] in taking:
+            short = item[1:2] != "-" and item[-1] in taking
+            if item.startswith("-") and (short or (loader and item in LOADER_TAKING)):
                 next(rest, "")
                 continue
             if not item.startswith("-"):
@@ -146,7 +166,28 @@ class Programs:
             return link, "deleted" if there is None else "replaced"
         if self._moved_on(pid, link):
             return link, "ok"  # it started something else since; that is judged when its own turn comes
-        return link, "foreign"  # another mount namespace: a container's file that only has the same name
+        # Another mount namespace. A container's file only has the same name; but whoever has our root and a mount of
+        # his own over it (a service's PrivateTmp=, unshare) runs something that hides from us.
+        return link, "private" if self._hides(pid, link, running.st_dev) else "foreign"
+
+    def _hides(self, pid: int, link: str, device: int) -> bool:
+        """Does the process have our root directory, and its file in a mount that only it has? By tables alone: a stat
+        of another's directories may wait for whoever serves them."""
+        if self._mounts is None:
+            return False
+        try:
+            if os.readlink(f"/proc/{pid}/root") != "/":
+                return False
+            table = mounts.read(pid=pid, most=TABLE_MAX)
+        except OSError:
+            return False
+        except DecodeError:  # anybody may make a hundred thousand mounts of his own; no container has that many
+            return True
+        theirs, ours = mounts.covering(table, "/"), self._mounts.of("/")
+        file = mounts.covering(table, link)
+        same_root = theirs is not None and ours is not None and theirs[2:4] == ours[2:4]  # device, and what of it
+        # A program that only came in from outside (nsenter) lies on no mount that is here.
+        return same_root and file is not None and file.device == f"{os.major(device)}:{os.minor(device)}"
 
     def _moved_on(self, pid: int, link: str) -> bool:
         try:

@@ -30,6 +30,21 @@ def read(path: str, bound: int) -> bytes:
         os.close(fd)
 
 
+def beginning(path: str, bound: int) -> tuple[bytes, bool]:
+    """The same, of a larger file its whole lines within the first `bound` bytes; and whether that is all of it."""
+    try:
+        return read(path, bound), True
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        data = os.pread(fd, bound, 0)
+    finally:
+        os.close(fd)
+    return data[: data.rfind(b"\n") + 1], False
+
+
 def drain(fd: int, bound: int, path: str) -> bytes:
     """Everything from offset 0 of an open file; files in /proc give their content in pieces and have size 0."""
     pieces: list[bytes] = []

@@ -7,6 +7,7 @@ not. Both drop what no watch can care about as early as possible. What a touch m
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -22,6 +23,10 @@ PROGRAMS_MAX = 64  # file systems that are watched for program starts only
 # Where programs may lie besides the watched trees: memory, sticks, other disks. Not overlay: that is containers.
 PROGRAM_TYPES = frozenset(("tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat"))
 WATCHES_MAX = 8192  # inotify watches: 1 KiB of kernel memory and 250 bytes here each
+
+# udev, the service manager and every login write there all day: a mark on all of it would wake us each time.
+RESTLESS = "/run/"
+RESTLESS_WHY = "too much happens there"
 
 OnExec = Callable[[int, str], None]
 
@@ -67,7 +72,9 @@ class FanotifySource:
         self.lost = 0  # overflows of the kernel's queue
         self.behind = False  # the last read was so long that more will be waiting
         self._proof = b""  # name of the self-test's file
+        self._proof_point = ""  # a mount of the file system that is marked for the self-test alone
         self.proven = False
+        self.why = ""  # the self-test's event came and was of no use
 
     def fileno(self) -> int:
         return self._group.fileno()
@@ -82,6 +89,9 @@ class FanotifySource:
             if os.path.islink(path):  # what happens to a symlink happens where it lies, not where it points
                 path = os.path.dirname(path)
             device = os.lstat(path).st_dev
+            if watch.path.startswith(RESTLESS) and device != os.lstat(self._prefix or "/").st_dev:
+                failed.append((watch, RESTLESS_WHY))
+                continue
             if device not in results:
                 results[device] = self._mark_one(path, table)
             if results[device]:
@@ -129,14 +139,27 @@ class FanotifySource:
     def add_temporarily(self, path: str) -> None:
         """Mark one more file system, for the self-test. Raises Unavailable."""
         self._group.mark(path, self.MASK)
+        self._proof_point = _mount_of(path, _mounts())
 
     def remove(self, path: str) -> None:
+        self._proof_point = ""
         self._group.unmark(path, self.MASK)
 
     def expect(self, name: bytes) -> None:
         """From now on `proven` tells whether a file of this name was seen; b"" ends the self-test."""
         self.proven = self.proven and not name
+        self.why = "" if name else self.why
         self._proof = name
+
+    def _prove(self, event: fanotify.Event) -> None:
+        """The self-test's event is here. It is worth something only if the directory behind its handle can be opened:
+        the kernel reports handles to whoever may mark, and opens them for CAP_DAC_READ_SEARCH only."""
+        point = self._points.get(fanotify.fsid_key(event.fsid)) or self._proof_point
+        try:
+            self.proven = _path_of(point, event.handle) is not None
+            self.why = "" if self.proven else "an event's directory is not found"
+        except OSError as error:
+            self.why = error.strerror or str(error)
 
     def renew(self, plan: Plan) -> None:
         self._plan = plan
@@ -150,7 +173,7 @@ class FanotifySource:
             if event.mask & fanotify.FAN_Q_OVERFLOW:
                 self.lost += 1
             elif self._proof and event.name == self._proof:
-                self.proven = True
+                self._prove(event)
             elif event.pid != self._own:
                 touch = self._touch(event)
                 if touch is not None:
@@ -223,10 +246,11 @@ class InotifySource:
         self._limit = min(WATCHES_MAX, inotify.watches_max() // 2)
         self.lost = 0
         self.behind = False  # the last read was so long that more will be waiting
-        self.full = False  # the bound is reached: some directories are not watched
+        self.full = ""  # why some directories are not watched, if so
         self._proof_watch = -1
         self._proof = b""
         self.proven = False
+        self.why = ""  # as in FanotifySource; an event of inotify has the path that it was asked for
 
     def fileno(self) -> int:
         return self._queue.fileno()
@@ -247,8 +271,13 @@ class InotifySource:
         self._plan = plan
         for number in list(self._places):
             self._drop(number)
-        self.full = False
+        self.full = ""
         self.watch()
+
+    @property
+    def watched(self) -> int:
+        """How many directories."""
+        return len(self._places)
 
     def read(self) -> Iterator[Touch]:
         """One read from the queue."""
@@ -301,13 +330,16 @@ class InotifySource:
             if zone.setid_only or (len(full) * 4 >= PATH_MAX and len(os.fsencode(full)) >= PATH_MAX):
                 continue
             if len(self._places) >= self._limit:
-                self.full = True
+                self.full = f"our bound is {self._limit}"
                 return
             try:
                 number = self._queue.add(full, self.MASK)
                 names = zone.names()
                 below = _directories(full) if names is None else names
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.ENOMEM):  # others of this user have the rest
+                    self.full = "the kernel gives no more inotify watches"
+                    return
                 continue  # gone, not a directory, or unreadable: the sweep says so
             self._places[number] = _Place(path, zone)
             for name in below:

@@ -22,6 +22,7 @@ from edgeguard.sensors import Column, Context, Rung, parse_usb, reading
 
 DEVICES = "/sys/bus/usb/devices"
 DEVICES_MAX = 1024  # subjects; 127 addresses on each of 8 buses
+UNSEEN = "/sys is not mounted or is hidden from us"
 PROOF_S = 0.3  # seconds to wait for our own event; udev needs a few milliseconds
 RECEIVE_BUFFER = 256 * 1024  # bytes; the kernel's default loses events while a full hub is plugged in
 
@@ -57,6 +58,9 @@ class Usb:
         """udev's own events, else the kernel's, else looking every few seconds."""
         if not os.path.isdir(self._devices):
             self.interval_s = 300  # a bus can still appear with its driver
+            if self._root == "/" and not _buses():
+                hidden = (("udev", UNSEEN), ("kernel", UNSEEN))
+                return Rung("polling", proven=False, blind=("USB devices are not seen",), tried=hidden)
             nothing = f"no USB here: {DEVICES} does not exist"
             return Rung("polling", proven=True, tried=(("udev", nothing), ("kernel", nothing)))
         tried: list[tuple[str, str]] = []
@@ -231,6 +235,14 @@ def _functions(place: str, port: str) -> list[str]:
     start = f"{port.removeprefix('usb')}-0:" if port.startswith("usb") else f"{port}:"
     try:
         return sorted(f"{place}/{name}" for name in os.listdir(place) if name.startswith(start))
+    except OSError:
+        return []
+
+
+def _buses() -> list[str]:
+    """The kinds of buses of this machine; each kernel has some, so none means that sysfs is not to be seen."""
+    try:
+        return os.listdir("/sys/bus")
     except OSError:
         return []
 

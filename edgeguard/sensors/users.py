@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from edgeguard.sensors.parse_accounts import users
+
 SIZE_MAX = 1024 * 1024  # bytes; a device has about 40 users of 60 bytes
 
 
@@ -40,10 +42,10 @@ class Users:
 
 
 def parse(data: bytes) -> dict[int, str]:
-    """Names by uid; of several names for one number the first counts, as with getpwuid."""
+    """Names by uid; of several names for one number the first counts, as with getpwuid. But root is root: a line
+    that somebody puts before it must not give its name to everything that root does."""
     names: dict[int, str] = {}
-    for line in data.split(b"\n"):
-        fields = line.split(b":")
-        if len(fields) >= 4 and fields[0] and fields[2].isdigit() and len(fields[2]) <= 10:
-            names.setdefault(int(fields[2]), os.fsdecode(fields[0]))
+    for user in users(data):
+        if not user.nis and (user.uid not in names or (user.uid == 0 and user.name == "root")):
+            names[user.uid] = user.name
     return names

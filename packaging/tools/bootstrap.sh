@@ -12,9 +12,11 @@ for group in "$@"; do
         run)    wanted="$wanted $runtime $collector" ;;
         test)   wanted="$wanted $runtime $collector python3-pytest python3-hypothesis iproute2 procps" ;;
         root)   wanted="$wanted nftables iproute2 util-linux e2fsprogs procps gcc libc6-dev" ;;
+        power)  wanted="$wanted qemu-system-common qemu-utils util-linux e2fsprogs" ;;
         deb)    wanted="$wanted dpkg-dev debhelper dh-python python3 lintian" ;;
         lint)   wanted="$wanted python3-venv" ;;
         newest) wanted="$wanted python3-venv python3-dev gcc pkg-config libsystemd-dev" ;;
+        packages) wanted="$wanted piuparts autopkgtest" ;;
         device) wanted="$wanted mmdebstrap systemd-container util-linux e2fsprogs zstd iproute2" ;;
         emulated-arm64 | emulated-armhf) wanted="$wanted $emulated qemu-system-arm qemu-user-static binfmt-support arch-test" ;;
         emulated-amd64) wanted="$wanted $emulated qemu-system-x86" ;;
@@ -42,7 +44,7 @@ fi
 echo "Installing what is missing:$missing"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-install="apt-get -q -y -o Dpkg::Use-Pty=0 install --no-install-recommends"
+install="apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 install --no-install-recommends"
 if ! { $sudo apt-get -q update && $sudo env DEBIAN_FRONTEND=noninteractive $install $missing; } >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     echo "bootstrap: apt-get did not succeed" >&2

@@ -8,6 +8,7 @@ times come from the newest entry of CHANGELOG.md, modes are set here, and the bu
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TOP = Path(__file__).resolve().parents[2]
-PARTS = ("CHANGELOG.md", "LICENSE", "README.md", "edgeguard", "packaging", "systemd")
+PARTS = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "edgeguard", "packaging", "systemd")
 MAINTAINER = "The EdgeGuard authors <edgeguard@example.org>"
 
 
@@ -129,13 +130,24 @@ def main() -> int:
         return 1
     dist = TOP / "dist"
     dist.mkdir(exist_ok=True)
-    for old in dist.glob("*.deb"):
-        old.unlink()
-    for package in sorted(work.glob("*.deb")):
-        shutil.copy(package, dist)
+    made = sorted(work.glob("*.deb"))
+    for package in made:
+        part = dist / f".{package.name}"
+        shutil.copy(package, part)
+        part.rename(dist / package.name)  # who reads the one that was there goes on reading the same bytes
         print(f"dist/{package.name}  {package.stat().st_size / 1024:.0f} kB")
+    for old in set(dist.glob("*.deb")) - {dist / package.name for package in made}:
+        old.unlink()
     return 0
 
 
+def alone() -> int:
+    """main(), one at a time: several make targets want packages, and they may run side by side."""
+    (TOP / "build").mkdir(exist_ok=True)
+    with (TOP / "build/deb.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone())

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.device.channel import Agent, Gone, Monitor
+from tests.device.leftovers import Remains, reaper
 from tests.device.machine import PATH, Machine, Result, command
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -112,6 +113,8 @@ class Emulated(Machine):
         self._monitor: Monitor | None = None
         self._agent: Agent | None = None
         self._plugged: set[str] = set()  # USB devices with a medium
+        self._remains = Remains(self.folder.name, str(self.folder), ())  # QEMU itself dies with the tests
+        reaper.keep(self._remains)
         overlay(self.disk, (frozen or image) / "disk.qcow2")
 
     # -------------------------------------------------------------- life
@@ -253,7 +256,8 @@ class Emulated(Machine):
 
     def close(self) -> None:
         self._end()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remains.take_away()
+        reaper.forget(self._remains)
 
     def freeze(self, folder: Path) -> None:
         """Keep this device, memory and disk, in `folder`, for `frozen=` of later ones. It ends here."""

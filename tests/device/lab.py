@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 
 from tests.device.cache import made
+from tests.device.leftovers import Remains, reaper
 from tests.device.machine import PATH, Machine, Result, command
 
 BOOT_S = 120.0  # a boot takes about one second, fifty on an emulated or very busy machine
@@ -64,11 +64,12 @@ class Device(Machine):
         self.name = f"egdev{os.getpid()}x{random.randrange(1 << 16):04x}"
         self.folder = Path(tempfile.mkdtemp(prefix=self.name + "-", dir=image.parent))
         self.root = self.folder / "root"
-        self.host_address = self.address = ""
-        self._cable_end = ""  # of the host
+        self.host_address = self.address = self.link = ""  # link: the host's end of the cable
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._cgroups = [top for top in (mounted("cgroup2"), mounted("cgroup", "name=systemd")) if top]
+        self._remains = Remains(self.name, str(self.folder), tuple(self._cgroups))
+        reaper.keep(self._remains)
 
     # -------------------------------------------------------------- life
 
@@ -136,14 +137,18 @@ class Device(Machine):
         raise TimeoutError(f"no boot within {BOOT_S} s: {self.console()[-1500:]}")
 
     def _enter_own_cgroup(self) -> None:
-        for top in self._cgroups:  # in the child; nspawn makes its payload below this
-            own = Path(top, self.name)
+        self._enter_cgroup("")  # nspawn makes its payload below this
+
+    def _enter_cgroup(self, below: str) -> None:
+        """In the child: so that it is found when everything is taken away."""
+        for top in self._cgroups:
+            own = Path(top, self.name, below)
             own.mkdir(exist_ok=True)
             (own / "cgroup.procs").write_text("0")
 
     def _lay_cable(self) -> None:
         number = 1 + random.randrange(250)
-        end = self._cable_end = f"eg{number}h{os.getpid() % 10000}"
+        self.link = end = f"eg{number}h{os.getpid() % 10000}"
         self.host_address, self.address = f"10.77.{number}.1", f"10.77.{number}.2"
         command("ip", "netns", "add", self.name)
         command("ip", "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", self.name)
@@ -186,15 +191,8 @@ class Device(Machine):
                 self._process.kill()
                 self._process.wait(10)
         finally:
-            if self.root.is_mount():
-                command("umount", "-l", self.root, check=False)
-            for top in self._cgroups:
-                for folder, _, _ in os.walk(f"{top}/{self.name}", topdown=False):
-                    with contextlib.suppress(OSError):
-                        os.rmdir(folder)
-            if self.address:
-                command("ip", "netns", "del", self.name, check=False)  # the cable goes with it
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remains.take_away()
+            reaper.forget(self._remains)
 
     # -------------------------------------------------------------- work
 
@@ -215,6 +213,8 @@ class Device(Machine):
             text=True,
             errors="replace",
             start_new_session=True,
+            # nsenter stops itself when systemd's shutdown stops its child, and would stay for ever
+            preexec_fn=lambda: self._enter_cgroup("entered"),  # noqa: PLW1509 - no thread ever runs here
         )
 
     def run(self, script: str, *, timeout: float = 60, user: str = "") -> Result:
@@ -243,7 +243,7 @@ class Device(Machine):
 
     def cable(self, *, up: bool) -> None:
         assert self.address, 'the device has no cable: net="veth"'
-        command("ip", "link", "set", self._cable_end, "up" if up else "down")
+        command("ip", "link", "set", self.link, "up" if up else "down")
 
     def console(self) -> str:
         with contextlib.suppress(FileNotFoundError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
     ln -sf /dev/null "etc/systemd/system/$unit"
 done"""
 BINFMT = {"arm64": "qemu-aarch64", "armhf": "qemu-arm"}  # who runs that architecture's programs here
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MAKE_S = 3600  # a root for a foreign architecture takes about six minutes alone on two cores
 TRIES = 3
 
@@ -91,7 +94,13 @@ def _run(words: Sequence[str], folder: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(folder)}
     with (folder / "log").open("ab+") as log:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread ever runs here
         )
         try:
             code = process.wait(MAKE_S)
@@ -105,3 +114,19 @@ def _run(words: Sequence[str], folder: Path) -> None:
             raise
     if code:
         raise RuntimeError(f"{words[0]}: {(folder / 'log').read_text(errors='replace')[-2000:]}")
+
+
+def _end_with_parent() -> None:
+    """Also when the parent is killed: mmdebstrap takes its mounts away when it is asked to end."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main(suites: list[str]) -> int:
+    """`python3 -m tests.device.roots SUITE...`: make them now, so that no test waits for it."""
+    for suite in suites:
+        print(root_tar(suite))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -104,6 +104,7 @@ def restarted(how: str) -> str:
 
 WHOAMI = "/usr/bin/whoami"
 BASELINE = f"{STATE}/baseline/00000001.egb"
+KEYS = "/root/.ssh/authorized_keys"
 CRON = "/var/spool/cron/crontabs/root"
 MEMFD = """import os
 fd = os.memfd_create("still", os.MFD_CLOEXEC)
@@ -151,6 +152,16 @@ ATTACKS = [
         "/usr/bin/perl.*",
         "critical",
     ),
+    Attack(
+        "where-bin-leads",
+        "ln -s srv/bin /b; cp -a /usr/bin /srv/bin; mv -T /b /bin; sleep 1",
+        "/usr/bin/ln -s usr/bin /b; /usr/bin/mv -T /b /bin; rm -r /srv/bin",
+        "EG-FILE-006",
+        "/bin",
+        "high",
+        10,  # with the copy of all programs
+    ),
+    Attack("home-of-root", "chmod 777 /root; sleep 1", "chmod 700 /root", "EG-FILE-003", "/root", "medium"),
     # -- files that appear where something loads them
     Attack("command", *dropped("/usr/local/bin/ls"), "EG-FILE-001", "/usr/local/bin/ls", "medium"),
     Attack("pth", *dropped(f"{SITE}/x.pth"), "EG-FILE-001", f"{SITE}/x.pth", "medium"),
@@ -185,7 +196,53 @@ ATTACKS = [
     Attack(
         "at-job", *dropped("/var/spool/cron/atjobs/a0000101"), "EG-PERS-003", "/var/spool/cron/atjobs/a0000101", "high"
     ),
+    Attack("until-restart", *dropped("/run/systemd/system/x.service"), "EG-PERS-002", "/run/.*/x.service", "high"),
+    Attack("apt-source", *dropped("/etc/apt/sources.list.d/x.list"), "EG-FILE-001", "/etc/apt/.*/x.list", "medium"),
+    Attack(
+        "maintainer-script",
+        *swapped("/var/lib/dpkg/info/bash.postinst", "echo id >>/var/lib/dpkg/info/bash.postinst"),
+        "EG-PERS-004",
+        ".*/bash.postinst",
+        "medium",
+    ),
     # -- accounts
+    Attack(
+        "half-a-line",
+        *swapped("/etc/passwd", "echo 'toor:x: 0:0' >>/etc/passwd"),
+        "EG-ACCT-001",
+        "user toor",
+        "critical",
+    ),
+    Attack(
+        "group-by-number",
+        *swapped("/etc/group", "echo friends:x:27:alice >>/etc/group"),
+        "EG-ACCT-006",
+        "group friends",
+        "high",
+    ),
+    Attack("group-admin", *swapped("/etc/gshadow", "gpasswd -A alice sudo"), "EG-ACCT-006", "group sudo", "high"),
+    Attack(
+        "ids-of-the-system",
+        *swapped("/etc/subuid", "echo alice:0:65536 >>/etc/subuid"),
+        "EG-ACCT-006",
+        "user alice",
+        "high",
+    ),
+    Attack(
+        "key-of-a-service",
+        "mkdir -p /var/www/.ssh; cp /root/two.pub /var/www/.ssh/authorized_keys; sleep 1",
+        "rm -r /var/www",
+        "EG-ACCT-004",
+        "www-data SHA256:.*",
+        "high",
+    ),
+    Attack(
+        "key-behind-comments",
+        *swapped(KEYS, f"(yes '# x' | head -c 2000000; cat /root/two.pub) >>{KEYS}"),
+        "EG-ACCT-004",
+        f"root {KEYS}",
+        "medium",
+    ),
     Attack("password-gone", *swapped("/etc/shadow", "passwd -d alice"), "EG-ACCT-003", "user alice", "high"),
     Attack(
         "service-password", *swapped("/etc/shadow", f"usermod -p '{HASH}' svc"), "EG-ACCT-002", "user svc", "medium"
@@ -230,6 +287,30 @@ ATTACKS = [
         "high",
     ),
     Attack(
+        "loader-options",
+        f"cp /bin/sleep /tmp/l; /lib64/ld-linux-x86-64.so.2 --argv0 cron /tmp/l 600 {BACKGROUND}",
+        f"{END}; rm /tmp/l",
+        "EG-PROC-003",
+        "/tmp/l",
+        "high",
+    ),
+    Attack(
+        "in-private-tmp",
+        "systemd-run -q -u web -p PrivateTmp=yes sh -c 'cp /bin/sleep /tmp/z; exec /tmp/z 600'; sleep 1",
+        "systemctl stop web",
+        "EG-PROC-003",
+        "/tmp/z",
+        "high",
+    ),
+    Attack(
+        "behind-a-mount",
+        f"unshare -m sh -c 'mount --bind /bin/sleep {WHOAMI}; exec {WHOAMI} 600' {BACKGROUND}",
+        END,
+        "EG-PROC-004",
+        WHOAMI,
+        "medium",
+    ),
+    Attack(
         "script",
         f"echo 'read x <>/run/act.fifo' >/tmp/x.sh; mkfifo /run/act.fifo; sh /tmp/x.sh {BACKGROUND}",
         f"{END}; rm /tmp/x.sh /run/act.fifo",
@@ -267,6 +348,14 @@ ATTACKS = [
     ),
     Attack(
         "mount-over-cron", "mount -t tmpfs none /etc/cron.d", "umount /etc/cron.d", "EG-HOST-003", "/etc/cron.d", "high"
+    ),
+    Attack(
+        "state-hidden",
+        "mount -t tmpfs none /var/lib/dpkg",
+        "umount /var/lib/dpkg",
+        "EG-HOST-003",
+        "/var/lib/dpkg",
+        "high",
     ),
     # -- EdgeGuard itself; those that start it anew take as long as it takes to start
     Attack(
@@ -323,7 +412,7 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_attack(guard: Guard, attack: Attack) -> None:
-    if platform.machine() != "x86_64" and attack.name in ("static", "static-memfd", "loader"):
+    if platform.machine() != "x86_64" and attack.name in ("static", "static-memfd", "loader", "loader-options"):
         pytest.skip("the program is made for x86-64")
     began = time.monotonic()
     acting = guard.device.begin(attack.do)
@@ -382,6 +471,13 @@ TWINS = [
         f"cp -a /etc/shadow /root/kept; usermod -p '{HASH}' alice; chage -M 90 alice; passwd -l alice",
         "mv /root/kept /etc/shadow",
     ),
+    Twin("account-tools", "pwconv; grpconv; pwck -s; usermod --add-subuids 300000-365535 alice; chage -E -1 alice"),
+    Twin("key-taken-away", f"cp -a {KEYS} /root/kept; rm {KEYS}; sleep 1", f"mv /root/kept {KEYS}"),
+    Twin(
+        "sandboxed",
+        "systemd-run -q --wait -p PrivateTmp=yes -p ProtectSystem=strict -p ProtectHome=yes -p DynamicUser=yes sleep 1",
+    ),
+    Twin("changed-root", "unshare -m sh -c 'mount --bind / /mnt; chroot /mnt sleep 1'"),
     Twin(
         "logins",
         "su -l alice -c 'sleep 1'; sudo -u alice id; systemd-run -q -p PAMName=login -p User=alice --wait sleep 1",

@@ -99,6 +99,27 @@ def test_it_proves_itself(live):
     live.seen(lambda found: "/etc/passwd" in found)
 
 
+def test_handles_that_cannot_be_opened_are_no_rung(mount):
+    """Without CAP_DAC_READ_SEARCH the kernel still makes the mark and tells every event, and no directory of one can
+    be found: the rung would stand and see nothing."""
+    made = Live(mount)
+
+    def without():  # capabilities belong to a thread
+        capabilities.give_up(capabilities.CAP_DAC_READ_SEARCH)
+        made.start()
+
+    thread = threading.Thread(target=without)
+    thread.start()
+    thread.join()
+    try:
+        assert made.rung.name == "inotify"
+        assert made.rung.tried == (("fanotify", "open_by_handle_at: Operation not permitted"),)
+        made.sh("echo x > etc/passwd")
+        assert made.seen(lambda found: "/etc/passwd" in found)["/etc/passwd"].actor.pid is None
+    finally:
+        made.sensor.close()
+
+
 def test_what_happens_is_seen_with_its_actor(live):
     before = os.stat(live.world.path("/etc/passwd")).st_mtime_ns
     live.sh("printf CONTENT > etc/passwd; touch -d @1 etc/passwd")

@@ -31,6 +31,14 @@ bob:x:0:0::/root:/bin/bash
 nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin
 # comment
 short:x:1
+blank:x: 0:0::/:/bin/sh
+signed:x:+00:100::/:/bin/sh
+  before:x:0:0::/:/bin/sh
+brief:x:0:0
+colons:x:0:0::/:/bin/sh:x
+after:x:0 :0::/:/bin/sh
+hex:x:0x0:0::/:/bin/sh
+wide:x:4294967296:0::/:/bin/sh
 minus:x:-1:100::/:/bin/sh
 +@net::::::
 """
@@ -98,8 +106,67 @@ def test_odd_lines(root: Path) -> None:
     assert seen["user " + os.fsdecode(b"odd\x1b[2J\xff")].columns["password"] == "locked"
     assert seen["user +@net"].columns["nis"] is True
     assert seen["group +"].columns["nis"] is True
-    assert "user short" not in seen
-    assert "user minus" not in seen
+    for name in ("short", "minus", "after", "hex", "wide"):
+        assert f"user {name}" not in seen
+
+
+@pytest.mark.parametrize("name", ["blank", "signed", "before", "brief", "colons"])
+def test_lines_that_the_c_library_takes_for_root(root: Path, name: str) -> None:
+    """As getent(1) shows them on Debian 12 and 13; no tool writes such a line."""
+    assert look(root)[f"user {name}"].columns["uid"] == 0
+
+
+def test_comments_do_not_hide_what_stands_behind_them(root: Path) -> None:
+    (root / "etc/passwd").write_bytes(b"#\n" * 50_000 + b"\n" * 50_000 + b"toor:x:0:0::/:/bin/sh\n")
+    authorize(root, b"# x\n" * 50_000 + b"ssh-ed25519 " + KEY + b"\n", ".ssh/authorized_keys")
+    seen = look(root)
+    assert "user toor" in seen
+    assert any(each.kind == "authorized_key" for each in seen.values())
+
+
+def test_what_is_beyond_a_bound_is_said(root: Path) -> None:
+    """sshd reads a file of any length, so what is not read must not be taken for empty."""
+    path = "/home/bob/.ssh/authorized_keys"
+    line = b"ssh-ed25519 " + KEY + b"\n"
+    for data in (line + b"# x\n" * 300_000 + line, line + b"no-pty" * 9_000 + b" " + line, line * 3 + b"garbage\n"):
+        authorize(root, data)
+        seen = look(root)
+        assert seen[f"bob {path}"].columns["type"] == "unread"
+        assert len([each for each in seen.values() if each.kind == "authorized_key"]) == 2
+    (root / "etc/passwd").write_bytes(b"a::1:1\n" * 20_001)
+    assert look(root)["*"].status is Status.UNREADABLE
+
+
+def test_a_group_is_its_number(root: Path) -> None:
+    (root / "etc/group").write_bytes(GROUP + b"friends:x:27:eve\nwheel2:x:0:eve\n")
+    seen = look(root)
+    assert seen["group friends"].columns["privileged"] is True
+    assert seen["group wheel2"].columns["privileged"] is True
+    assert seen["group video"].columns["privileged"] is False
+
+
+@pytest.mark.parametrize(
+    ("line", "reaching"),
+    [
+        ("bob:0:65536", True),
+        ("1002:999:1", True),
+        ("bob:100000:65536", False),
+        ("root:0:65536", False),
+        ("bob:0", False),
+    ],
+)
+def test_subordinate_ids(root: Path, line: str, reaching: bool) -> None:
+    (root / "etc/subgid").write_text(line + "\n")
+    assert [name for name, each in look(root).items() if each.columns.get("reaching")] == (
+        ["user bob", "user bob#2"] if line.startswith("bob") and reaching else ["user bob"] if reaching else []
+    )
+
+
+def test_places_are_where_sshd_looks(root: Path) -> None:
+    authorize(root, b"AuthorizedKeysFile .ssh/authorized_keys /etc/keys/%u\n", "etc/ssh/sshd_config")
+    sensor = Accounts(Context(root=str(root)))
+    list(sensor.observe(NOW))
+    assert {"/home/bob/.ssh/authorized_keys", "/etc/keys/bob", "/nonexistent/.ssh/authorized_keys"} <= sensor.places
 
 
 def test_groups(root: Path) -> None:
@@ -163,7 +230,8 @@ def test_options_and_malformed_lines(root: Path) -> None:
         + b"\n",
     )
     sensor = Accounts(Context(root=str(root)))
-    [key] = [each for each in sensor.observe(NOW) if each.kind == "authorized_key"]
+    key, unread = [each for each in sensor.observe(NOW) if each.kind == "authorized_key"]
+    assert unread.columns["type"] == "unread"
     assert key.columns["options"] == ('from="10.0.0.1,10.0.0.2"', 'command="echo \\"a b\\", c"')
     assert key.columns["comment"] == "x y"
     assert sensor.malformed == 4

@@ -194,3 +194,19 @@ def test_any_text_gives_a_policy_or_its_problems(data):
     except PolicyError as error:
         problems = error.problems
     assert problems is None or problems
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"a = " + b"9" * 5000,
+        b"[[watch]]\npath = 0x" + b"f" * 5000,
+        b"[[watch]]\ncategory = 0x" + b"f" * 5000,
+        b"[[rule]]\nexpect = { uid = 0x" + b"f" * 5000 + b" }",
+        b"a = " + b"[" * 5000,
+    ],
+)
+def test_giant_numbers_and_depths_are_problems_like_others(text):
+    with pytest.raises(PolicyError) as caught:
+        parse(("50.toml", text))
+    assert all(len(problem.message) < 200 for problem in caught.value.problems)

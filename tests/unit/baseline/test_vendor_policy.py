@@ -152,8 +152,10 @@ def account(kind="user", **changes):
         "shell": "/bin/bash",
         "password": "set",
         "members": (),
+        "admins": (),
         "system": False,
         "privileged": False,
+        "reaching": False,
     }
     return {**columns, **changes}
 
@@ -342,6 +344,20 @@ CASES = [
     ("process", "/usr/bin/nginx", None, process(exe_state="foreign", exe_known=False), {}),  # in a container
     (
         "process",
+        "/tmp/x",  # in the PrivateTmp= of a service
+        None,
+        process(exe_state="private", exe_known=False, writable_dir=True),
+        {"process.writable": "HIGH"},
+    ),
+    (
+        "process",
+        "/usr/sbin/cron",  # another file mounted over it, for this process alone
+        None,
+        process(exe_state="private", exe_known=False),
+        {"process.unknown": "MEDIUM"},
+    ),
+    (
+        "process",
         "/tmp/x",
         None,
         process(writable_dir=True, exe_known=False, exe_state="unknown"),
@@ -386,6 +402,10 @@ CASES = [
     ("mount", "/boot/efi", None, mount(), {"mount.new": "MEDIUM"}),
     ("mount", "/etc/cron.d", None, mount("memory", fstype="tmpfs"), {"mount.over": "HIGH"}),
     ("mount", "/etc/passwd", None, mount(), {"mount.over": "HIGH"}),
+    ("mount", "/var/lib/edgeguard", None, mount("memory", fstype="tmpfs"), {"mount.over": "HIGH"}),
+    ("mount", "/usr", None, mount("pseudo", fstype="overlay"), {"mount.over": "HIGH"}),
+    ("mount", "/proc/321", None, mount("memory", fstype="tmpfs"), {"mount.over": "HIGH"}),  # hides a process
+    ("mount", "/proc/fs/nfsd", None, mount("pseudo", fstype="nfsd"), {"mount.new.memory": "LOW"}),
     ("mount", "/run/user/1000", None, mount("transient", fstype="tmpfs"), {}),
     ("mount", "/", mount(), mount(options=()), {"mount.options": "MEDIUM"}),
     ("mount", "/", mount(), mount(source="/dev/sdb1"), {}),  # disks are numbered anew at each boot
@@ -435,7 +455,7 @@ CASES = [
     ("account", "user toor", account(uid=0, system=True), account(uid=0, system=True), {"account.root": "CRITICAL"}),
     ("account", "user root#2", None, account(uid=0, system=True), {"account.root": "CRITICAL"}),
     ("account", "user a", None, account(), {"account.new": "MEDIUM"}),
-    ("account", "user _chrony", None, account(uid=102, system=True), {"account.new.system": "LOW"}),
+    ("account", "user _chrony", None, account(uid=102, system=True, password="locked"), {"account.new.system": "LOW"}),
     (
         "account",
         "user a",
@@ -463,17 +483,64 @@ CASES = [
     ),
     ("account", "group audio", account("group"), account("group", members=("a",)), {"account.group": "LOW"}),
     ("account", "group new", None, account("group"), {"account.new.group": "LOW"}),
-    ("account", "group docker", None, account("group", privileged=True), {}),
+    ("account", "group docker", None, account("group", privileged=True), {"account.new.group": "LOW"}),
     (
         "account",
         "group docker",
         None,
         account("group", privileged=True, members=("a",)),
-        {"account.new.privileged": "HIGH"},
+        {"account.new.privileged": "HIGH", "account.new.group": "LOW"},
     ),
-    ("authorized_key", "a SHA256:x", None, {"options": ()}, {"authorized-key.new": "HIGH"}),
+    (
+        "account",
+        "group sudo",
+        account("group", privileged=True),
+        account("group", privileged=True, admins=("a",)),
+        {"account.privileged.admins": "HIGH"},
+    ),
+    ("account", "group audio", account("group"), account("group", admins=("a",)), {}),
+    (
+        "account",
+        "group sudo",
+        account("group", privileged=True, password="locked"),
+        account("group", privileged=True),
+        {"account.privileged.password": "HIGH"},
+    ),
+    ("account", "group sudo", account("group", privileged=True), account("group", privileged=True), {}),
+    ("account", "user a", account(), account(reaching=True), {"account.reaching": "HIGH"}),
+    (
+        "account",
+        "user s",
+        None,
+        account(system=True),
+        {"account.new.system": "LOW", "account.new.system-password": "MEDIUM"},
+    ),
+    ("authorized_key", "a SHA256:x", None, {"type": "ssh-rsa"}, {"authorized-key.new": "HIGH"}),
+    ("authorized_key", "a /home/a/.ssh/authorized_keys", None, {"type": "unread"}, {"authorized-key.unread": "MEDIUM"}),
+    ("authorized_key", "a /home/a/.ssh/authorized_keys", {"options": ()}, {"type": "unread", "options": ()}, {}),
     ("authorized_key", "a SHA256:x", {"options": ("restrict",)}, {"options": ()}, {"authorized-key.options": "HIGH"}),
-    ("authorized_key", "a SHA256:x", {"options": ()}, None, {}),
+    ("authorized_key", "a SHA256:x", {"options": ()}, None, {"authorized-key.removed": "LOW"}),
+    ("file", "/root/.ssh/authorized_keys", file(category="key"), None, {}),
+    ("file", "/etc/apt/sources.list.d/x.list", None, file("config"), {"file.new.hook": "MEDIUM"}),
+    ("file", "/etc/sysctl.d/x.conf", None, file("config"), {"file.new.hook": "MEDIUM"}),
+    ("file", "/etc/newapp/x.conf", None, file("config"), {"file.new.other": "LOW"}),
+    ("file", "/usr/lib/NetworkManager/dispatcher.d/pre-up.d/x", None, file("program"), {"file.new.hook": "MEDIUM"}),
+    ("file", "/var/lib/dpkg/info/x.postinst", None, file("script"), {"file.new.script.package": "LOW"}),
+    (
+        "file",
+        "/var/lib/dpkg/info/x.postinst",
+        file("script"),
+        file("script", sha256=OTHER),
+        {"file.content.script.package": "MEDIUM"},
+    ),
+    ("file", "/run/systemd/system/x.service", file(category="unit"), None, {}),
+    (
+        "file",
+        "/root",
+        file("other", type="directory", sha256=None, mode=0o700),
+        file("other", type="directory", sha256=None, mode=0o777),
+        {"file.attributes": "MEDIUM"},
+    ),
     # -- packages and health
     ("package", "bash", {"version": "1"}, {"version": "2", "status": "installed"}, {}),
     (
@@ -525,6 +592,23 @@ def test_which_watch_decides(vendor):
         "/usr/share/perl5/x.pm": "program",
         "/usr/lib/firmware/x.bin": "boot",
         "/etc/hosts": "config",
+        "/run/systemd/system/x.service": "unit",
+        "/run/systemd/transient/x.service": None,
+        "/run/systemd/generator/x.service": None,
+        "/run/modprobe.d/x.conf": "script",
+        "/run/udev/data/b8:0": None,
+        "/run/tmpfiles.d/static-nodes.conf": None,
+        "/root/.local/share/systemd/user/x.service": "unit",
+        "/root/.local/lib/python3.13/site-packages/x.pth": "script",
+        "/root/.local/lib/python3.13/site-packages/x.py": "other",
+        "/root/.ssh/rc": "script",
+        "/root": "other",
+        "/root/.ssh/id_ed25519": "key",
+        "/var/lib/dpkg/info/bash.postinst": "script",
+        "/var/lib/dpkg/info/bash.list": "other",
+        "/etc/shadow-": "account",
+        "/etc/passwd-": None,
+        "/etc/rc3.d/S01x": "script",
         "/etc/ssh/sshd_config": "config",
         "/etc/ssh/ssh_host_rsa_key": "key",
         "/var/lib/edgeguard/keys/device.pub": "key",
@@ -560,7 +644,8 @@ def test_which_watch_decides(vendor):
         "/var/lib/x": "other",
     }
     for path, category in expected.items():
-        assert plan.decide(path).category == category, path
+        watch = plan.decide(path)
+        assert (watch.category if watch else None) == category, path
     for path in (
         "/proc/1/mem",
         "/run/systemd/transient/x.scope",

@@ -122,6 +122,7 @@ def test_several_requests_on_one_connection(world):
         (b'{"method":"org.edgeguard.Status","parameters":{"width":1e9}}\n', "InvalidParameter"),
         (b'{"method":"org.edgeguard.Status","parameters":{"with":80}}\n', "InvalidParameter"),
         (b'{"method":"org.edgeguard.BaselineInstall","parameters":{"path":"/x"}}\n', "OlderRevision"),
+        (b'{"method":"org.edgeguard.BaselineInstall","parameters":{"path":"/\\ud800"}}\n', "InvalidParameter"),
         (b'{"method":"org.edgeguard.Explain","parameters":{"id":"F-1"}}\n', "InternalError"),
     ],
 )
@@ -338,3 +339,13 @@ def test_a_follower_is_patient_and_an_act_may_take_its_time(world, monkeypatch):
     answers = call(world.path, "Log", {"follow": True}, timeout=0.1)
     threading.Timer(0.3, lambda: world.held.requests[-1].reply({"count": 0})).start()
     assert list(answers) == [{"count": 0}]
+
+
+def test_half_a_character_is_no_text():
+    """JSON may spell a lone surrogate, which no file, no record and no terminal can hold; bytes of a name are fine."""
+    declared = VERBS["Accept"].parameters
+    good = {"ids": ["F-1"], "reason": "because \udcff"}
+    assert check_parameters(declared, good)["reason"] == good["reason"]
+    for bad in ({**good, "reason": "\ud800"}, {**good, "ids": ["\udfff"]}):
+        with pytest.raises(ControlError, match="expected"):
+            check_parameters(declared, bad)

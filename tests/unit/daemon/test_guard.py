@@ -15,8 +15,9 @@ from edgeguard.daemon.baselines import InForce
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.publish import replace_file
-from edgeguard.daemon.verbs import Verbs
+from edgeguard.daemon.verbs.acting import Acting
 from edgeguard.errors import ControlError
+from edgeguard.evaluate.ledger import Ledger
 from edgeguard.model import Observation, Outcome, Result, Rule, Severity
 from edgeguard.settings import Paths, Settings
 
@@ -64,7 +65,7 @@ def test_a_disk_that_takes_a_part_does_not_replace_the_ledger(tmp_path: Path, mo
 
 
 def test_a_ledger_that_could_not_be_saved_is_saved_later(guard: Guard, monkeypatch: Any) -> None:
-    def full(_path: str, _data: bytes, _mode: int) -> None:
+    def full(_path: str, _data: bytes, _mode: int, **_more: bool) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr("edgeguard.daemon.keeping.replace_file", full)
@@ -84,7 +85,7 @@ def test_what_cannot_be_signed_now_is_not_accepted_by_half(guard: Guard) -> None
     (opened,) = guard.river.ledger.apply([result], 1)
     guard.judging.in_force = InForce(None, "local", "", b"", {})  # type: ignore[arg-type]
     guard.helpers.running["rebase"] = None  # type: ignore[assignment]
-    verbs, request = Verbs(guard), SimpleNamespace(peer=Peer(1, 0, 0))
+    verbs, request = Acting(guard), SimpleNamespace(peer=Peer(1, 0, 0))
     request.parameters = {"ids": [opened.finding.id], "reason": "because", "until": None, "marks": []}
     with pytest.raises(ControlError, match="being signed"):
         verbs.accept(request)  # type: ignore[arg-type]
@@ -119,3 +120,58 @@ def test_a_time_without_the_guard_is_told_if_the_device_was_on(
 def test_a_journal_that_was_set_aside_is_told(guard: Guard) -> None:
     guard.trouble.started(None, ["journal.1"])
     assert any("spool journal.1" in line for line in guard.health.problems())
+
+
+def _open_finding(guard: Guard) -> str:
+    rule = Rule(id="r", kind="sysctl", code="EG-SYS-001", title="", severity=Severity.LOW)
+    seen = Observation("sysctl", "net.test", {"value": "1"}, 1)
+    (opened,) = guard.river.ledger.apply([Result(rule, seen, Outcome.FAIL, (), {"value": "0"}, {"value": "1"})], 1)
+    return opened.finding.id
+
+
+class _Request(SimpleNamespace):
+    """A person's question; remembers what was on disk when it was answered."""
+
+    def __init__(self, guard: Guard, **parameters: Any) -> None:
+        super().__init__(peer=Peer(1, 0, 0), parameters=parameters, accepted=None)
+        self._guard = guard
+
+    def reply(self, _words: Any) -> None:
+        data = Path(f"{self._guard.settings.paths.state}/ledger.cbor").read_bytes()
+        self.accepted = Ledger.from_cbor(data).is_accepted(self._guard.river.ledger.all()[0].id)
+
+
+def test_a_word_is_on_disk_before_it_is_answered(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("fsync", "rename"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *words, n=name, call=original: (done.append(n), call(*words)))
+    finding, verbs = _open_finding(guard), Acting(guard)
+    request = _Request(guard, ids=[finding], reason="because", until=1 << 50, marks=[])
+    verbs.accept(request)  # type: ignore[arg-type]
+    assert request.accepted
+    assert done == ["fsync", "rename", "fsync"]  # the content, its name, the directory
+    done.clear()
+    request = _Request(guard, id=finding)
+    verbs.undo(request)  # type: ignore[arg-type]
+    assert request.accepted is False
+    assert done == ["fsync", "rename", "fsync"]
+
+
+def test_what_the_disk_does_not_take_is_not_accepted(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_words: Any, **_more: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("edgeguard.daemon.keeping.replace_file", full)
+    finding = _open_finding(guard)
+    with pytest.raises(ControlError, match="nothing was accepted"):
+        Acting(guard).accept(_Request(guard, ids=[finding], reason="because", until=1 << 50, marks=[]))  # type: ignore[arg-type]
+    assert not guard.river.ledger.is_accepted(finding)
+    assert [one.id for one in guard.river.ledger.open()] == [finding]
+
+
+def test_a_save_that_nobody_waits_for_costs_one_sync(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    assert guard.keeping.save()
+    assert len(synced) == 1

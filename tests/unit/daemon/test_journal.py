@@ -140,3 +140,11 @@ def test_journald_may_be_restarted(journald, tmp_path):
         again.settimeout(2)
         sender.send(journal.entry(_change(), 2))
         assert b"EDGEGUARD_SEQ=2\n" in again.recv(65536)
+
+
+def test_whether_the_journal_hears_us_can_be_asked(journald, tmp_path):
+    path, listener = journald
+    assert journal.Journal(path).trouble() == ""
+    assert journal.Journal(str(tmp_path / "absent")).trouble() == "No such file or directory"
+    listener.close()
+    assert journal.Journal(path).trouble() == "Connection refused"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeguard.daemon.sensors import concerning
+from edgeguard.daemon.sensors import attention, concerning
 from edgeguard.model import Watch
 
 WATCHES = (
@@ -21,3 +21,10 @@ def test_mounts_in_and_above_what_is_watched() -> None:
 def test_mounts_elsewhere() -> None:
     points = ["/run/user/1000", "/var/lib/docker/overlay2/1/merged", "/media/usb", "/usr/sbin2", "/etcetera"]
     assert list(concerning(WATCHES, points)) == []
+
+
+def test_attention_for_key_files_that_no_watch_names() -> None:
+    places = ["/home/anna/.ssh/authorized_keys", "/var/www/.ssh/authorized_keys", "/etc/keys/anna", "/usr/sbin/.ssh/k"]
+    places += ["/proc/.ssh/authorized_keys", "/run/sshd/.ssh/authorized_keys", "/srv/[a]/.ssh/authorized_keys"]
+    assert attention(WATCHES, places) == (Watch("/var/www/.ssh/authorized_keys", "key", recurse=False),)
+    assert attention(WATCHES[:-1], places) == attention(WATCHES, places)

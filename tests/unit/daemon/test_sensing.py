@@ -8,7 +8,7 @@ import pytest
 
 from edgeguard.daemon import sensing as module
 from edgeguard.daemon.loop import Loop
-from edgeguard.daemon.sensing import HINT_LOOKS_S, Sensing
+from edgeguard.daemon.sensing import HINT_LOOKS_S, UNTOLD_MIN_S, Report, Sensing
 from edgeguard.model import Observation, Origin, Status
 from edgeguard.sensors import Rung
 
@@ -73,7 +73,7 @@ def run(loop: Loop, clock: Clock, until: float) -> None:
 
 def make(clock: Clock, standing: Iterable[str] = ()) -> tuple[Loop, Sensing, Listeners, list[Observation]]:
     loop, told = Loop(clock), []
-    sensing = Sensing(loop, told.append, lambda _kind: standing, lambda _name, _rung: None)
+    sensing = Sensing(loop, told.append, lambda _kind: standing, lambda _report: None)
     sensor = Listeners(clock)
     sensing.add(sensor, snapshot=True)  # type: ignore[arg-type]  # class attributes as a test writes them
     return loop, sensing, sensor, told
@@ -113,3 +113,57 @@ def test_without_programs_nothing_is_looked_at_in_between(clock: Clock) -> None:
     sensing.program_started()
     run(loop, clock, 1009.0)
     assert len(sensor.looks) == 1 + len(HINT_LOOKS_S)
+
+
+def test_what_wakes_a_sensor() -> None:
+    sensor = Listeners(Clock())
+    sensor.triggers = ("/etc/pass*",)  # type: ignore[assignment]
+    assert module._concerns(sensor, "/etc/passwd")
+    assert not module._concerns(sensor, "/var/www/.ssh")
+    sensor.places = frozenset({"/var/www/.ssh/authorized_keys"})  # type: ignore[attr-defined]
+    for path in ("/var/www/.ssh/authorized_keys", "/var/www/.ssh", "/var/www"):  # what leads there may be replaced
+        assert module._concerns(sensor, path)
+    assert not module._concerns(sensor, "/var/www/index.html")
+    assert not module._concerns(sensor, "/var/w")
+
+
+def told_of(clock: Clock) -> tuple[Sensing, list[Report]]:
+    stands: list[Report] = []
+    return Sensing(Loop(clock), lambda _seen: None, lambda _kind: (), stands.append), stands
+
+
+def test_a_rung_that_changes_later_is_told_once(clock: Clock) -> None:
+    sensing, stands = told_of(clock)
+    sensor = Listeners(clock)
+    sensing.add(sensor, snapshot=True)  # type: ignore[arg-type]
+    sensor.rung = Rung("list", proven=False, blind=("half of it",))  # type: ignore[attr-defined]
+    sensing.look("listeners")
+    sensing.look("listeners")
+    assert [(one.rung.proven, one.rung.blind) for one in stands] == [(True, ()), (False, ("half of it",))]
+    assert sensing.reports() == stands[-1:]
+
+
+def test_where_no_event_tells_of_files_their_readers_look_often_and_say_so(clock: Clock) -> None:
+    sensing, stands = told_of(clock)
+    sensing.untold = True
+    reader, other = Listeners(clock), Listeners(clock)
+    reader.name, reader.triggers, reader.interval_s = "accounts", ("/etc/passwd",), 900  # type: ignore[assignment]
+    sensing.add(other, snapshot=True)  # type: ignore[arg-type]
+    sensing.add(reader, snapshot=True)  # type: ignore[arg-type]
+    assert stands[0].rung.blind == ()
+    assert stands[1].rung.blind == ("what is read from files is looked at every 60 s: no event tells that one changed",)
+    sensing.run()
+    run(sensing._loop, clock, 1000.0 + 3 * UNTOLD_MIN_S)
+    assert len(reader.looks) >= 3
+
+
+@pytest.mark.parametrize(
+    ("rung", "works"),
+    [
+        (Rung("best", proven=False), True),  # an event of our own could not be made; it may carry
+        (Rung("last", proven=True), True),
+        (Rung("last", proven=False), False),  # a look does not succeed either
+    ],
+)
+def test_only_the_last_rung_must_be_proven(rung: Rung, works: bool) -> None:
+    assert Report("any", rung, ("best", "last")).works is works

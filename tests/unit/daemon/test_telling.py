@@ -70,3 +70,12 @@ def test_who_asks_while_the_sealer_runs_is_served_after_it(tmp_path: Path) -> No
     assert [asked["audit"] for asked in helpers.asked] == [False, True]
     helpers.end("seal")
     assert len(helpers.asked) == 2
+
+
+def test_a_number_is_shown_when_its_record_is_durable(tmp_path: Path) -> None:
+    telling, spool, _, loop = made(tmp_path, [])
+    spool.full = False
+    telling.state("start")
+    assert telling.sequence == 0
+    loop.turn(0)
+    assert (telling.sequence, spool.status.pending) == (1, 0)

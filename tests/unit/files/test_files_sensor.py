@@ -14,7 +14,7 @@ from edgeguard.codec.manifest import Reader
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import Context
 from edgeguard.sensors import files as module
-from edgeguard.sensors.files import Files
+from edgeguard.sensors.files import BLIND_ACTOR, Files
 
 WATCHES = [
     Watch("/etc", "config", exclude=("/etc/skip",)),
@@ -253,7 +253,7 @@ def test_an_overflow_is_counted_and_asks_for_a_sweep(live, world):
 
 def test_renew_takes_other_watches(live, world):
     world.watches = [Watch("/opt", "program")]
-    assert live.sensor.renew(world.watches, world.manifest) == ()
+    assert live.sensor.renew(world.watches, world.manifest) == (BLIND_ACTOR,)
     world.write("/etc/passwd", b"changed")
     world.write("/opt/two", b"changed")
     assert set(live.seen(lambda found: "/opt/two" in found)) == {"/opt/two"}

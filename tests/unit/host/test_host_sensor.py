@@ -99,6 +99,20 @@ def test_a_write_wakes_the_loop_and_is_told(root: Path, mechanism: str, monkeypa
     sensor.close()
 
 
+def test_another_proc_than_the_one_that_others_write_to_is_no_rung(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own test would succeed there: what we open ourselves is told."""
+    monkeypatch.setattr("edgeguard.sensors.host._proc_root", lambda root: (root, False))
+    rung = Host(Context(root=str(root))).start()
+    assert rung.name == "polling"
+    assert {why for _, why in rung.tried} == {"our /proc is not the one that others write to"}
+
+
+def test_settings_that_cannot_be_read_at_all_are_said(tmp_path: Path) -> None:
+    rung = Host(Context(root=str(tmp_path))).start()
+    assert rung.name == "polling"
+    assert any(line.startswith("no kernel setting can be read") for line in rung.blind)
+
+
 def test_mounts_that_come_and_go(root: Path) -> None:
     sensor = Host(Context(root=str(root)))
     sensor.start()
@@ -171,3 +185,7 @@ def test_any_bytes(data: bytes) -> None:
             parse_mounts.options(mount)
     for key in parse_sysctl.KEYS:
         assert parse_sysctl.level(key, os.fsdecode(data)) >= -1
+
+
+def test_a_module_of_impossible_size_is_none() -> None:
+    assert list(parse_modules.parse(b"big " + b"9" * 5000 + b" 0 - Live 0x0\n")) == []

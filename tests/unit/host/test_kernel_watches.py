@@ -49,6 +49,13 @@ def test_an_event_that_cannot_be_read_counts_as_lost(monkeypatch: pytest.MonkeyP
     watch.close()
 
 
+def test_half_an_event_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = procwatch.Watch("inotify")
+    monkeypatch.setattr(watch, "_chunks", lambda: iter([struct.pack("iIII", 1, 2, 0, 0)[:11]]))
+    assert watch.read() == [procwatch.Written("", None)]
+    watch.close()
+
+
 def test_what_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
     watch = procwatch.Watch("inotify")
     with pytest.raises(OSError, match="No such file"):

@@ -67,6 +67,7 @@ class World:
         """As it was learned."""
         for extra in ("sys/bus/usb/devices/1-2", "etc/ssh/sshd_config.d"):
             shutil.rmtree(self.root / extra, ignore_errors=True)
+        (self.root / "etc/subuid").unlink(missing_ok=True)
         for path, text in ROOT.items():
             self.put(path, text)
         self.descriptors("030101")
@@ -93,7 +94,8 @@ class World:
     def codes(self) -> set[tuple[str, str]]:
         """(code, subject) of everything that fails now."""
         seen = self.look()
-        gone = self.before - {(each.kind, each.subject) for each in seen}
+        blind = {each.kind for each in seen if each.subject == "*"}  # of these nothing is gone (snapshot)
+        gone = {each for each in self.before if each[0] not in blind} - {(each.kind, each.subject) for each in seen}
         seen += [Observation(kind, subject, {}, NOW, Status.ABSENT) for kind, subject in sorted(gone)]
         return {(result.rule.code, result.observation.subject) for result in self._failing(seen)}
 
@@ -155,6 +157,32 @@ ACTS: list[tuple[str, str, str, Callable[[World], None]]] = [
         "bob SHA256:",
         "a key",
         lambda w: w.add("home/bob/.ssh/authorized_keys", f"ssh-ed25519 {OTHER} x\n"),
+    ),
+    (
+        "EG-ACCT-004",
+        "bob /home/bob/.ssh/authorized_keys",
+        "a key file that is too long to be read",
+        lambda w: w.add("home/bob/.ssh/authorized_keys", "# x\n" * 300_000 + f"ssh-ed25519 {OTHER} x\n"),
+    ),
+    (
+        "EG-ACCT-006",
+        "group sudo",
+        "somebody who may add members to sudo",
+        lambda w: w.put("etc/gshadow", ROOT["etc/gshadow"].replace("sudo:*::bob", "sudo:*:bob:bob")),
+    ),
+    (
+        "EG-ACCT-006",
+        "group friends",
+        "another name for sudo",
+        lambda w: w.add("etc/group", "friends:x:27:eve\n"),
+    ),
+    ("EG-ACCT-006", "user bob", "ids of the system", lambda w: w.put("etc/subuid", "bob:0:65536\n")),
+    ("EG-ACCT-001", "user toor", "a uid-0 account by half a line", lambda w: w.add("etc/passwd", "toor:x: 0:0\n")),
+    (
+        "EG-SSH-002",
+        "setenv",
+        "sshd loads a library into every session",
+        lambda w: w.put("etc/ssh/sshd_config.d/x.conf", "SetEnv LD_PRELOAD=/tmp/x.so\n"),
     ),
     (
         "EG-ACCT-004",
@@ -235,6 +263,7 @@ ORDINARY: list[tuple[str, Callable[[World], None]]] = [
     ("a container", lambda w: w.add("proc/self/mountinfo", "3 1 0:8 / /var/lib/docker/x rw - overlay o rw\n")),
     ("a comment", lambda w: w.add("etc/ssh/sshd_config", "# PermitRootLogin yes\n")),
     ("another port", lambda w: (w.root / "sys/bus/usb/devices/1-1").rename(w.root / "sys/bus/usb/devices/2-3")),
+    ("ids of one's own", lambda w: w.put("etc/subuid", "bob:100000:65536\nroot:0:65536\n")),
     ("a key comment", lambda w: w.put("home/bob/.ssh/authorized_keys", f"restrict ssh-ed25519 {KEY} bob@home\n")),
 ]
 

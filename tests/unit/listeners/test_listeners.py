@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from edgeguard.errors import Unavailable
-from edgeguard.model import Status
+from edgeguard.model import Origin, Status
 from edgeguard.sensors import Context
 from edgeguard.sensors import listeners as module
 from edgeguard.sensors.actors import Actors
@@ -143,6 +143,46 @@ def test_no_bell_is_the_next_rung(monkeypatch):
     assert list(one.ready(1)) == []
     one.close()
     assert ("bpf", "loading a BPF program: not allowed") in rung.tried or "sock_diag" in dict(rung.tried)
+
+
+def test_without_a_bell_the_delay_is_said(sensor):
+    assert module.LATE.format(10) in sensor.rung.blind
+
+
+def test_without_a_second_view_the_first_is_used_and_not_called_proven(monkeypatch):
+    def hidden(_):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    try:
+        diag = module.SockDiag()
+        diag.bound()
+        diag.close()
+    except (OSError, Unavailable) as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(module.procnet, "bound", hidden)
+    one = Listeners(Context())
+    rung = one.start()
+    one.close()
+    assert rung.name != "proc net"
+    assert not rung.proven
+    assert any("could not be checked" in line for line in rung.blind)
+
+
+def test_only_what_the_bell_rang_for_is_called_live(monkeypatch):
+    monkeypatch.setattr(module, "PortBell", Bell)
+    one = Listeners(Context())
+    if "sock_diag" in dict(one.start().tried):
+        pytest.skip("no sock_diag")
+    try:
+        with listen(socket.AF_INET, "127.0.0.1") as mine:
+            assert look(one)[f"tcp/127.0.0.1:{mine.getsockname()[1]}"].origin is Origin.SWEEP
+            list(one.ready(1))
+            with listen(socket.AF_INET, "127.0.0.1") as other:
+                seen = look(one)
+                assert seen[f"tcp/127.0.0.1:{other.getsockname()[1]}"].origin is Origin.LIVE
+                assert seen[f"tcp/127.0.0.1:{mine.getsockname()[1]}"].origin is Origin.SWEEP
+    finally:
+        one.close()
 
 
 def test_a_shared_port_names_all_programs(sensor):

@@ -7,10 +7,19 @@ import sys
 
 import pytest
 
+from edgeguard.linux import mounts
 from edgeguard.linux.procfs import Process
 from edgeguard.sensors.programs import Programs
 
 UID = os.getuid()
+LOADER = "/usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1"
+HIDDEN = """import os, sys
+mount = lambda *words: os.spawnvp(os.P_WAIT, "mount", ["mount", *words]) == 0 or sys.exit(3)
+mount("-t", "tmpfs", "none", sys.argv[1])
+import shutil; shutil.copy(sys.argv[2], sys.argv[1] + "/x")
+print("ready", flush=True)
+os.execv(sys.argv[1] + "/x", ["x", "600"])
+"""
 
 
 @pytest.fixture
@@ -88,6 +97,53 @@ def test_from_memory(programs):
         os.close(fd)
 
 
+def hidden(tmp_path, *options):
+    """A program on a file system that only it has mounted; None where this user may make no such thing."""
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare")
+    words = ["unshare", "-m", *options, sys.executable, "-c", HIDDEN, str(tmp_path), shutil.which("sleep")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if process.stdout.readline() != "ready\n":
+        process.wait()
+        pytest.skip("no mount namespace of one's own here")
+    while not os.readlink(f"/proc/{process.pid}/exe").endswith("/x"):
+        pass
+    return process
+
+
+def test_behind_a_mount_of_its_own(programs, tmp_path):
+    """A service's PrivateTmp= looks like this; a container has another root, too."""
+    process = hidden(tmp_path, *(() if UID == 0 else ("-Ur",)))
+    try:
+        seen = judge(programs, process.pid)
+        assert seen[:3] == (f"{tmp_path}/x", f"{tmp_path}/x", "private")
+        assert seen.writable_dir is str(tmp_path).startswith("/tmp/")
+        assert not seen.exe_known
+        assert seen.suspicious
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("change", ["another root", "a device of another namespace"])
+def test_a_container_and_who_comes_from_outside_are_left_alone(programs, tmp_path, monkeypatch, change):
+    process = hidden(tmp_path, *(() if UID == 0 else ("-Ur",)))
+    theirs = mounts.read(pid=process.pid)
+
+    def read(proc="/proc", pid="self", most=0):
+        point = "/" if change == "another root" else str(tmp_path)
+        return [mount._replace(device="0:0") if mount.point == point else mount for mount in theirs]
+
+    try:
+        monkeypatch.setattr(mounts, "read", read)
+        assert judge(programs, process.pid).exe_state == "foreign"
+        monkeypatch.setattr(mounts, "read", lambda proc="/proc", pid="self", most=0: theirs)
+        assert judge(programs, process.pid).exe_state == "private"
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_ordinary_program(programs):
     program = judge(programs, os.getpid())
     assert program.exe == os.path.realpath(sys.executable)
@@ -155,6 +211,10 @@ def test_directories_of_other_users(tmp_path):
         ("/usr/bin/dash", ("sh", "-xc", "ls /tmp"), ""),
         ("/usr/bin/perl", ("perl", "-we", "1"), ""),
         ("/usr/bin/cat", ("cat", "/etc/passwd"), ""),
+        (LOADER, ("ld.so", "/tmp/x"), "/tmp/x"),
+        (LOADER, ("ld.so", "--argv0", "cron", "--library-path", "/a:/b", "/tmp/x"), "/tmp/x"),
+        (LOADER, ("ld.so", "--inhibit-cache", "--preload", "/a.so", "/tmp/x"), "/tmp/x"),
+        (LOADER, ("ld.so", "--verify", "/tmp/x"), "/tmp/x"),
     ],
 )
 def test_scripts(programs, link, argv, script):

@@ -78,6 +78,15 @@ def test_a_flood_of_programs_is_counted_by_directory():
     assert table.take_crowds(6.0 + LINGER_S) == ({}, ["/tmp/*"])
 
 
+def test_a_flood_of_a_containers_programs_is_nothing_to_speak_of():
+    table = Table()
+    for pid in range(1, 200):
+        foreign = program(f"foreign:/usr/bin/x{pid}", "foreign", writable=False)
+        enter(table, pid, foreign)
+        table.tell(foreign, 10.0)
+    assert table.take_crowds(10.5) == ({}, [])
+
+
 def test_exec_leaves_the_subject_before():
     table = Table()
     enter(table, 1, GOOD)

@@ -355,3 +355,27 @@ def test_other_files_are_no_segments(name):
 
 def test_a_name_reads_as_it_is_written():
     assert outbox.parse_name(Name(2, 77).file) == Name(2, 77)
+
+
+def test_a_journal_is_let_go_when_its_segments_have_durable_names(device, monkeypatch):
+    """Also those that an earlier run made and, being killed, did not make durable."""
+    spool = device.spool()
+    spool.open()
+    spool.append(state())
+    spool.rotate(10_000_000, force=True)
+    steps = []
+    original, release = seal._sync, seal.Sealer._release
+
+    def killed(directory):
+        if directory == device.outbox:
+            raise KeyboardInterrupt
+        original(directory)
+
+    monkeypatch.setattr(seal, "_sync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        device.seal()
+    assert len(device.segments()) == 1
+    monkeypatch.setattr(seal, "_sync", steps.append)
+    monkeypatch.setattr(seal.Sealer, "_release", lambda self, index: (steps.append("release"), release(self, index)))
+    assert device.seal()["sealed"] == []
+    assert steps[-2:] == [device.outbox, "release"]

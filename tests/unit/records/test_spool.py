@@ -362,3 +362,38 @@ def test_time_never_runs_back_within_a_stream(device):
     records = [wire.decode_record(frame.content) for frame in frames(device)]
     assert [record.mono for record in records] == [5000, 5000, 5010, 100]
     assert len({record.wall - record.mono for record in records}) == 1
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+def test_a_disk_that_fails_while_turning_neither_loses_nor_stops_anything(device, nth):
+    """Two syncs close the one journal, two start the other; each of them fails once, and a sealer comes by."""
+
+    class Once(FailingFiles):
+        left = 0
+
+        def fdatasync(self, fd):
+            self.left -= 1
+            if self.left == 0:
+                raise OSError(BROKEN, "broken")
+            super().fdatasync(fd)
+
+    files = Once()
+    one = device.spool(files=files)
+    one.open()
+    one.append(state("a"))
+    one.commit()
+    files.left = nth
+    with pytest.raises(SpoolError):
+        one.rotate(1000, force=True)
+    device.seal()
+    one.refresh()
+    one.append(state("b"))
+    one.commit()
+    two = device.spool()  # as after a power cut now
+    two.open()
+    for turn in (1, 2, 3):
+        two.rotate(turn * 10**9, force=True)
+        device.seal()
+        two.refresh()
+    assert [record.fields[1] for record in decoded(device)] == ["a", "b"]
+    two.close()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgeguard.model import Origin, Status
 from edgeguard.sensors import Context, parse_usb
+from edgeguard.sensors import usb as module
 from edgeguard.sensors.usb import Usb
 
 
@@ -103,6 +104,16 @@ def test_no_usb_is_said_and_is_not_blind(tmp_path: Path) -> None:
     assert rung.blind == ()
     assert "no USB here" in rung.tried[0][1]
     assert list(sensor.observe(1)) == []
+
+
+def test_a_hidden_sysfs_is_not_a_machine_without_usb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor = Usb(Context())
+    sensor._devices = str(tmp_path / "none")
+    monkeypatch.setattr(module, "_buses", list)
+    rung = sensor.start()
+    assert (rung.name, rung.proven, rung.blind) == ("polling", False, ("USB devices are not seen",))
+    monkeypatch.setattr(module, "_buses", lambda: ["cpu"])
+    assert sensor.start().proven
 
 
 def test_columns(tree: Tree) -> None:

@@ -1,0 +1,191 @@
+"""Our own formats: what comes from a disk that was damaged, from a network, or from a program that is not ours.
+
+Where bytes are accepted, what must hold of the value is asserted too: one value has one encoding, and what passed as a
+whole can be looked into without an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import struct
+
+from edgeguard import control, control_server
+from edgeguard.baseline.document import Baseline
+from edgeguard.codec import cbor, cose, manifest
+from edgeguard.codec.values import columns_from_plain
+from edgeguard.collector import events
+from edgeguard.daemon import act, frames
+from edgeguard.errors import DecodeError, EdgeGuardError
+from edgeguard.evaluate.ledger import Ledger
+from edgeguard.records import journal, receipts, wire
+from edgeguard.remediations import client, undo
+from edgeguard.sensors import observed
+from tests.fuzz.each import each
+
+DEVICE = bytes(16)
+HEADER = [1, DEVICE, 0, 1, 0, 1, 1, 0, bytes(32), 1000, 1_790_000_000_000, 2, bytes(8), 0, wire.CODEC_RAW]
+COUNT_AT = 7  # where the header says how many records there are
+GENERATION = 3
+
+
+def cbor_value(data: bytes) -> None:
+    each(data, lambda data: cbor.decode_prefix(data, len(data) // 2), lambda data: cbor.decode(data, depth=2))
+    value = cbor.decode(data)
+    assert cbor.encode(value) == data, "one value has one encoding"
+
+
+def cose_message(data: bytes) -> None:
+    """A segment file, a receipt, a baseline: the envelope and what is read before the signature is verified."""
+    each(data, cose.parse1, receipts.unverified)
+    for part in wire.split(data):
+        wire.decode_header(cose.parse1(part).payload)
+        shown(wire.decode_segment(cose.parse1(part).payload))
+
+
+def segment_body(data: bytes) -> None:
+    """The body of a segment below an honest header: what a device with a good key may still send."""
+    with contextlib.suppress(DecodeError):
+        wire.decode_record(data)
+    content = cbor.decode(data, depth=wire.DEPTH, size=wire.INFLATED_MAX)
+    rows = content[1] if isinstance(content, list) and len(content) > 1 else []
+    header = list(HEADER)
+    header[COUNT_AT] = len(rows) if isinstance(rows, list) else 1
+    shown(wire.decode_segment(cbor.encode([*header, data])))
+
+
+def shown(segment: wire.Segment) -> None:
+    """What the collector does with every record: JSON for the store, one line for people."""
+    for record in segment.records:
+        document = json.loads(json.dumps(events.body(record)))
+        events.code(record)
+        event = {"time": events.iso(record.wall or 0), "name": "device", **document}
+        for line in (events.line(event), events.sentence(event)):
+            assert line.isprintable(), "one line that is safe on a terminal"
+
+
+def baseline(data: bytes) -> None:
+    found = Baseline.from_cbor(data)
+    assert Baseline.from_cbor(found.to_cbor()) == found
+
+
+def receipt(data: bytes) -> None:
+    found = receipts.decode(data)
+    receipts.encode(found)
+
+
+def ledger(data: bytes) -> None:
+    found = Ledger.from_cbor(data)
+    Ledger.from_cbor(found.to_cbor())
+
+
+def journal_file(data: bytes) -> None:
+    """The bytes as a file; then as the frames of a sound one, whose CRCs a fuzzer would never find."""
+    journal.parse(data)
+    header = journal.pack_header(journal.Header(GENERATION, journal.ACTIVE, 1, bytes(16), (1,) * journal.STREAMS))
+    file = bytearray(header.ljust(journal.FRAMES_AT, b"\0"))
+    at = 0
+    while at + 2 <= len(data):
+        length = int.from_bytes(data[at : at + 2], "little") % 512
+        file += journal.frame(GENERATION, data[at + 2 : at + 2 + length])
+        at += 2 + length
+    content = journal.parse(bytes(file))
+    assert content is not None
+    for frame in content.frames:
+        with contextlib.suppress(DecodeError):
+            wire.decode_record(frame.content)
+
+
+def manifest_file(data: bytes) -> None:
+    fd = os.memfd_create("fuzz")
+    try:
+        os.write(fd, data)
+        _look_into(manifest.Reader(fd))
+    finally:
+        os.close(fd)
+
+
+def _look_into(reader: manifest.Reader) -> None:
+    each(b"/usr/bin/x", reader.lookup, reader.below, lambda _path: reader.directories(), lambda _path: reader.counts())
+    reader.verify()
+    for block in reader.blocks():  # a manifest that verified answers every question
+        assert reader.has_directory(block.directory)
+        for name, entry in zip(block.names, block.entries, strict=True):
+            assert reader.lookup(block.directory + b"/" + name) == entry
+            entry.columns()
+
+
+def observed_file(data: bytes) -> None:
+    reader = observed.Reader(io.BytesIO(data))
+    while (record := reader.current) is not None:
+        reader.key()
+        for _stat, _entry in record.looks().values():
+            pass
+        assert record.raw in data
+        reader.advance()
+
+
+def helper_frames(data: bytes) -> None:
+    """In two pieces, as a pipe may give them; a body without a length too, which is where most of the code is."""
+    cut = len(data) // 3
+    unpacker = frames.Unpacker()
+    each(data, lambda data: [unpacker.feed(data[:cut]), unpacker.feed(data[cut:])])
+    for message in frames.Unpacker().feed(struct.pack("<I", len(data)) + data):
+        for plain in message.get("observations") or ():
+            frames.observation_from_plain(plain)
+        columns_from_plain(message)
+
+
+class _Client:
+    """Who asks, for a server without sockets."""
+
+    peer = control_server.Peer(1, 0, 0)
+    gone = False
+    request: control_server.Request | None = None
+
+    def __init__(self) -> None:
+        self.said = b""
+
+    def say(self, line: bytes, last: bool) -> bool:
+        del last
+        self.said += line
+        return True
+
+    def refuse(self, error: control.ControlError) -> None:
+        self.said += control.dump({"error": error.name, "parameters": {"message": str(error)}})
+
+
+class _Server(control_server.Server):
+    """The server's way with a line, without its sockets; handlers take every text to the file system's bytes."""
+
+    def __init__(self) -> None:
+        self.rights = control_server.Rights()
+        self.denied = 0
+        self._on_bug = None
+        self._clients = {}
+        self.handlers = dict.fromkeys(control.VERBS, _answer)
+
+
+def _answer(request: control_server.Request) -> None:
+    for value in request.parameters.values():
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str):
+                os.fsencode(text)  # what the daemon does with a path, a reason or an id
+    request.reply({"given": sorted(request.parameters)})
+
+
+def control_line(data: bytes) -> None:
+    """A request to the daemon, its reply, and the same bytes in the place of each other line of JSON."""
+    line = data.partition(b"\n")[0]
+    asking = _Client()
+    _Server().dispatch(asking, line)  # type: ignore[arg-type]  # stands in for a connection
+    assert asking.said.endswith(b"\n"), "every line is answered"
+    each(asking.said[:-1], control._checked)
+    each(line, control._checked, lambda line: act.parse_request(line + b"\n"))
+    client.parse_reply(data, 0)
+    with contextlib.suppress(ValueError, RecursionError):
+        undo._record(json.loads(line))
+    with contextlib.suppress(EdgeGuardError):
+        control.load(data)

@@ -1,0 +1,339 @@
+#!/usr/bin/python3
+"""Writes the first inputs of every harness into a folder: `python3 -m tests.fuzz.seeds FOLDER`.
+
+They are golden vectors, files of this tree and small samples of what devices have, each made by the product's own
+writer where there is one; and of every class of bug that readers of such bytes have had elsewhere, one hostile sample.
+`run --minimise` boils them down, together with what the fuzzer found, to tests/fuzz/corpus.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeguard.baseline import policy, store
+from edgeguard.baseline.document import ManifestRef, compile_baseline, with_reference
+from edgeguard.codec import cbor, cose, manifest
+from edgeguard.control import VERBS, dump
+from edgeguard.daemon import frames
+from edgeguard.evaluate.ledger import Ledger
+from edgeguard.linux import netlink
+from edgeguard.model import Actor, Finding, Observation, Origin, Outcome, Severity, State, Status
+from edgeguard.records import receipts, wire
+from edgeguard.sensors import observed
+from tests.fuzz import texts
+from tests.fuzz.table import TABLE
+
+TOP = Path(__file__).resolve().parents[2]
+VECTORS = TOP / "tests/vectors"
+NOW = texts.NOW
+DEEP = 3000  # beyond the interpreter's recursion limit
+DIGITS = 5000  # beyond the digits that Python turns into a number
+
+Seeds = Iterator[bytes]
+
+
+def _vectors(pattern: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(VECTORS.glob(pattern))]
+
+
+def cbor_seeds() -> Seeds:
+    yield cbor.encode({"a": [1, -1, 2**64 - 1, -(2**64)], "b": b"\xff", "c": None, "d": True, 7: "\u00e9" * 20})
+    yield cbor.encode([[[[[[[1]]]]]]])
+    yield from (
+        b"\x9b" + b"\xff" * 8,
+        b"\x5b" + b"\xff" * 8,
+        b"\x81" * DEEP,
+        b"\xa1\x61\x62\x01\x61\x61",
+        b"\xf9\x7e\x00",
+    )
+
+
+def cose_seeds() -> Seeds:
+    yield from _vectors("*.eg?")
+
+
+def segment_seeds() -> Seeds:
+    for data in _vectors("*.egs"):
+        for part in wire.split(data):
+            parts = cbor.decode(cose.parse1(part).payload, depth=1, size=wire.SEGMENT_MAX)
+            yield wire._inflate(parts[14], parts[15])
+            for row in cbor.decode(wire._inflate(parts[14], parts[15]), depth=wire.DEPTH)[1]:
+                yield cbor.encode([["text", b"\xff\xfe"], [row]])
+    yield cbor.encode(
+        [["\x1b[2J\n", b"\xff", "\u202e"], [[0, 15 << 4, 0], [1, 15 << 4, 1], [2, 15 << 4, -1]], [[1, 2, 1, 0]]]
+    )
+
+
+def baseline_seeds() -> Seeds:
+    small = policy.parse([("50-site.toml", b"".join(_policies()))], *texts.known())
+    made = compile_baseline(
+        small, {}, ManifestRef(bytes(32), 100, 3), 7, NOW, device=bytes(16), note="why", parent=bytes(32)
+    )
+    made = with_reference(
+        made, "listener", "tcp/0.0.0.0:22", {"exe": "/usr/sbin/sshd", "ports": (1, 2), "who": "\udcff"}
+    )
+    yield made.to_cbor()
+    yield compile_baseline(policy.Policy(), {}, None, 1, NOW).to_cbor()
+
+
+def receipt_seeds() -> Seeds:
+    for data in _vectors("*.egr"):
+        yield cose.parse1(data).payload
+    head, part = receipts.Head(0, 4, bytes(32)), receipts.Range(0, 6, 9)
+    refused = receipts.Refusal(bytes(32), "malformed")
+    yield receipts.encode(receipts.Receipt(bytes(16), NOW, (head,), (part,), (refused,), (0,), (bytes(8),)))
+
+
+def _finding(identifier: str, **columns: object) -> Finding:
+    values: dict[str, object] = dict.fromkeys(Finding._fields, "")
+    values |= {"id": identifier, "rule": "r", "kind": "file", "subject": "/etc/\udcff", "code": "EG-FILE-001"}
+    values |= {"severity": Severity.HIGH, "state": State.OPEN, "origin": Origin.LIVE, "outcome": Outcome.FAIL}
+    values |= {"expected": {}, "observed": columns, "first_seen": NOW, "last_seen": NOW, "count": 1}
+    values |= {"actor": Actor(pid=7, exe="/bin/sh", parents=((1, "/sbin/init"),)), "resolved_at": None, "details": None}
+    return Finding(**{name: values[name] for name in Finding._fields})  # type: ignore[arg-type]  # checked by from_cbor
+
+
+def ledger_seeds() -> Seeds:
+    from edgeguard.evaluate.archive import pack
+    from edgeguard.evaluate.ledger import Acceptance
+
+    one = _finding("F-AWF1", mode=0o644, groups=("a", "b"))
+    key = (one.rule, one.kind, one.subject)
+    data = pack([(key, one)], {key: Acceptance(bytes(8), "root", "it is right", NOW, NOW)}, {"EG-FILE-001": 3})
+    Ledger.from_cbor(data)
+    yield from (data, Ledger().to_cbor())
+
+
+def journal_seeds() -> Seeds:
+    for data in segment_seeds():
+        body = cbor.decode(data, depth=wire.DEPTH)
+        record = cbor.encode([0, 1, 2, body[1][0]])
+        mark = cbor.encode([2, bytes(16)])
+        yield b"".join(len(part).to_bytes(2, "little") + part for part in (record, mark, record))
+        break
+    yield b"EGJRNL1\n" + bytes(90)
+
+
+def manifest_seeds() -> Seeds:
+    out = io.BytesIO()
+    writer = manifest.Writer(out)
+    plain = manifest.Entry(0o100644, 0, 0, 5, "config", bytes(32))
+    writer.add(b"/etc", [b"a", b"b"], [plain, manifest.Entry(0o120777, 0, 0, 0, "config", b"", b"../x")])
+    writer.add(
+        b"/etc/x", [b"su"], [manifest.Entry(0o104755, 0, 0, 9, "program", bytes(32), b"", b"\1" * 20, bytes(32))]
+    )
+    writer.add(b"/usr", [b"bin"], [manifest.Entry(0o40755, 0, 0, 0, "program")])
+    writer.close()
+    yield out.getvalue()
+    empty = io.BytesIO()
+    manifest.Writer(empty).close()
+    yield empty.getvalue()
+
+
+def observed_seeds() -> Seeds:
+    out = io.BytesIO()
+    writer = observed.Writer(out, bytes(32), None)
+    writer.start(0)
+    subjects = {b"b": manifest.Entry(0o100644, 0, 0, 5, "", bytes(32))}
+    for directory, names in ((b"/etc", [b"a", b"b"]), (b"/usr", [b"b"])):
+        record = observed.encode(directory, names, observed.STAT.pack(1, 2, 3) * len(names), subjects)
+        writer.put(record, len(names), 0)
+    writer.close()
+    yield out.getvalue()
+
+
+def frames_seeds() -> Seeds:
+    actor = Actor(pid=7, exe="/bin/sh")
+    seen = Observation(
+        "file", "/etc/\udcff", {"mode": 420, "x": ("a",)}, NOW, Status.PRESENT, Origin.SWEEP, actor, "note"
+    )
+    message = {"observations": [frames.observation_to_plain(seen)]}
+    yield from (frames.pack(message), cbor.encode(message), cbor.encode({"error": "no", "progress": {"done": 1}}))
+
+
+def control_seeds() -> Seeds:
+    example = {"str": "F-AWF1", "strs": ["F-AWF1", "F-EP2Z"], "int": 5, "bool": True}
+    for name, verb in VERBS.items():
+        given = {key: example[parameter.type] for key, parameter in verb.parameters.items()}
+        yield dump({"method": f"org.edgeguard.{name}", "parameters": given})
+    yield dump({"parameters": {"verdict": "OK"}, "continues": True})
+    yield dump({"error": "org.edgeguard.NotPermitted", "parameters": {"message": "no"}})
+    yield dump({"verb": "restore-file", "finding": "F-AWF1", "nonce": 0})
+    yield dump({"ok": True, "state": "done", "detail": "restored", "retry_s": 0, "nonce": 0})
+    undone = {
+        "id": "x",
+        "finding": "F-AWF1",
+        "verb": "restore-file",
+        "subject": "/x",
+        "at": 1,
+        "state": "done",
+        "plan": {},
+    }
+    yield dump({**undone, "detail": "", "changed": 0, "v": 1})
+    yield b'{"method":"Why","parameters":{"subject":"\\ud800"}}'
+    yield b'{"method":"Accept","parameters":{"ids":["\\ud800"],"reason":"\\udfff","marks":[]}}'
+    yield from (b"[" * DEEP, b'{"a":' * DEEP, b'{"nonce":' + b"9" * DIGITS + b"}", b'{"a":1,"a":2}', b'{"a":NaN}')
+
+
+def netlink_seeds() -> Seeds:
+    inet = struct.pack(
+        "=BBBB2s2s16s16sI8sIIIII", 2, 10, 0, 0, b"\0\x16", b"\0\0", bytes(16), bytes(16), 0, bytes(8), 0, 0, 0, 0, 7
+    )
+    six = b"\x0a" + inet[1:] + struct.pack("=HHB3x", 5, 11, 1)
+    yield netlink.pack(20, 2, 1, inet) + netlink.pack(20, 2, 1, six) + netlink.pack(3, 2, 1, bytes(4))
+    yield netlink.pack(2, 0, 1, struct.pack("=i", -13))
+    event = struct.pack("=II8xII", 2, 0, 77, 77)
+    yield (
+        struct.pack("=IHHII", 16 + 20 + len(event), 3, 0, 0, 0)
+        + struct.pack("=IIIIHH", 1, 1, 0, 0, len(event), 0)
+        + event
+    )
+    yield from (inet, six)
+
+
+def fsnotify_seeds() -> Seeds:
+    yield struct.pack("=iIII", 1, 2, 0, 16) + b"name".ljust(16, b"\0") + struct.pack("=iIII", -1, 0x4000, 0, 0)
+    info = struct.pack("=BBH8sIi", 2, 0, 20 + 8 + 4, bytes(8), 8, 1) + bytes(8) + b"abc\0"
+    yield struct.pack("=IBBHQii", 24 + len(info), 3, 0, 24, 0x100, -1, 7) + info
+    yield struct.pack("=IBBHQii", 24, 3, 0, 24, 0x4000, -1, 0)
+
+
+def uevent_seeds() -> Seeds:
+    yield b"add@/devices/pci0000:00/usb1/1-1.2\0ACTION=add\0SUBSYSTEM=usb\0"
+    yield b"remove@/module/usbhid\0"
+    device = bytes((18, 1, 0, 2, 0, 0, 0, 64)) + b"\x6b\x1d\x02\x00" + bytes(6)
+    yield (
+        device
+        + bytes((9, 2, 25, 0, 1, 1, 0, 0x80, 50))
+        + bytes((9, 4, 0, 0, 1, 8, 6, 80, 0))
+        + bytes((7, 5, 1, 2, 0, 2, 0))
+    )
+
+
+PROC_SAMPLES = (
+    b"7 (a) b) S 1 7 7 34816 7 4194560 1 0 0 0 1 1 0 0 20 0 1 0 12345 1000000 100 18446744073709551615 0 0 0 0 0\n",
+    b"Name:\tbash\nUmask:\t0022\nUid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\n",
+    b"0::/user.slice/user-1000.slice/session-3.scope\n",
+    b"1:name=systemd:/system.slice/ssh.service\n0::/x\n",
+    b"usbhid 65536 1 hid_generic,hid_x, Live 0x0000000000000000 (OE)\n",
+    b"usbhid " + b"9" * DIGITS + b" 1 - Live 0x0\n",
+    (
+        b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
+        b"23 22 0:21 / /a\\040b ro,nosuid - tmpfs tmpfs rw,size=1k\n"
+    ),
+    (
+        b"  sl  local_address rem_address   st\n   0: 0100007F:0016 00000000:0000 0A "
+        b"00000000:00000000 00:00000000 00000000     0        0 12345 1\n"
+    ),
+    b"x\n   0: "
+    + b"0" * 32
+    + b":0016 "
+    + b"0" * 32
+    + b":0000 07 00000000:00000000 00:00000000 00000000  0  0 12345 1\n",
+    b"/usr/bin/python3\0-c\0\xff\n\0",
+    b"2\n",
+    b"9" * DIGITS,
+)
+
+
+def _policies() -> list[bytes]:
+    """A watch, a rule with every kind of condition, a waiver; small enough for a fuzzer."""
+    return [
+        b'[[watch]]\npath = "/etc/*/conf"\ncategory = "config"\nexclude = ["/etc/x"]\n',
+        b'[[rule]]\nid = "r1"\ncode = "EG-FILE-001"\nkind = "file"\nseverity = "high"\ntitle = "t"\n',
+        b'where = { category = "config" }\nexpect = { uid = 0 }\n',
+        b'[[waiver]]\ncode = "EG-FILE-001"\nsubject = "/x"\nowner = "me"\nreason = "so"\nexpires = 2027-01-01\n',
+        b'[validity]\nexpires_after = "400d"\n',
+    ]
+
+
+def policy_seeds() -> Seeds:
+    for name, data in store.read_policy_dirs(str(TOP / "packaging/policy.d"), ""):
+        pieces = data.split(b"\n\n[[")
+        yield from (pieces[0], *(b"[[" + piece for piece in pieces[1 :: max(1, len(pieces) // 12)]))
+        assert name
+    for path in sorted((TOP / "tests/corpus/policy").glob("*/*.toml")):
+        yield path.read_bytes()
+    yield b"".join(_policies())
+    yield from toml_bombs()
+
+
+def toml_bombs() -> Seeds:
+    yield from (b"a = " + b"[" * DEEP, b"a = " + b"{b=" * DEEP, b"a = " + b"9" * DIGITS, b"mode = 0x" + b"f" * DIGITS)
+    yield from (b"[" + b"a." * DEEP + b"a]", b"x = 9999-12-31T23:59:59-23:59", b"a = 1e999999", b'a = "\\UFFFFFFFF"')
+    yield b"[[waiver]]\nexpires = 0001-01-01T00:00:00+23:59\n"
+    yield b"[[rule]]\nexpect = { uid = 0x" + b"f" * DIGITS + b" }\n"
+
+
+def settings_seeds() -> Seeds:
+    yield b'name = "pump-07"\nmode = "enforce"\n[uplink]\nurl = "https://c.example:7443"\n\n[budget]\nsweep_s = 9\n'
+    yield b'[paths]\nroot = "/"\nstate = "/x"\n'
+    yield from toml_bombs()
+
+
+def dpkg_seeds() -> Seeds:
+    yield (
+        b"Package: dpkg\nStatus: install ok installed\nArchitecture: arm64\nVersion: 1.21.22\nDescription: x\n y\n\n"
+        b"Package: x\nStatus: hold reinstreq half-configured\nVersion: 1:2~3\n\n"
+    )
+    yield b"/usr/bin/a\n/usr/bin/a.distrib\nx\n/bin/b\n/bin/b.d\n:\n"
+
+
+def sshd_seeds() -> Seeds:
+    yield (
+        b'Port 22\nPermitRootLogin = "no"\nCiphers -3des*\nMatch User a\\ b Address 1.2.3.4\n  X11Forwarding yes # c\n'
+        b"MaxAuthTries 3\nAllowUsers a 'b c' d\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\nMatch all\n"
+    )
+    yield b"Include /etc/ssh/x\nMACs hmac-md5\nPermitTunnel point-to-point\nSkeyAuthentication yes\n"
+
+
+def accounts_seeds() -> Seeds:
+    yield b"root:x:0:0:root:/root:/bin/bash\nx::1000:1000::/home/x:\n+nis::::::\nbad:x:99999999999:1:::\n"
+    yield b"root:$y$j9T$abc:19000:0:99999:7:::\nx:!:1::::1:2:\ny:*:::::::\nz:x:0::::9:1:\n"
+    yield b"sudo:x:27:a,b\nx:!::a,b\n+:::\nsudo:$6$abcdefghijk:root:a\n"
+    blob = b"AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+    yield b'command="a \\" b",no-pty ssh-ed25519 ' + blob + b" me@there\nssh-rsa AAAA\n# x\n"
+
+
+SEEDS = {
+    "cbor": cbor_seeds,
+    "cose": cose_seeds,
+    "segment": segment_seeds,
+    "baseline": baseline_seeds,
+    "receipt": receipt_seeds,
+    "ledger": ledger_seeds,
+    "journal": journal_seeds,
+    "manifest": manifest_seeds,
+    "observed": observed_seeds,
+    "frames": frames_seeds,
+    "control": control_seeds,
+    "netlink": netlink_seeds,
+    "fsnotify": fsnotify_seeds,
+    "uevent": uevent_seeds,
+    "procfs": lambda: iter(PROC_SAMPLES),
+    "policy": policy_seeds,
+    "settings": settings_seeds,
+    "dpkg": dpkg_seeds,
+    "sshd": sshd_seeds,
+    "accounts": accounts_seeds,
+}
+
+
+def write(folder: Path) -> None:
+    assert SEEDS.keys() == {harness.name for harness in TABLE}
+    for name, seeds in SEEDS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate(seeds()):
+            (folder / name / f"seed-{number:03d}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    write(Path(sys.argv[1]))
+    print(json.dumps({name: sum(1 for _ in seeds()) for name, seeds in SEEDS.items()}))

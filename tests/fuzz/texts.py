@@ -1,0 +1,62 @@
+"""Texts that people and Debian's tools write: policy, settings, dpkg's files, sshd_config, accounts."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import edgeguard
+from edgeguard import settings as agent
+from edgeguard.baseline import policy as policies
+from edgeguard.baseline.document import Baseline, compile_baseline
+from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
+from tests.fuzz.each import each
+
+NOW = 1_790_000_000_000
+TODAY = 20_000  # days since 1970
+
+
+@cache
+def known() -> tuple[Any, Any]:
+    """Finding codes and kinds, as the daemon hands them to the reader of policies."""
+    with (Path(edgeguard.__file__).parent / "codes.toml").open("rb") as file:
+        codes = {code: (entry["title"], entry["severity"]) for code, entry in tomllib.load(file).items()}
+    kinds: dict[str, Any] = {}
+    for name in TABLE:
+        kinds.update(sensor_class(name).kinds)
+    return codes, kinds
+
+
+def policy(data: bytes) -> None:
+    codes, kinds = known()
+    each(data, lambda data: policies.parse([("50-site.toml", data)]))  # as `edgeguard policy lint` elsewhere
+    found = policies.parse([("50-site.toml", data)], codes, kinds, now=NOW)
+    document = compile_baseline(found, {}, None, 1, NOW)
+    assert Baseline.from_cbor(document.to_cbor()).policy.rules == found.rules
+
+
+def settings(data: bytes) -> None:
+    agent.parse(data)
+
+
+def dpkg(data: bytes) -> None:
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    each(lines, parse_dpkg.packages)
+    for path in parse_dpkg.diversions(data):
+        assert path in parse_dpkg.aliases(path)
+
+
+def sshd(data: bytes) -> None:
+    """As the sensor reads it, without Includes."""
+    lines = [words for line in data.split(b"\n") if (words := parse_sshd.words(line))]
+    for setting in parse_sshd.settings(lines):
+        assert setting.keyword in parse_sshd.KEYWORDS
+
+
+def accounts(data: bytes) -> None:
+    each(
+        data, parse_accounts.users, parse_accounts.groups, parse_accounts.group_shadow, parse_accounts.keys, users.parse
+    )
+    each(data, lambda data: parse_accounts.shadow(data, TODAY))

@@ -1,0 +1,40 @@
+"""agent.toml: what is wrong in it is said as one error of ours, whatever it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeguard.errors import SettingsError
+from edgeguard.settings import Settings, parse
+
+
+def test_defaults_and_values() -> None:
+    assert parse(b"") == Settings()
+    found = parse(b'name = "pump"\n[budget]\nsweep_s = 60\n[uplink]\nspawn = true\n')
+    assert (found.name, found.budget.sweep_s, found.uplink.spawn) == ("pump", 60, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"nmae = 'x'", "unknown setting 'nmae'"),
+        (b"mode = 'on'", "mode"),
+        (b"name = 7", "expected a text in quotes, got 7"),
+        (b"[budget]\nsweep_s = 0", "expected a number from 1"),
+        (b"[budget]\nsweep_s = true", "expected a whole number"),
+        (b"budget = 1", "expected a table"),
+        (b"a = \nb = 1", "line 1, column 5"),
+        (b"\xff", "utf-8"),
+        (b"a = " + b"[" * 5000, "nested too deeply"),
+        (b"a = " + b"{b=" * 5000, "nested too deeply"),
+        (b"[budget]\nsweep_s = " + b"9" * 5000, "4300 digits"),
+        (b"[budget]\nsweep_s = 0x" + b"f" * 5000, "a giant number"),
+        (b"name = 0x" + b"f" * 5000, "a giant number"),
+        (b"name = [0x" + b"f" * 5000 + b"]", "a giant number"),
+        (b"[budget]\nsweep_s = %d" % (2**63), "expected a number from 1"),
+    ],
+)
+def test_what_is_wrong_is_one_error(text: bytes, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(text)
+    assert said in str(caught.value)
