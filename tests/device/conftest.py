@@ -28,7 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "suite" in metafunc.fixturenames:
-        metafunc.parametrize("suite", metafunc.config.getoption("--suite").split(), scope="session")
+        # indirect, as a fixture: else pytest orders the tests of a module by their own parameters
+        metafunc.parametrize("suite", metafunc.config.getoption("--suite").split(), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def suite(request: pytest.FixtureRequest) -> str:
+    """The Debian release."""
+    return str(request.param)
 
 
 def why_not() -> str:
