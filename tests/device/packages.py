@@ -63,7 +63,8 @@ def chroot(suite: str) -> Iterator[Path]:
 
 def run(*words: str, fine: tuple[int, ...] = (0,)) -> str:
     """A command to its end; RuntimeError with the end of what it said."""
-    environment = {**os.environ, "PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}  # paths of this tree
+    environment = {**kept, "PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(
         words,
         env=environment,
