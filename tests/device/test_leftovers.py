@@ -19,9 +19,10 @@ TOP = Path(__file__).resolve().parents[2]
 GONE_S = 60.0
 # A run of its own: it boots a device with a cable and everything, says what it is called, and waits to be interrupted.
 RUN = """
-import sys
+import signal, sys
 from pathlib import Path
 from tests.device.lab import Device
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us in the background may have it ignored
 with Device(Path(sys.argv[1]), net="veth") as device:
     device.begin("exec sleep 1000")
     print(device.name, device.folder, device.link, flush=True)
