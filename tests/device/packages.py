@@ -65,6 +65,7 @@ def run(*words: str, fine: tuple[int, ...] = (0,)) -> str:
     """A command to its end; RuntimeError with the end of what it said."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}  # paths of this tree
     environment = {**kept, "PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else Debian's py3clean leaves its own behind, and piuparts blames us
     done = subprocess.run(
         words,
         env=environment,
