@@ -46,6 +46,8 @@ def parse(data: bytes, family: int, protocol: int, state: int) -> list[Socket]:
             address, port = _endpoint(fields[1], family)
             _peer, peer_port = _endpoint(fields[2], family)
             uid, inode = int(fields[7]), int(fields[9])
+            if uid < 0 or inode < 0:
+                raise ValueError("a number below 0")
         except (ValueError, IndexError) as error:
             raise DecodeError(f"/proc/net: not a socket: {line[:80]!r}") from error
         if peer_port == 0 and port != 0:
@@ -58,8 +60,12 @@ def _endpoint(field: bytes, family: int) -> tuple[bytes, int]:
     text, _, port = field.partition(b":")
     if len(text) != (8 if family == socket.AF_INET else 32) or len(port) != 4:
         raise ValueError("address")
-    words = [int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8)]
-    return b"".join(words), int(port, 16)
+    raw, number = (
+        bytes.fromhex(text.decode("ascii")),
+        bytes.fromhex(port.decode("ascii")),
+    )  # digits only: no sign, no 0x
+    step = 1 if sys.byteorder == "big" else -1
+    return b"".join(raw[at : at + 4][::step] for at in range(0, len(raw), 4)), int.from_bytes(number, "big")
 
 
 def _read(path: str) -> bytes:

@@ -90,3 +90,11 @@ def test_any_answer_is_a_value_or_one_error(data):
 def test_any_table_is_a_value_or_one_error(data):
     with suppress(DecodeError):
         procnet.parse(b"header\n" + data, socket.AF_INET, TCP, sockdiag.TCP_LISTEN)
+
+
+@pytest.mark.parametrize(
+    "row", [b"0100007F:0016 -0001007:0000", b"0100007F:0016 0x001007:0000", b"-100007F:0016 00000000:0000"]
+)
+def test_a_number_with_a_sign_is_no_address(row):
+    with pytest.raises(DecodeError):
+        procnet.parse(b"header\n 0: " + row + b" 0A 0:0 00:0 0 0 0 45 1\n", socket.AF_INET, TCP, sockdiag.TCP_LISTEN)
