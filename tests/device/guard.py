@@ -66,6 +66,14 @@ class Guard:
             time.sleep(2 * self.device.pause)
         raise AssertionError(f"learning did not end within {timeout} s; last answer: {answer}; {self.journal()}")
 
+    def reload(self) -> None:
+        """Policy is read anew, and the revision that comes of it is in force."""
+        revision = int(self.ask("reload").ok().out.partition(":")[0].removeprefix("r"))
+        deadline = time.monotonic() + 15 * self.device.slow
+        while self.status()["policy"]["revision"] != revision:
+            assert time.monotonic() < deadline, f"revision {revision} is not in force: {self.journal()}"
+            time.sleep(self.device.pause)
+
     def findings(self, *, all_: bool = False) -> list[dict[str, Any]]:
         answer = self.ask("findings -o jsonl" + (" --all" if all_ else ""))
         assert answer.code in (0, 1, 2), answer
