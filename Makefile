@@ -45,7 +45,7 @@ test-device: deb ## the package on booted Debian, SUITE="bookworm trixie", ARCH=
 
 test-fresh: ## `make run` and `make test` as the first command on fresh Debian roots (SUITE=...); needs root
 	@packaging/tools/bootstrap.sh test device
-	$(AS_ROOT) $(PYTEST) -m fresh tests/fresh --suite="$(SUITE)"
+	$(AS_ROOT) $(PYTEST) -m fresh tests/fresh --suite="$(SUITE)" $(if $(ONLY),-k "$(ONLY)")
 
 bench: ## the figures, each with its reference in the same run
 	@packaging/tools/bootstrap.sh test root

@@ -19,8 +19,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.device.cache import cache
 from tests.device.lab import PATH
-from tests.device.roots import cache, root_tar
+from tests.device.roots import root_tar
 
 TOP = Path(__file__).resolve().parents[2]
 STEP_S = 900
@@ -62,7 +63,9 @@ def chroot(suite: str) -> Iterator[Path]:
 
 def run(*words: str, fine: tuple[int, ...] = (0,)) -> str:
     """A command to its end; RuntimeError with the end of what it said."""
-    environment = {**os.environ, "PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}  # paths of this tree
+    environment = {**kept, "PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else Debian's py3clean leaves its own behind, and piuparts blames us
     done = subprocess.run(
         words,
         env=environment,

@@ -19,14 +19,15 @@ TOP = Path(__file__).resolve().parents[2]
 GONE_S = 60.0
 # A run of its own: it boots a device with a cable and everything, says what it is called, and waits to be interrupted.
 RUN = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from tests.device.lab import Device
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us in the background may have it ignored
 with Device(Path(sys.argv[1]), net="veth") as device:
     device.begin("exec sleep 1000")
     print(device.name, device.folder, device.link, flush=True)
     if sys.argv[2] == "wait":
-        time.sleep(1000)
+        sys.stdin.read()  # also the end of this test is an interruption
 """
 
 
@@ -62,7 +63,12 @@ def _output(*words: str) -> str:
 
 def started(image: Path, how: str) -> tuple[subprocess.Popen[str], tuple[str, str, str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(image), how], cwd=TOP, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", RUN, str(image), how],
+        cwd=TOP,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     name, folder, link = process.stdout.readline().split()

@@ -93,6 +93,8 @@ class Disk:
             self._serve(image)
             self._loop = run("losetup", "--show", "--find", self._export).strip()
             run("mount", "-t", "ext4", "-o", "noatime", self._loop, self.mount)
+            loop, self._loop = self._loop, ""
+            run("losetup", "--detach", loop)  # it goes with the mount, also if this process is killed
         except BaseException:
             self.close()
             raise

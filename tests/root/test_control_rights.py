@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,18 @@ LAUNCHER = (TOP / "packaging/bin/edgeguard").read_text()
 
 
 @pytest.fixture
-def place(tmp_path):
+def place():
     """A directory that nobody can read (imports list it), with the program in it."""
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory == Path("/tmp"):
-            break
-        directory.chmod(directory.stat().st_mode | 0o055)
-    (tmp_path / "packaging/bin").mkdir(parents=True)
-    (tmp_path / "packaging/bin/edgeguard").write_text(LAUNCHER)
-    (tmp_path / "pyproject.toml").touch()
-    subprocess.run(["/bin/cp", "-r", str(TOP / "edgeguard"), str(tmp_path)], check=True)
-    subprocess.run(["/bin/chmod", "-R", "go+rX", str(tmp_path / "edgeguard"), str(tmp_path / "packaging")], check=True)
-    return tmp_path
+    # not tmp_path: every run of pytest closes the folder above to others again, also one that runs beside this
+    with tempfile.TemporaryDirectory(prefix="edgeguard-rights-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "packaging/bin").mkdir(parents=True)
+        (folder / "packaging/bin/edgeguard").write_text(LAUNCHER)
+        (folder / "pyproject.toml").touch()
+        subprocess.run(["/bin/cp", "-r", str(TOP / "edgeguard"), name], check=True)
+        subprocess.run(["/bin/chmod", "-R", "go+rX", f"{name}/edgeguard", f"{name}/packaging"], check=True)
+        yield folder
 
 
 def as_nobody(place, *arguments, groups=()):

@@ -137,6 +137,18 @@ def test_what_is_beyond_a_bound_is_said(root: Path) -> None:
     assert look(root)["*"].status is Status.UNREADABLE
 
 
+def test_one_user_cannot_use_up_the_room_for_keys(root: Path) -> None:
+    blobs = (BLOB[:-2] + number.to_bytes(2, "big") for number in range(600))
+    authorize(root, b"".join(b"ssh-ed25519 " + base64.b64encode(blob) + b"\n" for blob in blobs))
+    keys = [each.columns["type"] for each in look(root).values() if each.kind == "authorized_key"]
+    assert (keys.count("ssh-ed25519"), keys.count("unread")) == (500, 1)
+
+
+def test_number_0_is_root_whoever_has_it(root: Path) -> None:
+    (root / "etc/group").write_bytes(b"wheel2:x:0:eve\n")
+    assert look(root)["group wheel2"].columns["privileged"] is True
+
+
 def test_a_group_is_its_number(root: Path) -> None:
     (root / "etc/group").write_bytes(GROUP + b"friends:x:27:eve\nwheel2:x:0:eve\n")
     seen = look(root)
