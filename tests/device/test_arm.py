@@ -99,7 +99,6 @@ def test_every_sensor_stands_on_its_best_rung(world: World) -> None:
 
 @pytest.mark.parametrize("act", [act for act in ACTS if act.name in TOLD], ids=lambda act: act.name)
 def test_noticed_and_resolved(world: World, act: Act) -> None:
-    world.guard.settled(LASTING)
     try:
         world.device.run(LINGER.sub(r"\g<1>10", act.do), timeout=60 * world.device.slow).ok()
         finding = world.guard.wait_match(act.code, act.subject)
