@@ -36,12 +36,8 @@ STICK = {"vendor": "46f4", "product": "0001", "serial": "EG0001"}  # QEMU's stor
 STICK_SUBJECT = "46f4:0001/EG0001"
 ENFORCE = '[[rule]]\nid = "usb.unknown"\noverride = true\nmode = "enforce"\n'
 AHEAD_S = 400 * 86400
-# What a time daemon says to the kernel: synchronised. Setting the clock takes it back.
-SYNCHRONISED = """import ctypes, struct
-timex = bytearray(512)
-struct.pack_into("=I", timex, 0, 0x14)  # ADJ_STATUS | ADJ_MAXERROR: both 0, so not STA_UNSYNC, nor soon again
-assert 0 <= ctypes.CDLL(None).adjtimex((ctypes.c_char * 512).from_buffer(timex)) < 5  # TIME_ERROR
-"""
+# What systemd-timesyncd does when it has heard the time; it is not installed on test devices.
+SYNCHRONISED = "mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized"
 LEFT = "find / /run -xdev -name '*edgeguard*' ! -path '/root/*' ! -path '/var/log/*'"  # the journal is not ours
 
 
@@ -195,16 +191,16 @@ def touch(device: Emulated, path: str) -> None:
 def test_the_clock_leaps_ahead_and_back(world: World) -> None:
     guard, device = world.guard, world.device
     before = guard.status()
-    device.run(f"python3 - <<'E'\n{SYNCHRONISED}E\nsystemctl restart edgeguard", timeout=60 * device.slow).ok()
+    device.run(f"{SYNCHRONISED}; systemctl restart edgeguard", timeout=60 * device.slow).ok()
     guard.learned()
+    assert doctor(guard)["clock"]["level"] == "OK"
     standing = pid(guard)
     device.clock_jump(AHEAD_S)
-    step = guard.wait_match("EG-HLTH-003", "clock")
-    assert "forward" in json.dumps(step)
+    assert "s forward" in guard.wait_open("EG-HLTH-003", "clock")["details"]["detail"]
     touch(device, "/usr/local/bin/then")
     finding = guard.wait_open("EG-FILE-001", "/usr/local/bin/then")
     device.clock_jump(-AHEAD_S)
-    device.wait("edgeguard findings -o jsonl | grep EG-HLTH-003 | grep back", timeout=10 * device.slow)
+    device.wait("edgeguard findings -o jsonl | grep EG-HLTH-003 | grep -q 's back'", timeout=10 * device.slow)
     device.run("rm /usr/local/bin/then").ok()
     guard.wait_resolved(finding["id"])
     assert pid(guard) == standing, "the daemon lives on"
