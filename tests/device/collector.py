@@ -39,8 +39,9 @@ class Collector:
         bundle = self.folder.with_name("bundle")
         self.run("add-device", str(self.folder), "--name", "dev", "--key", key, "--out", str(bundle))
         for file in bundle.iterdir():
-            device.write(f"/etc/edgeguard/uplink/{file.name}", file.read_bytes(), 0o640)
-        device.run("chgrp edgeguard-uplink /etc/edgeguard/uplink/*").ok()
+            mode = 0o640 if file.name == "client.key" else 0o644
+            device.write(f"/etc/edgeguard/uplink/{file.name}", file.read_bytes(), mode)
+        device.run("chgrp edgeguard-uplink /etc/edgeguard/uplink/client.key").ok()
 
     def start(self) -> None:
         log = (self.folder / "serve.log").open("ab")

@@ -15,6 +15,12 @@ from tests.device.machine import Machine, Result
 NOTICE_S = 2.0  # the promise: from the act to the finding
 LEARN_S = 120.0  # a small root takes some seconds; a slow, shared machine much more
 
+SLOW = 10.0  # times the host's: from there on a question costs seconds
+# Waits inside, where waiting costs nothing, for the status to be written anew; ten seconds at most.
+NEWS = """status=/run/edgeguard/status.json; was=$(stat -c %i%Z $status)
+for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 1; [ "$(stat -c %i%Z $status)" = "$was" ] || exit 0; done
+"""
+
 
 # A device as it should be when EdgeGuard comes: root has a password or none works, one kernel setting that a test will
 # weaken stands at its strong value, and sshd is not running (the tests write into its program file, which the kernel
@@ -47,7 +53,7 @@ class Guard:
         return self.device.run(f"edgeguard {words}", timeout=60 * self.device.slow, user=user)
 
     def status(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.ask("status -o json").out)
+        document: dict[str, Any] = json.loads(self.ask("status -ojson").out)
         return document
 
     def learned(self, timeout: float = LEARN_S) -> dict[str, Any]:
@@ -55,7 +61,7 @@ class Guard:
         deadline = time.monotonic() + timeout * self.device.slow
         answer: object = None
         while time.monotonic() < deadline:
-            result = self.ask("status -o json")
+            result = self.ask("status -ojson")
             answer = result
             try:
                 document: dict[str, Any] = json.loads(result.out)
@@ -63,8 +69,16 @@ class Guard:
                 document = {}
             if document.get("verdict") in ("OK", "WARN", "CRIT") and document.get("policy"):
                 return document
-            time.sleep(2 * self.device.pause)
+            self._rest()
         raise AssertionError(f"learning did not end within {timeout} s; last answer: {answer}; {self.journal()}")
+
+    def reload(self) -> None:
+        """Policy is read anew, and the revision that comes of it is in force."""
+        revision = int(self.ask("reload").ok().out.partition(":")[0].removeprefix("r"))
+        deadline = time.monotonic() + 15 * self.device.slow
+        while self.status()["policy"]["revision"] != revision:
+            assert time.monotonic() < deadline, f"revision {revision} is not in force: {self.journal()}"
+            self._rest()
 
     def findings(self, *, all_: bool = False) -> list[dict[str, Any]]:
         answer = self.ask("findings -o jsonl" + (" --all" if all_ else ""))
@@ -113,7 +127,14 @@ class Guard:
             if time.monotonic() > deadline:
                 shown = "\n".join(f"{f['state']} {f['code']} {f['subject']} {f['title']}" for f in found[:40])
                 raise AssertionError(f"no sign of {what} within {within} s. Findings:\n{shown}\n{self.journal()}")
+            self._rest()
+
+    def _rest(self) -> None:
+        """Until there may be news: asking is a program's start, and on a slow device that is what it is busy with."""
+        if self.device.slow < SLOW:
             time.sleep(self.device.pause)
+        else:
+            self.device.run(NEWS, timeout=60 * self.device.slow)
 
     def journal(self) -> str:
         return self.device.run("journalctl -u 'edgeguard*' -n 30 --no-pager -o short-monotonic").out
@@ -127,5 +148,5 @@ class Guard:
             found = [finding for finding in found if not re.fullmatch(besides, finding["code"])]
             if not found:
                 return
-            time.sleep(2 * self.device.pause)
+            self._rest()
         raise AssertionError(f"still open: {[(f['code'], f['subject']) for f in found]}\n{self.journal()}")

@@ -118,12 +118,12 @@ class Machine(abc.ABC):
     def cable(self, *, up: bool) -> None:
         """Plug the network cable in, or pull it."""
 
-    def fill_disk(self, *, leave_kb: int = 0) -> None:
-        """Take all room of the root file system, root's reserve included, but `leave_kb`."""
-        # all but the last megabytes in one call, which writes nothing; those to the last byte
-        most = f"fallocate -l $(($(stat -f -c '%f*%S/1024' /)-{leave_kb or 4096}))K {FILLER}"
-        last = "true" if leave_kb else f"cat /dev/zero >>{FILLER}"
-        self.run(f"{most} && {{ {last}; sync; }}", timeout=60 * max(self.slow, 5)).ok()
+    def fill_disk(self) -> None:
+        """Take all room of the root file system, root's reserve included."""
+        # All but the last megabytes in one call, which writes nothing; those to the last byte. ext4 keeps 16 MiB back
+        # from such calls, more than that is left to the bytes.
+        most = f"fallocate -l $(($(stat -f -c '%f*%S/1024' /)-24576))K {FILLER}"
+        self.run(f"{most} && {{ cat /dev/zero >>{FILLER}; sync; }}", timeout=60 * max(self.slow, 5)).ok()
 
     def free_disk(self) -> None:
         self.run(f"rm -f {FILLER}; sync").ok()

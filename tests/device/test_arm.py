@@ -27,19 +27,17 @@ from tests.device.test_notice import ACTS, Act
 
 pytestmark = pytest.mark.emulated
 
-HEALTH = r"EG-HLTH-\d+"  # about the guard itself: what lasts an hour must not stop the next test
+# What a test leaves behind, and the next one need not care: what the guard said about itself lasts an hour, and the
+# modules that a stick made the kernel load stay.
+LASTING = r"EG-HLTH-\d+|EG-HOST-002"
 TOLD = ("byte", "preload", "deleted", "memfd", "tcp4", "sysctl")  # of the acts that every device is tried with
 LINGER = re.compile(r"(sleep[ (])1\b")  # an acting program stays for a second; for a slow guard, ten
 STICK = {"vendor": "46f4", "product": "0001", "serial": "EG0001"}  # QEMU's storage
 STICK_SUBJECT = "46f4:0001/EG0001"
 ENFORCE = '[[rule]]\nid = "usb.unknown"\noverride = true\nmode = "enforce"\n'
 AHEAD_S = 400 * 86400
-# What a time daemon says to the kernel: synchronised. Setting the clock takes it back.
-SYNCHRONISED = """import ctypes, struct
-timex = bytearray(512)
-struct.pack_into("=I", timex, 0, 0x14)  # ADJ_STATUS | ADJ_MAXERROR: both 0, so not STA_UNSYNC, nor soon again
-assert 0 <= ctypes.CDLL(None).adjtimex((ctypes.c_char * 512).from_buffer(timex)) < 5  # TIME_ERROR
-"""
+# What systemd-timesyncd does when it has heard the time; it is not installed on test devices.
+SYNCHRONISED = "mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized"
 LEFT = "find / /run -xdev -name '*edgeguard*' ! -path '/root/*' ! -path '/var/log/*'"  # the journal is not ours
 
 
@@ -97,7 +95,6 @@ def test_every_sensor_stands_on_its_best_rung(world: World) -> None:
 
 @pytest.mark.parametrize("act", [act for act in ACTS if act.name in TOLD], ids=lambda act: act.name)
 def test_noticed_and_resolved(world: World, act: Act) -> None:
-    world.guard.settled(HEALTH)
     try:
         world.device.run(LINGER.sub(r"\g<1>10", act.do), timeout=60 * world.device.slow).ok()
         finding = world.guard.wait_match(act.code, act.subject)
@@ -124,7 +121,7 @@ def test_a_stick_is_plugged_and_pulled(world: World) -> None:
 def test_a_stick_is_refused_and_let_in_again(world: World) -> None:
     guard, device = world.guard, world.device
     device.write("/etc/edgeguard/policy.d/50-site.toml", ENFORCE)
-    guard.ask("reload").ok()
+    guard.reload()
     try:
         device.usb_add("storage", "stick", serial=STICK["serial"])
         finding = guard.wait_open("EG-USB-001", STICK_SUBJECT)
@@ -139,12 +136,12 @@ def test_a_stick_is_refused_and_let_in_again(world: World) -> None:
         guard.wait_resolved(finding["id"])
     finally:
         device.run("rm /etc/edgeguard/policy.d/50-site.toml")
-        guard.ask("reload").ok()
+        guard.reload()
 
 
 def test_a_reboot_learns_nothing(world: World) -> None:
     guard, device = world.guard, world.device
-    guard.settled(HEALTH)
+    guard.settled(LASTING)
     before = guard.status()
     device.run("chmod 777 /etc/hosts").ok()
     finding = guard.wait_open("EG-FILE-003", "/etc/hosts")
@@ -155,7 +152,7 @@ def test_a_reboot_learns_nothing(world: World) -> None:
     assert (again["id"], again["first_seen"]) == (finding["id"], finding["first_seen"])
     device.run("chmod 644 /etc/hosts").ok()
     guard.wait_resolved(finding["id"])
-    guard.settled(HEALTH)  # the new boot itself is nothing to be told about
+    guard.settled(LASTING)  # the new boot itself is nothing to be told about
 
 
 def test_cable_out_and_back(world: World) -> None:
@@ -184,7 +181,7 @@ def test_cable_out_and_back(world: World) -> None:
         collector.finding("EG-FILE-001", f"/usr/local/bin/meanwhile{number}", patience)
     complete(collector.events())
     device.run("rm /usr/local/bin/before /usr/local/bin/meanwhile*").ok()
-    guard.settled(HEALTH)
+    guard.settled(LASTING)
 
 
 def touch(device: Emulated, path: str) -> None:
@@ -194,16 +191,16 @@ def touch(device: Emulated, path: str) -> None:
 def test_the_clock_leaps_ahead_and_back(world: World) -> None:
     guard, device = world.guard, world.device
     before = guard.status()
-    device.run(f"python3 - <<'E'\n{SYNCHRONISED}E\nsystemctl restart edgeguard", timeout=60 * device.slow).ok()
+    device.run(f"{SYNCHRONISED}; systemctl restart edgeguard", timeout=60 * device.slow).ok()
     guard.learned()
+    assert doctor(guard)["clock"]["level"] == "OK"
     standing = pid(guard)
     device.clock_jump(AHEAD_S)
-    step = guard.wait_match("EG-HLTH-003", "clock")
-    assert "forward" in json.dumps(step)
+    assert "s forward" in guard.wait_open("EG-HLTH-003", "clock")["details"]["detail"]
     touch(device, "/usr/local/bin/then")
     finding = guard.wait_open("EG-FILE-001", "/usr/local/bin/then")
     device.clock_jump(-AHEAD_S)
-    device.wait("edgeguard findings -o jsonl | grep EG-HLTH-003 | grep back", timeout=10 * device.slow)
+    device.wait("edgeguard findings -o jsonl | grep EG-HLTH-003 | grep -q 's back'", timeout=10 * device.slow)
     device.run("rm /usr/local/bin/then").ok()
     guard.wait_resolved(finding["id"])
     assert pid(guard) == standing, "the daemon lives on"
@@ -212,7 +209,7 @@ def test_the_clock_leaps_ahead_and_back(world: World) -> None:
 
 def test_a_full_disk(world: World) -> None:
     guard, device = world.guard, world.device
-    guard.settled(HEALTH)
+    guard.settled(LASTING)
     standing = pid(guard)
     touch(device, "/usr/local/bin/full")  # there already, and changed without a byte more
     first = guard.wait_open("EG-FILE-001", "/usr/local/bin/full")
@@ -235,7 +232,7 @@ def test_a_full_disk(world: World) -> None:
 def test_a_power_cut_and_a_clock_without_battery(world: World) -> None:
     """What was told and said to be stored is there; 2001 neither stops the daemon nor moves the baseline."""
     guard, device, collector = world.guard, world.device, world.collector
-    guard.settled(HEALTH)
+    guard.settled(LASTING)
     before = guard.status()
     device.cable(up=False)
     touch(device, "/usr/local/bin/cut")
@@ -265,7 +262,7 @@ def test_a_power_cut_and_a_clock_without_battery(world: World) -> None:
 
 def test_upgrade_and_back(world: World, packages: dict[str, Path], tmp_path: Path) -> None:
     guard, device = world.guard, world.device
-    guard.settled(HEALTH)
+    guard.settled(LASTING)
     before, standing = guard.status(), pid(guard)
     newer = repacked(packages["edgeguard"], "9.9.9", tmp_path)
     for package, version in ((newer, "9.9.9"), (packages["edgeguard"], packages["edgeguard"].name.split("_")[1])):
@@ -276,7 +273,7 @@ def test_upgrade_and_back(world: World, packages: dict[str, Path], tmp_path: Pat
         assert pid(guard) != standing, "the new code runs"
         standing = pid(guard)
         assert after["policy"]["revision"] == before["policy"]["revision"], "a package does not move the baseline"
-        guard.settled(HEALTH)
+        guard.settled(LASTING)
 
 
 def repacked(package: Path, version: str, folder: Path) -> Path:

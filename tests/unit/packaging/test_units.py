@@ -85,5 +85,14 @@ def test_the_daemon_gives_up_before_systemd_does() -> None:
     assert int(lines("edgeguard.service")["TimeoutStartSec"][0]) > LOAD_S
 
 
+def test_the_sealer_reaches_the_collectors_key() -> None:
+    """It is neither the uplink's user nor in its group, and has no capability: only the way for others is left."""
+    table = [line.split() for line in (UNITS / "edgeguard.tmpfiles").read_text().splitlines() if line[:1] == "d"]
+    modes = {path: int(mode, 8) for _kind, path, mode, *_ in table}
+    for folder in ("/etc/edgeguard", "/etc/edgeguard/uplink"):
+        assert modes[folder] & 0o001, folder
+        assert not modes[folder] & 0o022, folder
+
+
 def test_a_missing_spool_does_not_keep_the_daemon_from_starting() -> None:
     assert lines("edgeguard.service")["ReadWritePaths"] == ["-/var/spool/edgeguard"]
