@@ -24,7 +24,8 @@ FILES = 50_000
 WINDOW_S = float(os.environ.get("EDGEGUARD_BENCH_S", "60"))
 LEARN_S = 300.0
 WINDOWS = 3  # tries to find one in which the machine does nothing else
-IDLE_FORKS = 0.5  # processes a minute: each start makes the guard look for new ports four times; an idle machine starts none
+# Each start makes the guard look for new ports four times; an idle machine starts no programs.
+IDLE_FORKS = 0.5  # processes a minute
 SETTLE_S = 12.0  # the first sweep, the first seal and the last helper are over by then
 
 SETTINGS = """name = "bench"
