@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +108,12 @@ class Guarded:
 
     def start(self) -> None:
         """Returns when the daemon says READY."""
+        with self.launched() as ready:
+            self.until(lambda: self._says_ready(ready))
+
+    @contextlib.contextmanager
+    def launched(self) -> Iterator[socket.socket]:
+        """The daemon has only just begun; READY comes out of the socket."""
         with contextlib.suppress(FileNotFoundError):
             (self.base / "run/status.json").unlink()  # /run does not outlive a power cut
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(self.base / "log", "ab") as log:
@@ -121,7 +127,7 @@ class Guarded:
                 stderr=log,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": "@" + address[1:]},
             )
-            self.until(lambda: self._says_ready(ready))
+            yield ready
 
     def _says_ready(self, ready: socket.socket) -> bool:
         assert self.daemon is not None

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from tests.power.judge import judge, values
 
 pytestmark = pytest.mark.power
 
-KILLS = max(2, MOMENTS // 15)  # the moments between any two calls are in test_faults
+KILLS = MOMENTS  # the moments between any two calls are in test_faults
+STARTING = 3  # of so many kills one hits a start: few answers are given then, and every file is opened
+SENDING = 8  # after so many kills the uplink runs, so that receipts and deletions are hit, too
 
 
 @pytest.fixture
@@ -46,13 +49,12 @@ def test_killed_at_any_moment_it_goes_on(life: Life, own_place: Path) -> None:
     guarded, facts = life.guarded, life.facts
     life.begin()
     for kill in range(KILLS):
-        shot = threading.Timer(life.dice.uniform(0.0, 1.2), guarded.shoot, (life.dice.choice((0.0, 0.03)),))
-        shot.start()
-        with contextlib.suppress(EdgeGuardError):
-            while True:
-                life.dice.choice((life.change, life.accept, life.accept_for, life.reload))()
-                life.look()
-        shot.join()
+        if kill % STARTING:
+            _in_the_midst_of_life(life)
+        else:
+            guarded.stop(signal.SIGKILL)
+            with guarded.launched():
+                time.sleep(life.dice.uniform(0.0, 1.0))  # until the moment of this kill
         guarded.stop(signal.SIGKILL)
         copy = own_place / "killed-copy"
         shutil.rmtree(copy, ignore_errors=True)
@@ -65,3 +67,16 @@ def test_killed_at_any_moment_it_goes_on(life: Life, own_place: Path) -> None:
         assert status["policy"]["revision"] >= max(values(facts.noted, "revision"))
         assert status["areas"]["log"]["sequence"] > max(values(facts.noted, "sequence"))
         life.look()
+        if kill % SENDING == 0:
+            life.receiver.send()
+
+
+def _in_the_midst_of_life(life: Life) -> None:
+    """Changes, acceptances and new policies, until the daemon is shot."""
+    shot = threading.Timer(life.dice.uniform(0.0, 0.8), life.guarded.shoot, (life.dice.choice((0.0, 0.03)),))
+    shot.start()
+    with contextlib.suppress(EdgeGuardError):
+        while True:
+            life.dice.choice((life.change, life.accept, life.accept_for, life.reload))()
+            life.look()
+    shot.join()
