@@ -105,8 +105,8 @@ def _disk(guard: Guard) -> Check:
 
 def _records(guard: Guard) -> Check:
     status = guard.telling.spool.status
-    if guard.telling.error:
-        return check("FAIL", "records", guard.telling.error, "make room on the disk")
+    if guard.telling.failing:
+        return check("FAIL", "records", guard.telling.failing, "make room on the disk")
     return check("OK", "records", f"next {status.next[0]} in the stream of findings, {status.queued} in memory")
 
 

@@ -100,7 +100,7 @@ class Showing:
             packages_changed=self._packages_changed(),
             sequence=self._telling.sequence,
             log_since=None,
-            log_error=self._telling.error,
+            log_error=self._telling.failing,
             uplink_state="OFF" if not configured else "OK" if uplink.ok else "WARN",
             uplink_waiting=self._uplinks.waiting,
             uplink_last=uplink.last_sent,

@@ -71,6 +71,7 @@ class Telling:
         self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
         self.followers: list[Callable[[int, int, Record], None]] = []
         self.error = ""
+        self._unsealed = ""  # why what is durable cannot become segments, where the disk is the reason
         self.sequence = 0  # newest record of the stream of findings that is durable
         self.manifest = ""  # path of the file manifest in force: what paths in records may refer to
 
@@ -78,6 +79,11 @@ class Telling:
         self._guard(self.spool.open)
         for name in self.spool.damaged:
             self.record(compose.drop(0, "damaged", self.moment(), name=name))
+
+    @property
+    def failing(self) -> str:
+        """Why records are not stored, or not sealed, as they should be; "" when all is well."""
+        return self.error or self._unsealed
 
     def moment(self) -> Moment:
         return Moment(boot_ms(), time.time_ns() // 1_000_000, self._clock())
@@ -184,6 +190,7 @@ class Telling:
     def _seal_done(self, answer: dict[str, Any], error: str) -> None:
         if error:
             answer["error"] = error
+        self._unsealed = f"sealing: {error}" if error and answer.get("storage") else ""
         self._guard(self.spool.refresh)
         for row in answer.get("quarantined", []):
             lost = compose.drop(

@@ -150,7 +150,10 @@ class Trouble:
 
     def sealed(self, answer: dict[str, Any]) -> None:
         """The sealer ended: what it refused is reported by name."""
-        if "error" in answer:
+        unstored = "error" in answer and bool(answer.get("storage"))
+        if unstored:  # the disk's fault, and what an operator can mend
+            self.report(Reason.SPOOL_ERROR, "outbox", f"sealing: {answer['error']}")
+        elif "error" in answer:
             self.helper_failed("seal", answer["error"])
         else:
             self.helper_well("seal")
@@ -158,7 +161,7 @@ class Trouble:
             self.report(Reason.SEGMENT_SET_ASIDE, f"segment {row['name']}", str(row["why"]))
         if answer.get("full"):
             self.report(Reason.SPOOL_FULL, "outbox", "sealed records fill their quota")
-        elif "error" not in answer:
+        elif not unstored:
             self._health.clear("outbox")
         for problem in answer.get("problems", []):
             self.report(Reason.UPLINK_FAILING, "receipts", str(problem))

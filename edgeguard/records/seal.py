@@ -94,7 +94,9 @@ def main(argv: list[str]) -> int:
         result = run(
             settings, audit=request.get("audit") is True, manifest=manifest if isinstance(manifest, str) else ""
         )
-    except (OSError, DecodeError, SettingsError) as error:
+    except OSError as error:
+        result = {"error": str(error), "storage": True}
+    except (DecodeError, SettingsError) as error:
         result = {"error": str(error)}
     answer = cbor.encode(result)
     sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer)

@@ -81,7 +81,7 @@ CASES: Mapping[Reason, Case] = {
         "EG-HLTH-003", "the step is recorded; intervals follow the clock that cannot be set", False, HOUR_S
     ),
     Reason.SPOOL_FULL: Case("EG-HLTH-004", "records wait in memory and the least important are dropped, counted"),
-    Reason.SPOOL_ERROR: Case("EG-HLTH-004", "records wait in memory and are written again"),
+    Reason.SPOOL_ERROR: Case("EG-HLTH-004", "records wait and are written again"),
     Reason.SEGMENT_SET_ASIDE: Case("EG-HLTH-006", "the segment lies in quarantine and is not sent"),
     Reason.BASELINE_REFUSED: Case("EG-BASE-006", "the baseline that stands stays in force"),
     Reason.BASELINE_EXPIRED: Case("EG-BASE-004", "the baseline that stands stays in force"),

@@ -175,3 +175,18 @@ def test_a_save_that_nobody_waits_for_costs_one_sync(guard: Guard, monkeypatch: 
     monkeypatch.setattr(os, "fsync", synced.append)
     assert guard.keeping.save()
     assert len(synced) == 1
+
+
+def test_a_disk_that_takes_no_segments_is_no_fault_of_the_helper(guard: Guard) -> None:
+    def codes() -> set[tuple[str, str]]:
+        seen = guard.health.observe(0)
+        return {(str(one.columns["code"]), one.subject) for one in seen if not one.columns["ok"]} - {
+            ("EG-HLTH-004", "spool")  # nobody opened it in this test
+        }
+
+    guard.trouble.sealed({"error": "[Errno 28] No space left on device", "storage": True})
+    assert codes() == {("EG-HLTH-004", "outbox")}
+    guard.trouble.sealed({"v": 1})
+    assert codes() == set()
+    guard.trouble.sealed({"error": "the device key is unusable"})
+    assert codes() == {("EG-HLTH-007", "helper seal")}

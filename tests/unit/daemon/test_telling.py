@@ -16,15 +16,17 @@ class FakeHelpers:
         self.asked: list[dict[str, Any]] = []
         self.running: dict[str, Any] = {}
 
-    def start(self, verb: str, request: dict[str, Any], _message: Any, done: Any, **_more: Any) -> bool:
+    def start(self, verb: str, request: dict[str, Any], message: Any, done: Any, **_more: Any) -> bool:
         if verb in self.running:
             return False
         self.asked.append(request)
-        self.running[verb] = done
+        self.running[verb] = (message, done)
         return True
 
-    def end(self, verb: str) -> None:
-        self.running.pop(verb)("")
+    def end(self, verb: str, error: str = "", **answer: Any) -> None:
+        message, done = self.running.pop(verb)
+        message(answer)
+        done(error)
 
 
 class FullSpool(Spool):
@@ -79,3 +81,18 @@ def test_a_number_is_shown_when_its_record_is_durable(tmp_path: Path) -> None:
     assert telling.sequence == 0
     loop.turn(0)
     assert (telling.sequence, spool.status.pending) == (1, 0)
+
+
+def test_a_disk_that_takes_no_segments_is_said_until_it_does(tmp_path: Path) -> None:
+    telling, _, helpers, _ = made(tmp_path, [])
+    telling.run_sealer()
+    helpers.end("seal", "[Errno 28] No space left on device", storage=True)
+    assert telling.failing == "sealing: [Errno 28] No space left on device"
+    telling.run_sealer()
+    helpers.end("seal", "the device key is unusable")
+    assert telling.failing == "", "no fault of the disk"
+    telling.run_sealer()
+    helpers.end("seal", "[Errno 5] Input/output error", storage=True)
+    telling.run_sealer()
+    helpers.end("seal")
+    assert telling.failing == ""

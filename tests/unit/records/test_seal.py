@@ -336,6 +336,21 @@ def test_the_program_answers_in_a_frame_and_has_no_capability(device, tmp_path):
     assert status["NoNewPrivs"] == "1"
 
 
+def test_the_program_says_when_it_is_the_disk(device, tmp_path):
+    paths = device.settings.paths
+    path = tmp_path / "agent.toml"
+    path.write_text(f'[paths]\nstate = "{paths.state}/there-is-none"\nexchange = "{paths.exchange}"\n')
+    code = "import sys; sys.path.insert(0, '.'); from edgeguard.records import seal; sys.exit(seal.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--settings", str(path)],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    answer = cbor.decode(done.stdout[4:])
+    assert answer["storage"] is True
+    assert "No such file" in answer["error"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
