@@ -218,7 +218,7 @@ def test_a_full_disk(world: World) -> None:
         device.run("chmod 4777 /usr/local/bin/full; sleep 0.5").ok()
         second = guard.wait_match("EG-FILE-005", "/usr/local/bin/full")
         trouble = guard.wait_match("EG-HLTH-004", ".*")
-        assert guard.status()["log"]["error"]
+        assert guard.status()["areas"]["log"]["error"]
     finally:
         device.free_disk()
     guard.wait_resolved(trouble["id"], within=60)
@@ -238,14 +238,14 @@ def test_a_power_cut_and_a_clock_without_battery(world: World) -> None:
     touch(device, "/usr/local/bin/cut")
     finding = guard.wait_open("EG-FILE-001", "/usr/local/bin/cut")
     device.wait("edgeguard doctor | grep -q ' 0 in memory'", timeout=10 * device.slow)
-    sequence = guard.status()["log"]["sequence"]
+    sequence = guard.status()["areas"]["log"]["sequence"]
     device.power_cut()
     device.rtc = "2001-01-01T00:00:00"
     device.start()
     assert "recovery" in device.run("dmesg").out, "the file system was cut off, too"
     after = guard.learned()
     assert after["policy"]["revision"] == before["policy"]["revision"]
-    assert after["log"]["sequence"] >= sequence
+    assert after["areas"]["log"]["sequence"] >= sequence
     assert guard.wait_open("EG-FILE-001", "/usr/local/bin/cut")["id"] == finding["id"]
     touch(device, "/usr/local/bin/then")
     then = guard.wait_open("EG-FILE-001", "/usr/local/bin/then")
