@@ -141,6 +141,9 @@ class Uplink:
             collector.close()
 
     def _send(self, collector: Collector, batch: dict[Name, bytes]) -> None:
+        # The sealer may have named a segment a moment ago. If a power cut took that name after it was sent, another
+        # segment would be sealed under the same number, and the collector would see a device with two histories.
+        _settle(self._outbox)
         reply = collector.post(b"".join(batch.values()))
         if reply.status != 200:
             raise _refusal(reply)
@@ -345,6 +348,15 @@ def _deadline(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _settle(directory: str) -> None:
+    """What is seen in a directory now is there after a power cut, too. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -1,8 +1,12 @@
-"""What the uplink leaves in the inbox is whole, also after a power cut."""
+"""What the uplink leaves in the inbox is whole, also after a power cut; and it sends nothing that one could take."""
 
 import os
 
+import pytest
+
 from edgeguard.records import uplink
+from edgeguard.records.outbox import Name
+from edgeguard.settings import Paths, Settings
 
 
 def test_a_receipt_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -13,3 +17,24 @@ def test_a_receipt_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     uplink._replace(f"{tmp_path}/receipt.egr", b"a receipt")
     assert done == ["fsync", "replace"]
     assert (tmp_path / "receipt.egr").read_bytes() == b"a receipt"
+
+
+def test_what_is_sent_has_its_name_for_good(tmp_path, monkeypatch):
+    done = []
+    (tmp_path / "outbox").mkdir()
+    synced = os.fsync
+
+    def sync(fd):
+        done.append(("fsync", os.readlink(f"/proc/self/fd/{fd}")))
+        synced(fd)
+
+    class Collector:
+        def post(self, body):
+            done.append(("post", body))
+            raise uplink.UplinkError("refused", "in this test")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    sender = uplink.Uplink(Settings(paths=Paths(exchange=str(tmp_path))))
+    with pytest.raises(uplink.UplinkError):
+        sender._send(Collector(), {Name(0, 1): b"a segment"})
+    assert done == [("fsync", f"{tmp_path}/outbox"), ("post", b"a segment")]
