@@ -267,23 +267,35 @@ def _no_manifest(_path: str) -> Columns | None:
     return None
 
 
+def _counts(_path: str, _accepted: Columns | None) -> bool:
+    return False
+
+
 class References:
     """The reference values of a baseline as the engine asks for them.
 
     `manifest_columns` gives the manifest's columns of a path. Files that were accepted since lie in the baseline and
-    win over it.
+    win over it, unless a package has changed them since (`superseded`).
     """
 
-    def __init__(self, baseline: Baseline, manifest_columns: Callable[[str], Columns | None] = _no_manifest) -> None:
+    def __init__(
+        self,
+        baseline: Baseline,
+        manifest_columns: Callable[[str], Columns | None] = _no_manifest,
+        superseded: Callable[[str, Columns | None], bool] = _counts,
+    ) -> None:
         self._tables = baseline.references
         self._files: Mapping[str, Columns | None] = baseline.references.get("file", {})
         self._manifest = manifest_columns
+        self._superseded = superseded
         self._learned = frozenset(baseline.references) | ({"file"} if baseline.files is not None else set())
 
     def expected(self, kind: str, subject: str) -> Columns | None:
         """The reference columns of a subject, None if the baseline does not know it (or knows it as absent)."""
         if kind == "file":
-            return self._files[subject] if subject in self._files else self._manifest(subject)
+            if subject in self._files and not self._superseded(subject, self._files[subject]):
+                return self._files[subject]
+            return self._manifest(subject)
         table = self._tables.get(kind)
         return None if table is None else table.get(subject)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from edgeguard.baseline.document import Baseline, ManifestRef
 from edgeguard.baseline.keys import device_public, trusted_keys
 from edgeguard.baseline.store import Store
-from edgeguard.codec import cose
+from edgeguard.codec import cbor, cose
 from edgeguard.codec.manifest import Reader
 from edgeguard.errors import DecodeError, EdgeGuardError, RemediationRefused
 from edgeguard.model import Columns, Finding, Mode, Rule, State, Watch
@@ -28,6 +28,7 @@ from edgeguard.remediations.plan import KINDS
 from edgeguard.remediations.undo import write_whole
 from edgeguard.sensors.watching import Plan
 from edgeguard.settings import Settings
+from edgeguard.upgrades import overlay
 
 LEDGER_MAX = 32 * 1024 * 1024  # bytes; the archive's own bound
 MANIFEST_MAX = 64 * 1024 * 1024  # bytes; 100,000 files make 9 MB, and it is held in memory
@@ -51,6 +52,8 @@ class Authority:
         finding = read_finding(self._settings.paths.state, finding_id)
         rule = next((rule for rule in baseline.policy.rules if rule.id == finding.rule), None)
         check(verb, finding, rule)
+        if finding.kind == "file" and packages_changed(self._settings, baseline, finding.subject):
+            raise RemediationRefused("a package changed this file since the baseline was signed; install it again")
         watch = watch_of(finding, baseline.policy.watches)
         references = baseline.references
         order = Order(
@@ -123,6 +126,26 @@ def manifest_lookup(settings: Settings, baseline: Baseline) -> Lookup:
         return entry.columns() if entry is not None else None
 
     return lookup
+
+
+def packages_changed(settings: Settings, baseline: Baseline, path: str) -> bool:
+    """Does the baseline no longer say what this file is? Then nothing is put back and nothing taken away: the copies
+    are of the old version. What the daemon wrote is enough to refuse, and only to refuse."""
+    if baseline.files is None:
+        return False
+    try:
+        place = overlay.place(settings.paths.state)
+        if not os.path.lexists(place):
+            return False
+        signed = cose.parse1(read_owned(place, overlay.SIZE_MAX))
+        found = overlay.unpack(cbor.decode(signed.payload, depth=8, size=overlay.SIZE_MAX))
+        if found.base != baseline.files.sha256:
+            return False
+        fd = os.open(overlay.manifest_path(settings.paths.state, found.sha256), os.O_RDONLY | os.O_CLOEXEC)
+        with open(fd, "rb"):
+            return Reader(fd).lookup(os.fsencode(path)) is not None
+    except (OSError, DecodeError) as error:
+        raise RemediationRefused(f"what packages brought cannot be read: {error}") from error
 
 
 def private_manifest(settings: Settings, named: ManifestRef) -> Reader:

@@ -7,12 +7,14 @@ says why.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from edgeguard.baseline.document import Baseline, for_judging
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.errors import DecodeError
+from edgeguard.upgrades.overlay import Notable
 
 LOAD_S = 120.0  # seconds; an armhf board imports cryptography in ten
 LEARN_S = 4 * 3600.0  # a slow card with a million files
@@ -29,6 +31,25 @@ class InForce(NamedTuple):
     signer: str  # hex kid, or "this device"
     digest: bytes  # SHA-256 of the signed bytes
     counts: dict[str, int]  # reference values by kind, also of kinds that are not kept in memory
+    upgraded: Upgraded | None = None
+
+
+class Upgraded(NamedTuple):
+    """What packages brought since the baseline was signed, by the device's own signature."""
+
+    sha256: bytes  # of the file manifest that lies over the baseline's
+    size: int
+    notable: tuple[Notable, ...]
+    superseded: dict[str, bytes]  # accepted files that a package has changed since, with what was accepted
+
+
+def upgraded(plain: Any) -> Upgraded | None:
+    """As a helper says it."""
+    if plain is None:
+        return None
+    digest, size, notable, superseded = plain
+    accepted = {os.fsdecode(path): value for path, value in superseded}
+    return Upgraded(digest, size, tuple(Notable(*row) for row in notable), accepted)
 
 
 class Refusal(NamedTuple):
@@ -78,7 +99,9 @@ class Baselines:
             self._on_failure("load", str(problem))
             return
         counts = {kind: len(table) for kind, table in baseline.references.items()}
-        self._on_baseline(InForce(for_judging(baseline), answer["trust"], answer["signer"], answer["digest"], counts))
+        trust, signer, digest = answer["trust"], answer["signer"], answer["digest"]
+        over = upgraded(answer.get("overlay"))
+        self._on_baseline(InForce(for_judging(baseline), trust, signer, digest, counts, over))
 
     def make(self, verb: str, request: dict[str, Any], on_progress: OnReply, on_done: OnReply) -> bool:
         """Run `learn`, `rebase` or `install`; then load what it wrote.

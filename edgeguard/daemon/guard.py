@@ -27,6 +27,7 @@ from edgeguard.daemon.sensors import Sensors
 from edgeguard.daemon.showing import Showing
 from edgeguard.daemon.telling import Telling, boot_id
 from edgeguard.daemon.trouble import Trouble
+from edgeguard.daemon.upgrades import Upgrades
 from edgeguard.daemon.uplinks import Uplinks
 from edgeguard.linux import cgroup
 from edgeguard.model import Change, Columns, Mode, Observation, Origin, Severity, Transition
@@ -69,6 +70,7 @@ class Guard:
             self._in_force,
             self.look_at,
             self.changed,
+            self._packages_came,
         )
         self.uplinks = Uplinks(
             loop,
@@ -101,10 +103,29 @@ class Guard:
             self.observed,
             self.changed,
         )
+        self.upgrades = Upgrades(
+            loop,
+            settings,
+            self.helpers,
+            self.judging,
+            self.river,
+            self.sensing,
+            self.telling,
+            self.trouble,
+            self.judged,
+            self.rounds.compare,
+            lambda: self.rounds.sweeps.running is not None,
+        )
         self.sensors = Sensors(
             loop,
             settings,
-            Context(paths.root, self.actors.actor_of, self.ownership.package_of, self.judging.known_file),
+            Context(
+                paths.root,
+                self.actors.actor_of,
+                self.ownership.package_of,
+                self.judging.known_file,
+                self.judging.came,
+            ),
             self.actors,
             self.health,
             self.sensing,
@@ -153,6 +174,7 @@ class Guard:
 
     def stop(self) -> None:
         self.telling.state("stop", "orderly")
+        self.upgrades.close()
         self.sensing.close()
         self.helpers.stop()
         self.keeping.save()
@@ -182,7 +204,7 @@ class Guard:
             self.telling.manifest = path
         if old is None:
             self.telling.run_sealer(audit=True)  # what the last run left; before the first load there may be no key
-        references = References(new.baseline, self.judging.file_reference)
+        references = References(new.baseline, self.judging.file_reference, self.judging.superseded)
         for change in self.river.judge_by(new.baseline, references, now_ms()):
             self.told(change)
         self.telling.state("baseline installed", f"revision {new.baseline.revision} ({new.trust})")
@@ -197,6 +219,7 @@ class Guard:
         if self.settings.mode == Mode.ENFORCE.value:
             self.remedying.recover()
         self.river.tick(now_ms())
+        self.upgrades.begin()  # before the first round: what packages did while we were away is no finding
         self.rounds.begin()
         self.sensors.prove_daily()
         self._later_audit()
@@ -206,6 +229,16 @@ class Guard:
         if old.baseline.files != new.baseline.files or old.baseline.policy != new.baseline.policy:
             self.rounds.compare()
         self.sensing.look_again()
+
+    def _packages_came(self) -> None:
+        """Packages brought other files, and a helper signed what they are: judge what stands by that."""
+        if self.judging.in_force is None:
+            return
+        baseline = self.judging.in_force.baseline
+        references = References(baseline, self.judging.file_reference, self.judging.superseded)
+        for change in self.river.judge_by(baseline, references, now_ms()):
+            self.told(change)
+        self.sensors.refer(self.judging.manifest)
 
     def _later_audit(self) -> None:
         """Verify waiting segments again: one that was damaged on disk is reported before the collector asks for it."""
@@ -220,6 +253,11 @@ class Guard:
 
     def observed(self, observation: Observation) -> None:
         """Every observation of every sensor and sweep comes by here."""
+        if not self.upgrades.holds(observation):
+            self.judged(observation)
+
+    def judged(self, observation: Observation) -> None:
+        """An observation that nothing holds up."""
         now = now_ms()
         self.showing.checked = now
         live = observation.origin is Origin.LIVE

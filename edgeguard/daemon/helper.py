@@ -5,6 +5,8 @@ learn    read the device, write manifest and observed.db, sign a first baseline
 rebase   sign the next revision: policy compiled anew, or findings accepted
 install  verify a baseline from elsewhere and put it in force
 sweep    find what changed among the watched files
+prepare  read what packages that are being installed will do to files
+explain  look at what they did, and sign the reference values that come of it
 diff     what two baselines differ in
 history  the baselines that are kept
 
@@ -84,6 +86,18 @@ def _sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
     sweep(settings, request, out)
 
 
+def _prepare(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.upgrading import prepare
+
+    prepare(settings, request, out)
+
+
+def _explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.upgrading import explain
+
+    explain(settings, request, out)
+
+
 def _diff(settings: Settings, request: dict[str, Any], out: Out) -> None:
     from edgeguard.daemon.history import diff
 
@@ -102,6 +116,8 @@ VERBS: dict[str, Verb] = {
     "rebase": _rebase,
     "install": _install,
     "sweep": _sweep,
+    "prepare": _prepare,
+    "explain": _explain,
     "diff": _diff,
     "history": _history,
 }

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeguard.codec import manifest as manifests
-from edgeguard.daemon.baselines import Baselines, InForce, Refusal
+from edgeguard.codec.layers import Layers, Lookup
+from edgeguard.daemon.baselines import Baselines, InForce, Refusal, Upgraded
 from edgeguard.daemon.frames import watches_to_plain
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.loop import Loop
@@ -21,6 +22,7 @@ from edgeguard.daemon.trouble import Trouble
 from edgeguard.errors import DecodeError
 from edgeguard.model import Columns, Mode
 from edgeguard.settings import Settings
+from edgeguard.upgrades.overlay import Notable, fingerprint
 
 RELOOK_S = 300.0  # a helper that failed is asked again
 
@@ -41,7 +43,9 @@ class Judging:
         arrived: Callable[[InForce | None, InForce], None],
         look_at: Callable[[str], None],
         changed: Callable[[], None],
+        renewed: Callable[[], None] = lambda: None,  # packages brought other reference values for files
     ) -> None:
+        self._renewed = renewed
         self._loop = loop
         self._settings = settings
         self._helpers = helpers
@@ -53,7 +57,10 @@ class Judging:
         self._changed = changed
         self.baselines = Baselines(helpers, self._in_force, trouble.refused, self.no_baseline, self._failed)
         self.in_force: InForce | None = None
-        self.manifest: manifests.Reader | None = None
+        self.manifest: Lookup | None = None
+        self.upgraded: Upgraded | None = None  # what packages brought since the baseline was signed
+        self._base: manifests.Reader | None = None
+        self._over = -1  # descriptor of the manifest of what packages brought
         self.learning: Learning | None = None
         self.learned = False  # in this run: what changes from now on changes before our eyes
         self._look_when_in_force: list[str] = []  # findings
@@ -165,7 +172,8 @@ class Judging:
         manifest = self._open_manifest(new)
         if new.baseline.files is not None and manifest is None:
             return
-        self.in_force, self.manifest = new, manifest
+        self.in_force, self._base = new, manifest
+        self._lay_over(new.upgraded)
         self._arrived(old, new)
         findings, self._look_when_in_force = self._look_when_in_force, []
         for finding in findings:
@@ -187,6 +195,40 @@ class Judging:
         except (OSError, DecodeError) as error:
             self._trouble.refused([Refusal(path, "EG-BASE-006", f"file manifest: {error}")])
             return None
+
+    # -- what packages brought since
+
+    def packages_came(self, upgraded: Upgraded) -> None:
+        """New reference values, which a helper signed, for what packages brought. They count as the baseline's."""
+        if self.in_force is None:
+            return
+        self.in_force = self.in_force._replace(upgraded=upgraded)
+        self._lay_over(upgraded)
+        self._renewed()
+
+    def _lay_over(self, upgraded: Upgraded | None) -> None:
+        before, self._over = self._over, -1
+        self.manifest, self.upgraded = self._base, None
+        if upgraded is not None:
+            path = f"{self._settings.paths.state}/upgrades/{upgraded.sha256.hex()}.egm"
+            try:
+                self._over = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self.manifest = Layers(self._base, manifests.Reader(self._over))
+                self.upgraded = upgraded
+            except (OSError, DecodeError) as error:
+                self._trouble.manifest(error)
+        if before >= 0:
+            os.close(before)
+
+    def superseded(self, path: str, accepted: Columns | None) -> bool:
+        """Has a package changed this file since somebody accepted it like that?"""
+        known = self.upgraded.superseded.get(path) if self.upgraded is not None else None
+        return known is not None and known == fingerprint(accepted)
+
+    def came(self, package: str) -> Notable | None:
+        """What somebody should know of a package that came since, if anything."""
+        notable = self.upgraded.notable if self.upgraded is not None else ()
+        return next((item for item in notable if item.name == package), None)
 
     # -- what it says
 
@@ -211,4 +253,5 @@ class Judging:
         return {
             "watches": watches_to_plain(baseline.policy.watches),
             "manifest": None if baseline.files is None else [baseline.files.sha256, baseline.files.size],
+            "overlay": None if self.upgraded is None else [self.upgraded.sha256, self.upgraded.size],
         }

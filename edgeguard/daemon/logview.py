@@ -37,6 +37,8 @@ def _text(kind: str, values: dict[str, Any]) -> str:
     if kind == "state":
         what = _name(registry.STATES, values.get("what"))
         return f"{what}: {values['text']}" if values.get("text") else what
+    if kind == "upgrade":
+        return str(values.get("text") or values.get("package"))
     action = _name(registry.ACTIONS, values.get("action"))
     names = ("path", "exe", "subject", "address", "port", "name", "text", "reason")
     return " ".join([action, *(str(values[name]) for name in names if values.get(name) is not None)]).strip()

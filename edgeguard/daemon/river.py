@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from edgeguard.baseline.document import Baseline, References
 from edgeguard.evaluate.engine import Engine
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.model import Change, Observation
+from edgeguard.model import Change, Observation, Outcome
 
 Listener = Callable[[Change], None]
 
@@ -44,6 +44,13 @@ class River:
         for change in changes:
             self._tell(change)
         return changes
+
+    def deviates(self, observation: Observation, now: int) -> bool:
+        """Would this be a finding?"""
+        if self.engine is None:
+            return False
+        results = self.engine.evaluate(observation, now)
+        return any(result.outcome in (Outcome.FAIL, Outcome.UNKNOWN, Outcome.ERROR) for result in results)
 
     def take_all(self, observations: Iterable[Observation], now: int) -> None:
         for observation in observations:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from edgeguard.codec import manifest as manifests
+from edgeguard.codec.layers import Lookup
 from edgeguard.daemon.loop import Loop, Timer
 from edgeguard.daemon.river import River
 from edgeguard.daemon.sensing import Sensing, now_ms
@@ -74,7 +74,7 @@ class Sensors:
         self._observed = observed
         self._sweep = sweep
         self._watches: Sequence[Watch] = ()
-        self._manifest: manifests.Reader | None = None
+        self._manifest: Lookup | None = None
         self._mounted: dict[str, None] = {}  # since the last remark
         self._remark_timer: Timer | None = None
         self._attended: frozenset[str] = frozenset()  # places beyond the policy's watches
@@ -82,7 +82,7 @@ class Sensors:
 
     # -- start and another baseline
 
-    def start(self, watches: Sequence[Watch], manifest: manifests.Reader | None) -> None:
+    def start(self, watches: Sequence[Watch], manifest: Lookup | None) -> None:
         """Start every sensor of the table; one that fails is said to be blind and the others go on."""
         self._watches, self._manifest = watches, manifest
         processes = Processes(self._context, self._actors, hints=True)
@@ -107,7 +107,7 @@ class Sensors:
             self._trouble.sensor_blind(sensor.name, str(error))
             return None
 
-    def _add_files(self, processes: Processes, manifest: manifests.Reader | None) -> None:
+    def _add_files(self, processes: Processes, manifest: Lookup | None) -> None:
         from edgeguard.sensors.files import Files
 
         def hint(pid: int, path: str) -> None:
@@ -134,7 +134,7 @@ class Sensors:
         if lend and (rung is None or rung.name != "fanotify"):
             processes.no_hints()
 
-    def renew(self, watches: Sequence[Watch], manifest: manifests.Reader | None) -> None:
+    def renew(self, watches: Sequence[Watch], manifest: Lookup | None) -> None:
         """Another baseline is in force: sensors ask anew what is known and what is watched."""
         self._watches = watches
         for name in ("processes", "listeners"):
@@ -145,6 +145,17 @@ class Sensors:
         if self._files is not None:
             self._files.renew((*watches, *attention(watches, self._attended)), manifest)
         self._sensing.settle()
+
+    def refer(self, manifest: Lookup | None) -> None:
+        """Packages brought other files: what is known is another, what is watched is not."""
+        self._manifest = manifest
+        for name in ("processes", "listeners"):
+            sensor: Any = self._sensing.sensor(name)
+            if sensor is not None:
+                sensor.renew()
+        if self._files is not None:
+            self._files.refer(manifest)
+        self._sensing.look("packages")
 
     def accounts_changed(self) -> None:
         """Somebody may have another home now. Several accounts change in one go."""

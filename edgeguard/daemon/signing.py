@@ -14,9 +14,10 @@ from edgeguard.codec import cose
 from edgeguard.codec.values import columns_from_plain, from_plain
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.sweeping import file_digest, now_ms
-from edgeguard.errors import Corrupt, EdgeGuardError, Expired, NotYetValid, OlderRevision
+from edgeguard.errors import Corrupt, DecodeError, EdgeGuardError, Expired, NotYetValid, OlderRevision
 from edgeguard.model import Columns
 from edgeguard.settings import Settings
+from edgeguard.upgrades import overlay
 
 MANIFEST_MAX = 1 << 30  # bytes; the manifest's own bound
 
@@ -85,8 +86,24 @@ def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
             "signer": "this device" if own else baseline.signer.hex(),
             "digest": sha256(data).digest(),
             "refusals": refusals,
+            "overlay": _overlay(settings, trust, baseline),
         }
     )
+
+
+def _overlay(settings: Settings, trust: Trust, baseline: Baseline) -> list[Any] | None:
+    """What packages brought over this baseline's files. One that is damaged is as good as none: what it explained is
+    found to differ again, and that is loud enough."""
+    if baseline.files is None:
+        return None
+    try:
+        found = overlay.load(settings.paths.state, cose.public_of(trust.seed), baseline.files.sha256)
+    except DecodeError:
+        return None
+    if found is None:
+        return None
+    superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
+    return [found.sha256, found.size, [list(item) for item in found.notable], superseded]
 
 
 def _standing(shelf: store.Store, trust: Trust, refused: tuple[store.Refused, ...]) -> tuple[Baseline | None, bytes]:

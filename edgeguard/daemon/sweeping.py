@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 from edgeguard.codec import manifest as codec
+from edgeguard.codec.layers import Layers, Lookup
 from edgeguard.daemon.frames import Out, watches_from_plain
 from edgeguard.daemon.sweeps import swept_path
 from edgeguard.errors import DecodeError
@@ -38,7 +39,7 @@ def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
     started = time.monotonic()
     if request["low"]:
         priority.background()
-    with opened_manifest(settings.paths.state, request["manifest"]) as manifest:
+    with opened_references(settings.paths.state, request) as manifest:
         if request["targets"]:
             targets = [os.fsdecode(path) for path in request["targets"]]
             summary = sweeps.revisit(
@@ -62,7 +63,7 @@ def _whole(
     request: dict[str, Any],
     watches: tuple[Watch, ...],
     origin: Origin,
-    manifest: codec.Reader | None,
+    manifest: Lookup | None,
     out: Out,
 ) -> Summary:
     """Everything that is watched. What was seen lies in observed.db.swept afterwards, durably.
@@ -97,15 +98,28 @@ def _whole(
 
 
 @contextmanager
-def opened_manifest(state: str, reference: list[Any] | None) -> Iterator[codec.Reader | None]:
-    """The manifest that the baseline pins, checked against its digest. Raises DecodeError for any other file."""
+def opened_references(state: str, request: dict[str, Any]) -> Iterator[Lookup | None]:
+    """The manifest of the baseline, and what packages brought since over it, as a request names them."""
+    with opened_manifest(state, request["manifest"]) as base:
+        named = request.get("overlay")
+        if named is None:
+            yield base
+            return
+        with opened_manifest(state, named, "upgrades") as top:
+            assert top is not None
+            yield Layers(base, top)
+
+
+@contextmanager
+def opened_manifest(state: str, reference: list[Any] | None, folder: str = "baseline") -> Iterator[codec.Reader | None]:
+    """The manifest that something signed pins, checked against its digest. Raises DecodeError for any other file."""
     if reference is None:
         yield None
         return
     digest, size = reference
-    with open(f"{state}/baseline/{digest.hex()}.egm", "rb", buffering=0) as file:
+    with open(f"{state}/{folder}/{digest.hex()}.egm", "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != size or file_digest(file) != digest:
-            raise DecodeError("the file manifest is not the one that the baseline names")
+            raise DecodeError("the file manifest is not the one that was signed")
         yield codec.Reader(file.fileno())
 
 

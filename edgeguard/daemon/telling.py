@@ -107,6 +107,10 @@ class Telling:
             )
         )
 
+    def package(self, package: dict[str, Any], severity: Severity) -> int:
+        """Record what became of one package's files."""
+        return self.record(compose.upgrade(package, self.moment(), severity))
+
     def observation(self, seen: Observation, expected: Columns | None) -> int:
         return self.record(compose.observation(seen, self.moment(), expected))
 

@@ -86,6 +86,25 @@ def state(
     return _record(registry.STATE, Stream.FINDINGS, moment, fields, severity=severity)
 
 
+def upgrade(package: Mapping[str, Any], moment: Moment, severity: Severity) -> Record:
+    """One package of one transaction; `package` has the fields of registry.UPGRADE by other names."""
+    fields = (
+        cut_text(package["name"]),
+        package["architecture"] or None,
+        package["before"] or None,
+        package["after"] or None,
+        _place(registry.VOUCHED, package["word"]),
+        package["sha256"] or None,
+        package["signed"],
+        package["other"] or None,
+        package["kept"] or None,
+        package["removed"] or None,
+        tuple(cut_text(path) for path in package["others"]) or None,
+        redact.text(cut_text(package["text"])),
+    )
+    return _record(registry.UPGRADE, Stream.FINDINGS, moment, fields, severity=severity)
+
+
 def drop(
     stream: int,
     reason: str,

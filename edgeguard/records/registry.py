@@ -106,6 +106,8 @@ STATES = (
 )
 REASONS = ("unknown", "damaged", "evicted", "memory full", "too large", "operator", "missing")
 
+VOUCHED = ("none", "archive", "operator", "nobody")  # who says that a package is what it says it is
+
 _R, _RS, _U, _I, _B = Kind.REF, Kind.REFS, Kind.UINT, Kind.INT, Kind.BOOL
 
 EXEC = Type(
@@ -303,11 +305,45 @@ FACT = Type(
         Field("note", _R),
     ),
 )
+UPGRADE = Type(
+    13,
+    "upgrade",
+    "a package was installed, upgraded or removed, and what became of its files",
+    (
+        Field("package", _R),
+        Field("architecture", _R),
+        Field("before", _R),  # version until now; absent: there was none
+        Field("after", _R),  # absent: it was removed
+        Field("vouched", Kind.ENUM, VOUCHED),
+        Field("sha256", Kind.DIGEST),  # of the .deb
+        Field("signed", _U),  # paths that are as in the package
+        Field("other", _U),  # paths that are not: each is a finding of its own
+        Field("kept", _U),  # settings that are not the package's
+        Field("removed", _U),
+        Field("others", _RS),
+        Field("text", _R),
+    ),
+)
 TEXT = Type(15, "text", "words", (Field("text", _R), Field("cut", _B)))
 
 TYPES: dict[int, Type] = {
     kind.number: kind
-    for kind in (EXEC, FILE, LISTENER, CONNECTION, LOGIN, USB, METRIC, FINDING, STATE, DROP, ATTEST, FACT, TEXT)
+    for kind in (
+        EXEC,
+        FILE,
+        LISTENER,
+        CONNECTION,
+        LOGIN,
+        USB,
+        METRIC,
+        FINDING,
+        STATE,
+        DROP,
+        ATTEST,
+        FACT,
+        UPGRADE,
+        TEXT,
+    )
 }
 
 ACTOR_FIELDS = (
@@ -334,6 +370,7 @@ COLUMN_NAMES = (
     *("path", "comment", "version", "status", "ok", "reason", "detail", "code", "count", "known"),
     *("revision", "signer", "digest", "before", "after", "delta_ms", "result", "sensor", "rung", "blind"),
     *("files", "bytes", "seconds", "finding", "subject", "verb", "until", "owner", "exit", "error"),
+    *("vouched", "came_from"),
 )
 COLUMN_NUMBERS = {name: number for number, name in enumerate(COLUMN_NAMES)}
 

@@ -23,6 +23,22 @@ class Column(NamedTuple):
     reference: bool = False
 
 
+class Came(Protocol):
+    """How a package came to be installed, where that is worth knowing (`upgrades.overlay.Notable`)."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def word(self) -> str: ...
+
+    @property
+    def files(self) -> int: ...
+
+    @property
+    def before(self) -> str: ...
+
+
 class Rung(NamedTuple):
     """Which mechanism stands after the self-test, and what it cannot see."""
 
@@ -44,6 +60,10 @@ def _unknown(_path: str) -> bool:
     return False
 
 
+def _nothing(_package: str) -> None:
+    return None
+
+
 class Context(NamedTuple):
     """What a sensor may ask of the rest of the house. Only functions and values: sensors import no other room."""
 
@@ -51,6 +71,7 @@ class Context(NamedTuple):
     actor_of: Callable[[int], Actor] = _nobody  # pid -> who, also for processes that just ended
     package_of: Callable[[str], str] = _no_package  # absolute path -> Debian package that owns it, "" if none
     known_file: Callable[[str], bool] = _unknown  # is this path in the baseline's file manifest?
+    came: Callable[[str], Came | None] = _nothing  # package -> what somebody should know of how it came here
 
 
 class Sensor(Protocol):

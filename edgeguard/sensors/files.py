@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from stat import S_ISREG
 from typing import NamedTuple
 
-from edgeguard.codec.manifest import Entry, Reader
+from edgeguard.codec.layers import Lookup
+from edgeguard.codec.manifest import Entry
 from edgeguard.errors import DecodeError, Unavailable
 from edgeguard.linux.timerfd import Timer
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Watch
@@ -73,7 +74,7 @@ class Files:
         self,
         context: Context,
         watches: Sequence[Watch],
-        manifest: Reader | None,
+        manifest: Lookup | None,
         proof: str,
         *,
         on_work: OnWork = lambda _rescan, _targets: None,
@@ -239,13 +240,17 @@ class Files:
             self.rung = self.rung._replace(blind=(blind := self._blind_of(self._ino)))
         return blind
 
-    def renew(self, watches: Sequence[Watch], manifest: Reader | None) -> tuple[str, ...]:
+    def renew(self, watches: Sequence[Watch], manifest: Lookup | None) -> tuple[str, ...]:
         """Another baseline is in force. The caller asks for a sweep that compares; the answer is as for `remark`."""
         self._plan = Plan(resolved(watches, self._context.root))
         self._manifest = manifest
         if self._fan is not None:
             self._fan.renew(self._plan)
         return self.remark()
+
+    def refer(self, manifest: Lookup | None) -> None:
+        """Other reference values hold for the same watches. The caller looks again at what differs."""
+        self._manifest = manifest
 
     def fileno(self) -> int | None:
         live = self._epoll is not None and (self._fan is not None or self._ino is not None)

@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 
-from edgeguard.model import Columns, Observation, Origin, Status
+from edgeguard.model import Observation, Origin, Status, Value
 from edgeguard.sensors import Column, Context, Rung, parse_dpkg, reading
 from edgeguard.sensors.snapshot import WHOLE_KIND
 
@@ -34,6 +34,9 @@ _KIND: Mapping[str, Column] = {
     "architecture": Column("str", "Debian architecture, or all"),
     "hold": Column("bool", "upgrades leave it alone"),
     "reinstall": Column("bool", "dpkg says that it must be installed anew"),
+    "vouched": Column("str", "who vouches for the package that was installed since the baseline: nobody, or empty"),
+    "files": Column("int", "paths of a package that nobody vouches for, else 0"),
+    "came_from": Column("str", "the later version that was installed before, empty if this is no way back"),
 }
 
 
@@ -47,6 +50,7 @@ class Packages:
     def __init__(self, context: Context) -> None:
         self._status = reading.under(context.root, STATUS)
         self._native = ""
+        self._came = context.came
 
     def start(self) -> Rung:
         if os.path.isfile(self._status):
@@ -69,13 +73,21 @@ class Packages:
                     continue
                 foreign = package.architecture not in (native, "all", "")
                 subject = f"{package.name}:{package.architecture}" if foreign else package.name
-                columns: Columns = {
+                columns: dict[str, Value] = {
                     "version": package.version,
                     "status": package.status,
                     "architecture": package.architecture,
                     "hold": package.hold,
                     "reinstall": package.reinstall,
+                    "vouched": "",
+                    "files": 0,
+                    "came_from": "",
                 }
+                came = self._came(subject)
+                if came is not None and came.version == package.version and package.status != "config-files":
+                    columns.update(came_from=came.before)
+                    if came.word == "nobody":
+                        columns.update(vouched=came.word, files=came.files)
                 yield Observation("package", subject, columns, now, Status.PRESENT, Origin.SWEEP)
         except FileNotFoundError:
             return  # no Debian; the rung says so

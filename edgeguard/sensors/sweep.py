@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from edgeguard.codec import manifest as codec
 from edgeguard.codec import sha
+from edgeguard.codec.layers import Lookup
 from edgeguard.codec.manifest import Block, Entry, order
 from edgeguard.errors import DecodeError
 from edgeguard.model import Observation, Origin, Watch
@@ -119,7 +120,7 @@ def learn(
 def sweep(
     watches: Sequence[Watch],
     root: str,
-    manifest: codec.Reader | None,
+    manifest: Lookup | None,
     observed_in: BinaryIO | None,
     observed_out: BinaryIO,
     now: int,
@@ -159,7 +160,7 @@ def sweep(
 def revisit(
     watches: Sequence[Watch],
     root: str,
-    manifest: codec.Reader | None,
+    manifest: Lookup | None,
     targets: Sequence[str],
     now: int,
     origin: Origin,
@@ -319,7 +320,7 @@ class _Sweep:
         self,
         plan: Plan,
         root: str,
-        manifest: codec.Reader | None,
+        manifest: Lookup | None,
         now: int,
         origin: Origin,
         emit: Emit,
@@ -504,7 +505,7 @@ class _Sweep:
 class _References:
     """The manifest's directories, in walk order, beside the walk."""
 
-    def __init__(self, manifest: codec.Reader, start: str) -> None:
+    def __init__(self, manifest: Lookup, start: str) -> None:
         self._blocks: Iterator[Block] = manifest.tree(os.fsencode(start)) if start else manifest.blocks()
         self._next = next(self._blocks, None)
 

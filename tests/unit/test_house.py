@@ -31,13 +31,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "baseline": GROUND,
     "remediations": GROUND,
     "records": GROUND | {"codes"},
+    "upgrades": GROUND | {"sensors"},
     "evaluate": GROUND | {"baseline", "codes"},
     "control": {"edgeguard", "errors", "model", "settings", "linux"},
     "control_server": {"edgeguard", "errors", "model", "settings", "linux", "control"},
     "cli": {"edgeguard", "errors", "model", "settings", "control", "codes", "codec"},
     "collector": GROUND | {"records", "codes"},
     "daemon": GROUND
-    | {"sensors", "baseline", "remediations", "records", "evaluate", "control", "control_server", "codes", "cli"},
+    | {
+        "sensors",
+        "baseline",
+        "remediations",
+        "records",
+        "evaluate",
+        "upgrades",
+        "control",
+        "control_server",
+        "codes",
+        "cli",
+    },
 }
 # Verbs that work without the daemon, and the codec they need for it, reach down by an import inside a function.
 LAZILY = {"cli": {"baseline", "codec", "evaluate", "records", "linux", "sensors"}}

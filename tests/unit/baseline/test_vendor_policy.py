@@ -185,6 +185,7 @@ ZONES = "/usr/share/zoneinfo/"
 ROME = file("config", type="symlink", sha256=None, mode=0o777, target=ZONES + "Europe/Rome")
 
 # (kind, subject, reference value or None, what is seen or None for absent, {rule: severity})
+ORDINARY = {"vouched": "", "files": 0, "came_from": ""}  # a package that an archive vouches for
 CASES = [
     # -- files
     ("file", "/usr/sbin/sshd", file(), file(), {}),
@@ -542,13 +543,27 @@ CASES = [
         {"file.attributes": "MEDIUM"},
     ),
     # -- packages and health
-    ("package", "bash", {"version": "1"}, {"version": "2", "status": "installed"}, {}),
+    ("package", "bash", {"version": "1"}, {"version": "2", "status": "installed", **ORDINARY}, {}),
     (
         "package",
         "bash",
         {"version": "1"},
-        {"version": "1", "status": "half-configured"},
+        {"version": "1", "status": "half-configured", **ORDINARY},
         {"package.incomplete": "INFORMATIONAL"},
+    ),
+    (
+        "package",
+        "own",
+        None,
+        {"version": "1", "status": "installed", "vouched": "nobody", "files": 3, "came_from": ""},
+        {"package.stranger": "HIGH"},
+    ),
+    (
+        "package",
+        "bash",
+        {"version": "2"},
+        {"version": "1", "status": "installed", "vouched": "", "files": 0, "came_from": "2"},
+        {"package.older": "MEDIUM"},
     ),
     ("package", "bash", {"version": "1"}, None, {}),
     ("health", "clock", None, {"ok": True, "code": ""}, {}),

@@ -74,6 +74,9 @@ def test_packages(root: Path) -> None:
         "architecture": "all",
         "hold": True,
         "reinstall": True,
+        "vouched": "",
+        "files": 0,
+        "came_from": "",
     }
     assert seen["gone"]["status"] == "config-files"
 

@@ -19,6 +19,7 @@ GIVEN = {
     10: ("drop", ("stream", "first", "last", "reason", "count", "name")),
     11: ("attest", ("token",)),
     12: ("fact", ("kind", "subject", "status", "columns", "origin", "actor", "note")),
+    13: ("upgrade", ("package", "architecture", "before", "after", "vouched", "sha256", "signed", "other", "kept")),
     15: ("text", ("text", "cut")),
 }
 

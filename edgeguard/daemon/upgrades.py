@@ -1,0 +1,336 @@
+"""Upgrades, seen from the daemon: what changes while packages are installed waits until it can be explained.
+
+The hook of apt and dpkg puts a transaction into the spool before anything is unpacked. A helper reads what its packages
+will do; from then on only differences of these paths, and of paths that may be made of them, are held. When dpkg has
+ended, a helper looks at all of them and signs new reference values; then each held path is looked at once more, and
+what still differs is told like any other change, with who did it. Nothing is held longer than `HOLD_S`, whatever dpkg
+does, and nothing besides files ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from edgeguard.codec.manifest import Reader
+from edgeguard.daemon.baselines import upgraded
+from edgeguard.daemon.helpers import Helpers
+from edgeguard.daemon.judging import Judging
+from edgeguard.daemon.loop import Loop, Timer
+from edgeguard.daemon.river import River
+from edgeguard.daemon.sensing import Sensing, now_ms
+from edgeguard.daemon.telling import Telling
+from edgeguard.daemon.trouble import Trouble
+from edgeguard.errors import DecodeError, Unavailable
+from edgeguard.linux import inotify
+from edgeguard.model import NOBODY, Actor, Observation, Origin, Severity, Status
+from edgeguard.remediations.preflight import dpkg_running
+from edgeguard.sensors.look import LATER
+from edgeguard.settings import Settings
+from edgeguard.upgrades import transactions
+from edgeguard.upgrades.kinds import BY_DPKG, BY_OTHERS, BY_UNKNOWN, may_be
+
+TICK_S = 1.0  # while a transaction is open
+SETTLE_S = 3.0  # without dpkg at work: the transaction has ended
+STARTING_S = 30.0  # so long its caller counts as at work even where dpkg has no lock yet
+UNREAD_S = 300.0  # how long any difference is held while nobody knows yet what the packages will do
+HOLD_S = 600.0  # how long a difference is held at all
+HELD_MAX = 8192  # paths that are held, 250 bytes each; beyond, they are found by a sweep afterwards
+RELEASE_SLICE = 32  # paths looked at in one turn of the loop
+PREPARE_S, EXPLAIN_S = 3600.0, 3600.0
+NOT_BY_IT = "changed while packages were installed, and not by them"
+DPKG = ("/usr/bin/dpkg", "/usr/bin/dpkg-divert", "/usr/bin/dpkg-statoverride")
+
+
+class _Held(NamedTuple):
+    actor: Actor
+    origin: Origin
+    since: float  # monotonic seconds
+
+
+class Upgrades:
+    """Asked for every observation whether it waits. `judge` takes an observation that does not wait any more."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        helpers: Helpers,
+        judging: Judging,
+        river: River,
+        sensing: Sensing,
+        telling: Telling,
+        trouble: Trouble,
+        judge: Callable[[Observation], None],
+        compare: Callable[[], None],  # a sweep that judges everything anew
+        sweeping: Callable[[], bool],  # does a sweep of everything run?
+        busy: Callable[[], str] | None = None,  # why dpkg is at work, "" if it is not
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._helpers = helpers
+        self._judging = judging
+        self._river = river
+        self._sensing = sensing
+        self._telling = telling
+        self._trouble = trouble
+        self._judge = judge
+        self._compare = compare
+        self._sweeping = sweeping
+        self._busy = busy or (lambda: dpkg_running("/proc", settings.paths.root))
+        self._spool = f"{settings.paths.exchange}/packages"
+        self._queue: inotify.Queue | None = None
+        self._open: dict[str, float] = {}  # transaction -> when it was first seen; not judged yet
+        self._readers: dict[str, Reader] = {}  # of those that are prepared
+        self._fds: dict[str, int] = {}
+        self._held: dict[str, _Held] = {}
+        self._batch: dict[str, _Held] = {}  # what the running helper is asked about
+        self._release: list[tuple[str, _Held]] = []
+        self._overflowed = False
+        self._quiet_since = 0.0
+        self._tick: Timer | None = None
+
+    # -- the spool
+
+    def begin(self) -> None:
+        """When the sensors stand. What waits in the spool happened while nobody looked."""
+        with contextlib.suppress(OSError):
+            os.makedirs(self._spool, mode=0o700, exist_ok=True)
+        try:
+            self._queue = inotify.Queue()
+            self._queue.add(self._spool, inotify.IN_MOVED_TO)
+            self._loop.watch(self._queue.fileno(), self._rung)
+        except (Unavailable, OSError) as error:
+            text = f"{self._spool} cannot be watched ({error}): package upgrades are told file by file"
+            self._trouble.sensor_blind("upgrades", text)
+            return
+        self._scan()
+
+    def close(self) -> None:
+        if self._queue is not None:
+            self._loop.unwatch(self._queue.fileno())
+            self._queue.close()
+            self._queue = None
+        for fd in self._fds.values():
+            os.close(fd)
+        self._readers.clear()
+        self._fds.clear()
+
+    def _rung(self) -> None:
+        assert self._queue is not None
+        self._queue.read()  # which one it was is seen in the directory
+        self._scan()
+
+    def _scan(self) -> None:
+        with contextlib.suppress(OSError):
+            transactions.finish_interrupted(self._spool, time.time())
+        new = [name for name in transactions.ids(self._spool) if name not in self._open]
+        for name in new:
+            self._open[name] = self._quiet_since = time.monotonic()
+        if new:
+            self._prepare()
+        if self._open and self._tick is None:
+            self._tick = self._loop.later(TICK_S, self._ticked)
+
+    # -- asked for every observation
+
+    @property
+    def active(self) -> bool:
+        return bool(self._open)
+
+    def holds(self, observation: Observation) -> bool:
+        """Does this difference wait? Only files do, only while packages are installed, only what these may explain."""
+        if not self._open or observation.kind != "file":
+            return False
+        if not self._may_be_explained(observation):
+            return False
+        if not self._river.deviates(observation, now_ms()):
+            self._held.pop(observation.subject, None)
+            return False
+        if len(self._held) >= HELD_MAX and observation.subject not in self._held:
+            self._overflowed = True
+            return True
+        before = self._held.get(observation.subject)
+        actor = observation.actor if observation.actor != NOBODY or before is None else before.actor
+        since = before.since if before is not None else time.monotonic()
+        self._held[observation.subject] = _Held(actor, observation.origin, since)
+        return True
+
+    def _may_be_explained(self, observation: Observation) -> bool:
+        now = time.monotonic()
+        if any(name not in self._readers and now - seen < UNREAD_S for name, seen in self._open.items()):
+            return True
+        path = os.fsencode(observation.subject)
+        try:
+            if any(reader.lookup(path) is not None for reader in self._readers.values()):
+                return True
+        except DecodeError:
+            return False
+        columns = observation.columns
+        if observation.status is Status.ABSENT and (references := self._river.references) is not None:
+            columns = {**(references.expected("file", observation.subject) or {}), **columns}
+        target = os.fsencode(str(columns.get("target") or ""))
+        return may_be(path, target, str(columns.get("category")), _maker(observation.actor))
+
+    # -- helpers
+
+    def _prepare(self) -> None:
+        wanted = [name for name in self._open if name not in self._readers]
+
+        def message(words: dict[str, Any]) -> None:
+            if isinstance(name := words.get("prepared"), str):
+                self._prepared(name)
+            elif "refused" in words:
+                name, why = words["refused"]
+                self._trouble.helper_failed("prepare", f"{name}: {why}")
+                self._drop(name)
+
+        def done(error: str) -> None:
+            if error:
+                self._trouble.helper_failed("prepare", error)
+                for name in wanted:
+                    if name not in self._readers:
+                        self._drop(name)
+            else:
+                self._trouble.helper_well("prepare")
+            if any(name not in self._readers for name in self._open):
+                self._prepare()
+
+        if wanted:
+            self._helpers.start("prepare", {"transactions": wanted}, message, done, timeout_s=PREPARE_S, low=True)
+
+    def _prepared(self, name: str) -> None:
+        if name not in self._open or name in self._fds:
+            return
+        try:
+            fd = os.open(transactions.manifest_of(self._settings.paths.state, name), os.O_RDONLY | os.O_CLOEXEC)
+            self._fds[name] = fd
+            self._readers[name] = Reader(fd)
+        except (OSError, DecodeError) as error:
+            self._trouble.helper_failed("prepare", f"{name}: {error}")
+            self._drop(name)
+
+    def _ticked(self) -> None:
+        self._tick = None
+        now = time.monotonic()
+        if self._at_work(now):
+            self._quiet_since = now
+        oldest = min((held.since for held in self._held.values()), default=now)
+        ready = all(name in self._readers for name in self._open)
+        ended = now - self._quiet_since >= SETTLE_S and not self._sweeping()
+        if "explain" not in self._helpers.running and not self._release and self._open:
+            if ready and ended:
+                self._explain(final=True)
+            elif now - oldest >= HOLD_S:
+                self._explain(final=False)
+        if self._open:
+            self._tick = self._loop.later(TICK_S, self._ticked, slack=0.5)
+
+    def _at_work(self, now: float) -> bool:
+        if self._busy():
+            return True
+        return any(now - seen < STARTING_S and _lives(name) for name, seen in self._open.items())
+
+    def _explain(self, *, final: bool) -> None:
+        names = sorted(self._readers)
+        self._batch, self._held = self._held, {}
+        if not names:
+            self._let_go(self._batch)
+            return
+        held = [
+            [os.fsencode(path), _maker(item.actor)]
+            for path, item in self._batch.items()
+            if not any(reader.lookup(os.fsencode(path)) for reader in self._readers.values())
+        ]
+        answer: dict[str, Any] = {}
+        request = {"transactions": names, "held": held, **self._judging.for_sweeps()}
+        self._helpers.start(
+            "explain",
+            request,
+            answer.update,
+            lambda error: self._explained(names, answer, error, final=final),
+            timeout_s=EXPLAIN_S,
+            low=True,
+        )
+
+    def _explained(self, names: list[str], answer: dict[str, Any], error: str, *, final: bool) -> None:
+        if error:
+            self._trouble.helper_failed("explain", error)
+        else:
+            self._trouble.helper_well("explain")
+            if (over := upgraded(answer["overlay"])) is not None:
+                self._judging.packages_came(over)
+        if final or error:
+            for package in answer.get("packages", ()):
+                self._tell(package, answer)
+            for name in names:
+                self._drop(name)
+        batch, self._batch = self._batch, {}
+        for path in answer.get("look", ()):  # not as signed, and no event may have told: an old version that was kept
+            batch.setdefault(os.fsdecode(path), _Held(NOBODY, Origin.SWEEP, 0.0))
+        self._overflowed = self._overflowed or answer.get("compare") is True
+        self._let_go(batch)
+        if not self._open:
+            self._let_go(self._held)
+            self._held = {}
+            if self._overflowed:
+                self._overflowed = False
+                self._compare()
+
+    def _tell(self, package: dict[str, Any], answer: dict[str, Any]) -> None:
+        text = package["text"]
+        if answer.get("unproven"):
+            text += f" ({answer['unproven']} files made of packages by an unknown maker)"
+        odd = package["other"] or package["word"] == "nobody"
+        self._telling.package(package, severity=Severity.LOW if odd else Severity.INFORMATIONAL)
+
+    def _drop(self, name: str) -> None:
+        """A transaction is over. What it holds is let go by whoever ends it."""
+        self._open.pop(name, None)
+        self._readers.pop(name, None)
+        if (fd := self._fds.pop(name, None)) is not None:
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            transactions.forget(self._settings.paths.state, self._spool, name)
+        if not self._open and "explain" not in self._helpers.running:
+            self._let_go(self._held)
+            self._held = {}
+
+    # -- letting go
+
+    def _let_go(self, held: dict[str, _Held]) -> None:
+        start = not self._release
+        self._release += held.items()
+        if start and self._release:
+            self._loop.later(0, self._look)
+
+    def _look(self) -> None:
+        """Look at some of the paths again: what is as expected now never was a finding."""
+        slice_, self._release = self._release[:RELEASE_SLICE], self._release[RELEASE_SLICE:]
+        files: Any = self._sensing.sensor("files")
+        for path, held in slice_ if files is not None else ():
+            seen = files.observe_path(path, now_ms(), held.actor, held.origin)
+            if seen.note == LATER:
+                continue  # too large to be read here: a helper has been asked, and tells
+            if not seen.note and self._river.deviates(seen, now_ms()):
+                seen = seen._replace(note=NOT_BY_IT)
+            self._judge(seen)
+        if self._release:
+            self._loop.later(0, self._look)
+
+
+def _maker(actor: Actor) -> int:
+    """Was it dpkg, or a child of it? What ended before it could be asked, or hangs on a parent that did, is unknown."""
+    if actor.exe in DPKG or any(exe in DPKG for _, exe in actor.parents):
+        return BY_DPKG
+    whole = bool(actor.parents) and actor.parents[-1][0] == 1
+    return BY_OTHERS if whole else BY_UNKNOWN
+
+
+def _lives(name: str) -> bool:
+    """Is whoever called the hook still there?"""
+    pid = name.partition("-")[2]
+    return pid != "0" and os.path.exists(f"/proc/{pid}")

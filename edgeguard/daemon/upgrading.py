@@ -1,0 +1,204 @@
+"""Verbs `prepare` and `explain` of the helper: what packages do to files, before and after they did it.
+
+prepare  read the .debs that the hook kept and write down what they say of each path
+explain  look at these paths, and at others that may be made of them; sign the reference values that come of it
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from edgeguard.baseline import store
+from edgeguard.baseline.document import Baseline
+from edgeguard.codec import cose
+from edgeguard.codec.layers import Layers, Lookup
+from edgeguard.codec.manifest import Block, Entry, Reader, order, split
+from edgeguard.daemon.frames import Out, watches_from_plain
+from edgeguard.daemon.signing import trust_of
+from edgeguard.daemon.sweeping import now_ms, opened_manifest
+from edgeguard.errors import DecodeError
+from edgeguard.linux import priority
+from edgeguard.settings import Settings
+from edgeguard.upgrades import expected, judge, overlay, transactions, versions
+from edgeguard.upgrades.archive import NOBODY
+from edgeguard.upgrades.derived import Derived, Held
+from edgeguard.upgrades.expected import Owner
+from edgeguard.upgrades.judge import Judge, Pending, Tally
+from edgeguard.upgrades.overlay import Notable, Overlay
+
+OTHERS_TOLD = 20  # paths of one package that go into the summary
+
+
+def spool_of(settings: Settings) -> str:
+    return f"{settings.paths.exchange}/packages"
+
+
+def prepare(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    """Request {"transactions": [name, ...]}; answers {"prepared": name} or {"refused": [name, why]} for each."""
+    priority.background()
+    state, spool = settings.paths.state, spool_of(settings)
+    for name in request["transactions"]:
+        try:
+            try:
+                found = expected.load(state, name)
+            except (FileNotFoundError, DecodeError):
+                found = expected.prepare(state, spool, name, settings.paths.root)
+        except (DecodeError, OSError) as error:
+            out.say({"refused": [name, str(error)]})
+            continue
+        out.say({"prepared": name, "troubles": list(found.troubles)})
+
+
+def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    """Request {"transactions", "held": [[path, maker], ...], "watches", "manifest", "overlay"}; answers {"overlay":
+    [...], "packages": [...]}, with one map for each package."""
+    priority.background()
+    state, root = settings.paths.state, settings.paths.root
+    trust = trust_of(settings)
+    standing = store.Store(state).load_verified(trust.trusted, trust.device, now_ms()).baseline
+    before = _standing_overlay(state, cose.public_of(trust.seed), standing)
+    pending = _pending(state, request["transactions"])
+    tallies: list[Tally] = []
+    with opened_manifest(state, request["manifest"]) as base:
+        top = overlay.opened(state, before)
+        references: Lookup | None = Layers(base, top) if top is not None else base
+        watches = watches_from_plain(request["watches"])
+        eye = Judge(root, watches, references, settings.budget.hash_file_max)
+        old = [top.blocks()] if top is not None else []
+        os.makedirs(expected.folder(state), mode=0o700, exist_ok=True)
+        digest, size = overlay.write_manifest(state, *old, eye.run(pending, tallies))
+        held = [Held(path, maker) for path, maker in request["held"]]
+        began_ns = min((item.expected.began for item in pending), default=0) * 1_000_000
+        new = Reader(os.open(overlay.manifest_path(state, digest), os.O_RDONLY | os.O_CLOEXEC))
+        derived = Derived(eye, Layers(base, new), began_ns, expected.folder(state))
+        made = dict(derived.explain_all(held))
+        if made or eye.moved:
+            digest, size = overlay.write_manifest(state, new.blocks(), blocks_of({**eye.moved, **made}))
+        superseded = _superseded(standing, before, new, top)
+    owners = [owner for item in pending for owner in item.expected.owners]
+    known = _versions(standing, before)
+    owners = [_with_before(owner, known) for owner in owners]
+    found = Overlay(
+        standing.files.sha256 if standing is not None and standing.files is not None else b"",
+        digest,
+        size,
+        *_packages(owners, tallies, before, known),
+        superseded,
+    )
+    overlay.install(state, found, trust.seed)
+    out.say(
+        {
+            "overlay": plain(found),
+            "packages": [_told(owner, tally) for owner, tally in zip(owners, tallies, strict=True)],
+            "look": eye.others[: judge.LOOK_MAX],
+            "compare": len(eye.others) > judge.LOOK_MAX,
+            "derived": len(made),
+            "unproven": derived.unproven,
+        }
+    )
+
+
+def _standing_overlay(state: str, public: bytes, standing: Baseline | None) -> Overlay | None:
+    if standing is None or standing.files is None:
+        return None
+    try:
+        return overlay.load(state, public, standing.files.sha256)
+    except DecodeError:
+        return None  # said when the baseline was loaded; what it explained is told anew
+
+
+def _pending(state: str, names: Sequence[str]) -> list[Pending]:
+    found = []
+    for name in sorted(names):
+        fd = os.open(transactions.manifest_of(state, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        found.append(Pending(expected.load(state, name), Reader(fd)))
+    return found
+
+
+def blocks_of(entries: dict[bytes, Entry]) -> list[Block]:
+    """Single paths as blocks in walk order."""
+    folders: dict[bytes, dict[bytes, Entry]] = {}
+    for path, entry in entries.items():
+        directory, name = split(path)
+        folders.setdefault(directory, {})[name] = entry
+    return [
+        Block(directory, sorted(found), [found[name] for name in sorted(found)])
+        for directory, found in sorted(folders.items(), key=lambda item: order(item[0]))
+    ]
+
+
+def plain(found: Overlay) -> list[Any]:
+    """An overlay as the daemon is told of it (`baselines.upgraded`)."""
+    superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
+    return [found.sha256, found.size, [list(item) for item in found.notable], superseded]
+
+
+def _superseded(standing: Baseline | None, before: Overlay | None, new: Reader, old: Reader | None) -> dict[str, bytes]:
+    """Accepted files that a package has changed since: what was accepted of them is no longer what should be there."""
+    found = dict(before.superseded) if before is not None else {}
+    accepted = standing.references.get("file", {}) if standing is not None else {}
+    for path, columns in accepted.items():
+        entry = new.lookup(os.fsencode(path))
+        if entry is not None and (old is None or old.lookup(os.fsencode(path)) != entry):
+            found[path] = overlay.fingerprint(columns)
+    return {path: value for path, value in found.items() if path in accepted}
+
+
+def _versions(standing: Baseline | None, before: Overlay | None) -> dict[str, str]:
+    """The version of each package as this device last knew it, not as dpkg says."""
+    found: dict[str, str] = {}
+    if standing is not None:
+        for name, columns in standing.references.get("package", {}).items():
+            if columns is not None and isinstance(version := columns.get("version"), str):
+                found[name] = version
+    return {**found, **(before.versions if before is not None else {})}
+
+
+def _with_before(owner: Owner, known: dict[str, str]) -> Owner:
+    """The later of what apt said and what is known here: nobody comes back to an old version by telling a story."""
+    last = known.get(f"{owner.name}:{owner.architecture}") or known.get(owner.name, "")
+    if last and (not owner.before or versions.compare(last, owner.before) > 0):
+        return owner._replace(before=last)
+    return owner
+
+
+def _packages(
+    owners: Sequence[Owner], tallies: Sequence[Tally], before: Overlay | None, known: dict[str, str]
+) -> tuple[dict[str, str], tuple[Notable, ...]]:
+    """The versions that are known from now on, and the packages that somebody should know of."""
+    came = dict(before.versions) if before is not None else {}
+    notable = {item.name: item for item in before.notable} if before is not None else {}
+    for owner, tally in zip(owners, tallies, strict=True):
+        full = f"{owner.name}:{owner.architecture}"
+        name = full if full in known else owner.name
+        if tally.missed:
+            continue
+        notable.pop(name, None)
+        came.pop(name, None)
+        if not owner.version:
+            continue
+        came[name] = owner.version
+        back = owner.before if owner.before and versions.compare(owner.version, owner.before) < 0 else ""
+        if back or owner.word == NOBODY:
+            notable[name] = Notable(name, owner.version, owner.word, owner.paths, back)
+    return came, tuple(notable[name] for name in sorted(notable))
+
+
+def _told(owner: Owner, tally: Tally) -> dict[str, Any]:
+    return {
+        "name": owner.name,
+        "architecture": owner.architecture,
+        "before": owner.before,
+        "after": owner.version,
+        "word": owner.word,
+        "sha256": owner.sha256,
+        "signed": tally.signed,
+        "other": tally.other,
+        "kept": tally.kept,
+        "removed": tally.removed,
+        "missed": tally.missed,
+        "others": [path.decode("utf-8", "backslashreplace") for path in tally.others[:OTHERS_TOLD]],
+        "text": judge.summed(owner, tally),
+    }

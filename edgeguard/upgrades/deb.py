@@ -1,0 +1,171 @@
+"""What a .deb says: every path with digest, mode, owner and target, its settings files and its scripts.
+
+`dpkg-deb` takes it apart: that is what will unpack it on this device, so no second reader of ar, xz or zstd can
+disagree with it. What it hands over is read as a stream, within bounds, and never written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import IO, NamedTuple
+
+from edgeguard.codec.manifest import PATH_MAX, TARGET_MAX
+from edgeguard.errors import DecodeError
+from edgeguard.upgrades.transactions import PACKAGE
+
+DPKG_DEB = "/usr/bin/dpkg-deb"
+MEMBERS_MAX = 500_000  # of one package; the largest of Debian have 60,000
+CONTROL_MAX = 8 << 20  # bytes of one file of the control part; its list of digests is the largest
+CHUNK = 1 << 20
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "DPKG_DEB_THREADS_MAX": "1"}
+FIELDS = ("Package", "Version", "Architecture")
+SAME = "Multi-Arch"
+SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "config")
+_KINDS = {
+    tarfile.REGTYPE: stat.S_IFREG,
+    tarfile.AREGTYPE: stat.S_IFREG,
+    tarfile.DIRTYPE: stat.S_IFDIR,
+    tarfile.SYMTYPE: stat.S_IFLNK,
+    tarfile.FIFOTYPE: stat.S_IFIFO,
+    tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK,
+}
+
+
+class Member(NamedTuple):
+    """One path that a package brings."""
+
+    path: bytes  # absolute
+    st_mode: int
+    user: str
+    group: str
+    uid: int
+    gid: int
+    size: int
+    sha256: bytes
+    target: bytes
+
+
+class Control(NamedTuple):
+    """Who a package is, and what dpkg does with it besides unpacking."""
+
+    name: str
+    version: str
+    architecture: str
+    conffiles: frozenset[bytes]
+    scripts: Mapping[str, bytes]  # preinst, postinst, ... -> content
+    stem: str  # of its files below /var/lib/dpkg/info
+
+
+def control(path: str) -> Control:
+    """The control part. Raises DecodeError."""
+    found: dict[str, bytes] = {}
+    with _tar("--ctrl-tarfile", path) as tar:
+        for member in _bounded(tar):
+            name = member.name.removeprefix("./")
+            if member.isreg() and "/" not in name and member.size <= CONTROL_MAX:
+                file = tar.extractfile(member)
+                found[name] = file.read() if file else b""
+    fields = _fields(found.get("control", b""))
+    if not all(fields[name] for name in FIELDS) or PACKAGE.fullmatch(fields["Package"]) is None:
+        raise DecodeError("its control file names no package")
+    conffiles = frozenset(line.strip() for line in found.get("conffiles", b"").split(b"\n") if line.startswith(b"/"))
+    scripts = {name: found[name] for name in SCRIPTS if name in found}
+    name, architecture = fields["Package"], fields["Architecture"]
+    stem = f"{name}:{architecture}" if fields[SAME] == "same" else name
+    return Control(name, fields["Version"], architecture, conffiles, scripts, stem)
+
+
+def members(path: str) -> Iterator[Member]:
+    """Every path, in the order of the package. A hard link is what it links to. Raises DecodeError."""
+    links: dict[str, Member] = {}
+    with _tar("--fsys-tarfile", path) as tar:
+        for info in _bounded(tar):
+            name = _absolute(info.name)
+            if name == b"/":
+                continue
+            if info.islnk():
+                original = links.get(info.linkname.removeprefix("./"))
+                if original is None:
+                    raise DecodeError(f"{name!r} is a hard link to what is not there")
+                found = original._replace(path=name)
+            else:
+                found = _member(tar, info, name)
+            if stat.S_ISREG(found.st_mode):
+                links[info.name.removeprefix("./")] = found
+            yield found
+
+
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, name: bytes) -> Member:
+    kind = _KINDS.get(info.type)
+    if kind is None:
+        raise DecodeError(f"{name!r} is of no type that dpkg knows")
+    digest = b""
+    if kind == stat.S_IFREG:
+        value = sha256()
+        file = tar.extractfile(info)
+        while file is not None and (chunk := file.read(CHUNK)):
+            value.update(chunk)
+        digest = value.digest()
+    target = os.fsencode(info.linkname)[:TARGET_MAX] if kind == stat.S_IFLNK else b""
+    size = info.size if kind == stat.S_IFREG else 0
+    mode = kind | (0o777 if kind == stat.S_IFLNK else info.mode & 0o7777)
+    return Member(name, mode, info.uname, info.gname, info.uid, info.gid, size, digest, target)
+
+
+def _absolute(name: str) -> bytes:
+    raw = os.fsencode(name)
+    parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
+    if b".." in parts or b"\0" in raw or len(raw) >= PATH_MAX:
+        raise DecodeError(f"{raw!r} is no path of a package")
+    return b"/" + b"/".join(parts)
+
+
+def _bounded(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for count, member in enumerate(tar):
+        if count >= MEMBERS_MAX:
+            raise DecodeError(f"more than {MEMBERS_MAX} paths in one package")
+        tar.members = []  # type: ignore[attr-defined]  # else the reader keeps all of them
+        yield member
+
+
+@contextmanager
+def _tar(part: str, path: str) -> Iterator[tarfile.TarFile]:
+    """One part of a .deb as a stream. What is wrong with it, or with dpkg-deb, is a DecodeError."""
+    words = [DPKG_DEB, part, path]
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    ) as child:
+        assert child.stdout is not None
+        try:
+            with tarfile.open(fileobj=child.stdout, mode="r|", errors="surrogateescape") as tar:
+                yield tar
+            _drain(child.stdout)
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            raise DecodeError(f"not a package that can be read: {error}") from error
+        finally:
+            child.kill()
+    if child.returncode not in (0, -9):
+        raise DecodeError("dpkg-deb cannot read it")
+
+
+def _drain(stream: IO[bytes]) -> None:
+    """The padding after the end; without it dpkg-deb would be told that nobody listens."""
+    while stream.read(CHUNK):
+        pass
+
+
+def _fields(text: bytes) -> dict[str, str]:
+    found = dict.fromkeys((*FIELDS, SAME), "")
+    for line in text.split(b"\n"):
+        name, _, value = line.partition(b":")
+        key = name.decode("ascii", "replace")
+        if key in found and not found[key]:
+            found[key] = os.fsdecode(value.strip())[:256]
+    return found

@@ -1,0 +1,243 @@
+"""What one transaction is expected to do to the files of this device, written down before or while it happens.
+
+    STATE/upgrades/<id>.egm    a manifest: each path that a .deb brings, and each that may go
+    STATE/upgrades/<id>.cbor   whose these paths are: the packages, and who vouches for them
+
+In this manifest the field for capabilities, which no .deb holds, says which package a path belongs to and what kind of
+path it is. Afterwards the .debs are not needed any more.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from struct import Struct
+from typing import Any, NamedTuple
+
+from edgeguard.codec import cbor
+from edgeguard.codec.manifest import Block, Entry, Reader, Writer, order, split
+from edgeguard.errors import DecodeError
+from edgeguard.upgrades import archive, deb, transactions
+from edgeguard.upgrades.transactions import Transaction
+from edgeguard.upgrades.world import World
+
+PATHS_MAX = 1_500_000  # of one transaction; a full upgrade of a desktop has 300,000
+OWNERS_MAX = 20_000
+CONFFILE, MAY_GO, SCRIPT = 1, 2, 4
+_MARK = Struct("<IB")
+_INFO_MAX = 8 << 20
+_GOING = stat.S_IFIFO  # type of a path that may only go: it must have one
+
+
+class Owner(NamedTuple):
+    """One package of a transaction."""
+
+    name: str
+    architecture: str
+    before: str  # version until now, "" if there was none or nobody said
+    version: str  # "" where the package goes
+    word: str  # who vouches: archive, operator, nobody
+    sha256: bytes  # of the .deb, b"" where there is none
+    paths: int
+    scripts: bytes  # all of them, joined: what they say of modes and owners counts
+
+
+class Expected(NamedTuple):
+    """All that is known of a transaction."""
+
+    id: str
+    began: int  # ms
+    action: str
+    owners: tuple[Owner, ...]
+    troubles: tuple[str, ...]  # what could not be read or kept, in plain sentences
+
+
+def folder(state: str) -> str:
+    return f"{state}/upgrades"
+
+
+def prepare(state: str, spool: str, name: str, root: str) -> Expected:
+    """Read the .debs of a transaction and write down what they say. Raises DecodeError and OSError for the whole; a
+    .deb that cannot be read is a trouble of that .deb."""
+    transaction = transactions.read(spool, name)
+    draft = _Draft(World(root))
+    directory = f"{spool}/{name}"
+    digests = {file: _digest(f"{directory}/{file}") for file in transaction.debs}
+    places = [f"{directory}/index.", f"{root.rstrip('/')}/var/lib/apt/lists/"]
+    vouched = archive.vouch(root, places, frozenset(digests.values()))
+    draft.troubles += [f"{path}: could not be kept" for path in transaction.missing]
+    draft.troubles += vouched.troubles
+    for file in transaction.debs:
+        word = vouched.found.get(digests[file], archive.NOBODY)
+        try:
+            draft.package(f"{directory}/{file}", word, digests[file], transaction)
+        except DecodeError as error:
+            draft.troubles.append(f"{file}: {error}")
+    for removal in transaction.removals:
+        draft.removal(removal)
+    draft.lists(transaction, directory)
+    os.makedirs(folder(state), mode=0o700, exist_ok=True)
+    _write(f"{folder(state)}/{name}.egm", draft.paths)
+    found = Expected(name, transaction.began, transaction.action, tuple(draft.owners), tuple(draft.troubles[:100]))
+    _durably(f"{folder(state)}/{name}.cbor", _pack(found))
+    return found
+
+
+def load(state: str, name: str) -> Expected:
+    """What `prepare` found. FileNotFoundError where it did not; DecodeError for a damaged one."""
+    plain = cbor.decode(transactions.content(folder(state), f"{name}.cbor", _INFO_MAX), depth=8, size=_INFO_MAX)
+    try:
+        version, id_, began, action, owners, troubles = plain
+        if version != 1 or id_ != name:
+            raise ValueError(version)
+        return Expected(
+            name, began, action, tuple(Owner(*map(_text, row)) for row in owners), tuple(map(_text, troubles))
+        )
+    except (TypeError, ValueError) as error:
+        raise DecodeError(f"upgrades/{name}.cbor: {error}") from error
+
+
+def marked(reader: Reader, offset: int) -> Iterator[Block]:
+    """The blocks of one transaction, its owners counted on from `offset`."""
+    for block in reader.blocks():
+        entries = [entry._replace(caps=_MARK.pack(owner + offset, kind)) for entry, owner, kind in _marks(block)]
+        yield Block(block.directory, block.names, entries)
+
+
+def mark(entry: Entry) -> tuple[int, int]:
+    """(owner, kind) of an entry."""
+    owner, kind = _MARK.unpack(entry.caps)
+    return owner, kind
+
+
+def _marks(block: Block) -> Iterator[tuple[Entry, int, int]]:
+    for entry in block.entries:
+        if len(entry.caps) != _MARK.size:
+            raise DecodeError("upgrades: an expected path has no owner")
+        yield entry, *mark(entry)
+
+
+class _Draft:
+    """Paths and owners as they come together."""
+
+    def __init__(self, world: World) -> None:
+        self.paths: dict[bytes, Entry] = {}
+        self.owners: list[Owner] = []
+        self.troubles: list[str] = []
+        self._world = world
+
+    def package(self, path: str, word: str, digest: bytes, transaction: Transaction) -> None:
+        control = deb.control(path)
+        number = len(self.owners)
+        if number >= OWNERS_MAX:
+            raise DecodeError("too many packages in one transaction")
+        before = transaction.before.get(f"{control.name}:{control.architecture}", "")
+        before = before or transaction.before.get(control.name, "")
+        found = {}
+        conffiles = {self._world.located(name) for name in control.conffiles}
+        for member in deb.members(path):
+            place = self._world.located(member.path)
+            kind = CONFFILE if place in conffiles else 0
+            found[place] = self._entry(member, number, kind)
+            if len(found) + len(self.paths) > PATHS_MAX:
+                raise DecodeError("too many paths in one transaction")
+        for name, text in control.scripts.items():
+            place = f"/var/lib/dpkg/info/{control.stem}.{name}".encode()
+            mark_ = _MARK.pack(number, SCRIPT)
+            found[place] = Entry(stat.S_IFREG | 0o755, 0, 0, len(text), "", sha256(text).digest(), b"", mark_)
+        for place, entry in found.items():
+            if stat.S_ISDIR(entry.st_mode) and place in self.paths:
+                continue  # many packages bring one directory; who made it decided
+            self.paths[place] = entry
+        scripts = b"\n".join(control.scripts.values())[: 1 << 16]
+        self.owners.append(
+            Owner(control.name, control.architecture, before, control.version, word, digest, len(found), scripts)
+        )
+        self._may_go((f"/var/lib/dpkg/info/{control.stem}.{name}".encode() for name in deb.SCRIPTS), number)
+
+    def _entry(self, member: deb.Member, number: int, kind: int) -> Entry:
+        uid, gid = self._world.ids(member.user, member.group, member.uid, member.gid)
+        size = member.size if stat.S_ISREG(member.st_mode) else 0
+        return Entry(member.st_mode, uid, gid, size, "", member.sha256, member.target, _MARK.pack(number, kind))
+
+    def removal(self, removal: transactions.Removal) -> None:
+        if len(self.owners) >= OWNERS_MAX:
+            raise DecodeError("too many packages in one transaction")
+        number = len(self.owners)
+        self.owners.append(Owner(removal.name, removal.architecture, removal.version, "", "", b"", 0, b""))
+        for stem in (removal.name, f"{removal.name}:{removal.architecture}"):
+            self._may_go((f"/var/lib/dpkg/info/{stem}.{name}".encode() for name in deb.SCRIPTS), number)
+
+    def lists(self, transaction: Transaction, directory: str) -> None:
+        """What the packages brought until now may go."""
+        numbers = {owner.name: number for number, owner in enumerate(self.owners)}
+        for name in transaction.owned:
+            number = numbers.get(name.partition(":")[0])
+            if number is None:
+                continue
+            data = transactions.content(directory, f"owned.{name}.list", transactions.LIST_MAX)
+            lines = (line for line in data.split(b"\n") if line.startswith(b"/") and line != b"/.")
+            self._may_go((self._world.located(line) for line in lines), number)
+
+    def _may_go(self, places: Iterable[bytes], number: int) -> None:
+        for place in places:
+            if len(self.paths) < PATHS_MAX:
+                self.paths.setdefault(place, Entry(_GOING, 0, 0, 0, "", caps=_MARK.pack(number, MAY_GO)))
+
+
+def write(path: str, paths: Mapping[bytes, Entry]) -> None:
+    """A manifest of these paths, durable under its name."""
+    _write(path, paths)
+
+
+def _write(path: str, paths: Mapping[bytes, Entry]) -> None:
+    folders: dict[bytes, dict[bytes, Entry]] = {}
+    for place, entry in paths.items():
+        directory, name = split(place)
+        if name and b"\0" not in place and len(name) <= 255:
+            folders.setdefault(directory, {})[name] = entry
+    with open(f"{path}.new", "wb") as file:
+        writer = Writer(file)
+        for directory in sorted(folders, key=order):
+            names = sorted(folders[directory])
+            writer.add(directory, names, [folders[directory][name] for name in names])
+        writer.close()
+        os.fsync(file.fileno())
+    os.rename(f"{path}.new", path)
+
+
+def _durably(path: str, data: bytes) -> None:
+    with open(f"{path}.new", "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(f"{path}.new", path)
+    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _digest(path: str) -> bytes:
+    value = sha256()
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        while chunk := file.read(1 << 20):
+            value.update(chunk)
+    return value.digest()
+
+
+def _pack(found: Expected) -> bytes:
+    owners = [[_plain(value) for value in owner] for owner in found.owners]
+    return cbor.encode([1, found.id, found.began, found.action, owners, [_plain(line) for line in found.troubles]])
+
+
+def _plain(value: Any) -> Any:
+    """Texts as they can be encoded: names of files may hold any byte."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _text(value: Any) -> Any:
+    return value

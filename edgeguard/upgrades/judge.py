@@ -1,0 +1,278 @@
+"""What lies on the disk, against what an archive signed for it; and the reference values that come of it.
+
+The newest transaction that speaks of a path decides. What the .deb says becomes the reference value, whether the file
+looks like that or not: so a file that was exchanged while its package was unpacked deviates from then on, also if it
+is the old, known version that somebody put back. Settings files are different: dpkg may have kept the old one.
+
+Nothing is believed of dpkg but which version it calls installed: where the new one never came to be installed, the
+old reference values stay.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from edgeguard.codec import sha
+from edgeguard.codec.layers import ABSENT, Lookup, together
+from edgeguard.codec.manifest import Block, Entry, Reader
+from edgeguard.model import Watch
+from edgeguard.sensors.look import CannotLook, Eye
+from edgeguard.sensors.walk import resolved
+from edgeguard.sensors.watching import Plan
+from edgeguard.upgrades.archive import NOBODY
+from edgeguard.upgrades.expected import CONFFILE, MAY_GO, SCRIPT, Expected, Owner, mark, marked
+from edgeguard.upgrades.world import World, same_content, same_rights
+
+OTHERS_MAX = 100  # paths of one package that are named because they are not as signed
+LOOK_MAX = 5000  # such paths of all packages that the daemon is to look at; beyond, it compares everything
+
+
+@dataclass(slots=True)
+class Tally:
+    """One package of one transaction, counted."""
+
+    signed: int = 0  # paths that are as signed, unchanged directories not among them
+    kept: int = 0  # settings files that are not the package's
+    removed: int = 0
+    others: list[bytes] = field(default_factory=list)  # paths that are neither
+    other: int = 0
+    missed: int = 0  # paths of a package that did not come to be installed
+    setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
+
+
+class Pending(NamedTuple):
+    """A prepared transaction, open."""
+
+    expected: Expected
+    reader: Reader
+
+
+class Judge:
+    """Looks at every expected path once. `references`: what was expected until now."""
+
+    def __init__(self, root: str, watches: Sequence[Watch], references: Lookup | None, hash_file_max: int) -> None:
+        self.world = World(root)
+        self.plan = Plan(resolved(watches, root))
+        self.references = references
+        self.vouched: set[bytes] = set()  # digests of all files of packages that somebody vouches for
+        self.scripts = b""  # of these packages
+        self.others: list[bytes] = []  # paths that are not as signed, of all packages
+        self.moved: dict[bytes, Entry] = {}  # files that lie elsewhere, because another package has their path
+        self.eye = Eye(hash_file_max, new_hash=_openssl)
+
+    def run(self, pending: Sequence[Pending], tallies: list[Tally]) -> Iterator[Block]:
+        """The new reference values, in walk order. `pending`: oldest first; `tallies`: one for each owner."""
+        owners: list[Owner] = []
+        streams: list[Iterable[Block]] = []
+        for transaction in pending:
+            streams.append(marked(transaction.reader, len(owners)))
+            owners += transaction.expected.owners
+        tallies += [Tally() for _ in owners]
+        self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY)
+        for directory, names in together(*streams):
+            found: dict[bytes, Entry] = {}
+            for name, entry in names.items():
+                number, kind = mark(entry)
+                place = directory + b"/" + name
+                reference = self._one(place, entry._replace(caps=b""), kind, owners[number], tallies[number])
+                if reference is not None:
+                    found[name] = reference
+            if found:
+                yield Block(directory, sorted(found), [found[name] for name in sorted(found)])
+
+    def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, tally: Tally) -> Entry | None:
+        """The reference value of a path from now on; None: as before."""
+        if signed.sha256 and owner.word != NOBODY:
+            self.vouched.add(signed.sha256)
+        watch = self.plan.decide(os.fsdecode(path))
+        if watch is None:
+            return None
+        before = self.references.lookup(path) if self.references is not None else None
+        if kind & MAY_GO:
+            if before is None or self.look(path, watch) is not None:
+                return None
+            tally.removed += 1
+            return ABSENT
+        setid = stat.S_ISREG(signed.st_mode) and bool(signed.st_mode & 0o6000)
+        if watch.only == "setid" and not setid:
+            return None
+        if owner.word == NOBODY and setid:
+            tally.setid += 1
+            return None
+        seen = self.look(path, watch)
+        if stat.S_ISDIR(signed.st_mode):
+            return self._directory(path, signed, seen, before, watch, owner.scripts)
+        wanted = self.wanted(path, signed, seen, before, watch, owner.scripts)
+        if seen is not None and same_content(wanted, seen) and same_rights(wanted, seen):
+            tally.signed += 1
+            return wanted
+        if kind & CONFFILE:
+            tally.kept += 1
+            return None
+        if not self._stands(owner):
+            tally.missed += 1
+            return None
+        if seen is None and (self.world.excluded(path) or kind & SCRIPT):
+            return None
+        if (place := self.world.diverted(path, owner.name)) is not None:
+            self._moved(place, signed, owner, tally)
+            return None
+        tally.other += 1
+        self.others.append(path)
+        if len(tally.others) < OTHERS_MAX:
+            tally.others.append(path)
+        return wanted
+
+    def _moved(self, place: bytes, signed: Entry, owner: Owner, tally: Tally) -> None:
+        """A file that dpkg put elsewhere."""
+        watch = self.plan.decide(os.fsdecode(place))
+        if watch is None:
+            return
+        before = self.references.lookup(place) if self.references is not None else None
+        seen = self.look(place, watch)
+        self.moved[place] = wanted = self.wanted(place, signed, seen, before, watch, owner.scripts)
+        tally.signed += seen == wanted
+        tally.other += seen != wanted
+
+    @staticmethod
+    def _directory(
+        path: bytes, signed: Entry, seen: Entry | None, before: Entry | None, watch: Watch, scripts: bytes
+    ) -> Entry | None:
+        """dpkg makes directories that are missing and leaves those alone that are there; scripts may give rights."""
+        if before is not None and seen is not None and seen.type == before.type and not same_rights(before, seen):
+            return _with_rights(before, seen) if given(scripts, path, seen) else None
+        if before is not None or seen is None or not same_rights(signed, seen) or seen.type != "directory":
+            return None
+        return signed._replace(category=watch.category, size=0)
+
+    def _stands(self, owner: Owner) -> bool:
+        return self.world.installed(owner.name, owner.architecture) == owner.version
+
+    def wanted(
+        self, path: bytes, signed: Entry, seen: Entry | None, before: Entry | None, watch: Watch, scripts: bytes
+    ) -> Entry:
+        """What a .deb says of a path, as this device is to see it: with rights that were given to it before, or that
+        the package's own signed scripts give."""
+        content = watch.content and stat.S_ISREG(signed.st_mode)
+        wanted = signed._replace(
+            category=watch.category, sha256=signed.sha256 if content else b"", size=signed.size if content else 0
+        )
+        if seen is None:
+            return wanted
+        if before is not None:
+            wanted = _inherited(wanted, seen, before)
+        if not same_rights(wanted, seen):
+            overridden = self.world.override(path) == (seen.st_mode & 0o7777, seen.uid, seen.gid) and not seen.setid
+            same_type = seen.st_mode >> 12 == wanted.st_mode >> 12
+            if same_type and (overridden or given(scripts, path, seen)):
+                wanted = _with_rights(wanted, seen)
+        if seen.caps and seen.caps != wanted.caps and gives_capabilities(scripts, path):
+            wanted = wanted._replace(caps=seen.caps)
+        return wanted
+
+    def look(self, path: bytes, watch: Watch) -> Entry | None:
+        """What lies there now; None: nothing. What cannot be read is as good as something else."""
+        parent, _, name = self.world.under(path).rpartition(b"/")
+        try:
+            directory = os.open(parent or b"/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            return UNREADABLE
+        try:
+            return self.eye.look(directory, os.fsdecode(name), watch).entry
+        except FileNotFoundError:
+            return None
+        except (CannotLook, OSError):
+            return UNREADABLE
+        finally:
+            os.close(directory)
+
+
+UNREADABLE = Entry(0, 0, 0, 0, "")
+
+
+def _inherited(wanted: Entry, seen: Entry, before: Entry) -> Entry:
+    """Rights, capabilities and attributes that were right before are right now: packages give them in their scripts,
+    administrators once and for all."""
+    if same_rights(before, seen) and before.st_mode >> 12 == wanted.st_mode >> 12:
+        wanted = _with_rights(wanted, seen)
+    if before.caps == seen.caps:
+        wanted = wanted._replace(caps=seen.caps)
+    if before.xattrs == seen.xattrs:
+        wanted = wanted._replace(xattrs=seen.xattrs)
+    return wanted
+
+
+def _with_rights(wanted: Entry, seen: Entry) -> Entry:
+    return wanted._replace(st_mode=wanted.st_mode & ~0o7777 | seen.st_mode & 0o7777, uid=seen.uid, gid=seen.gid)
+
+
+def given(scripts: bytes, path: bytes, seen: Entry) -> bool:
+    """Do the package's own scripts speak of this path and of just this mode? They are signed like its files."""
+    mode = b"%o" % (seen.st_mode & 0o7777)
+    return _lines_with(scripts, path, re.compile(rb"(?<![0-9])0?" + mode + rb"(?![0-9])"))
+
+
+def gives_capabilities(scripts: bytes, path: bytes) -> bool:
+    return _lines_with(scripts, path, re.compile(rb"\bsetcap\b"))
+
+
+def _lines_with(scripts: bytes, path: bytes, pattern: re.Pattern[bytes]) -> bool:
+    name = path.rpartition(b"/")[2]
+    if name not in scripts:
+        return False
+    return any(pattern.search(line) for line in scripts.replace(b"\\\n", b" ").split(b"\n"))
+
+
+def _openssl() -> sha.Hash:
+    from hashlib import sha256
+
+    return sha256()
+
+
+def summed(owner: Owner, tally: Tally) -> str:
+    """One package of one transaction, in words."""
+    return f"{change(owner)}: {counts(owner, tally)}"
+
+
+def change(owner: Owner) -> str:
+    if not owner.version:
+        return f"{owner.name} {owner.before}".strip() + " removed"
+    if not owner.before:
+        return f"{owner.name} {owner.version} installed"
+    if owner.before == owner.version:
+        return f"{owner.name} {owner.version} installed again"
+    return f"{owner.name} {owner.before} → {owner.version}"
+
+
+WORDS: Mapping[str, str] = {
+    "archive": "as signed by the archive",
+    "operator": "as in a package that the operator trusts without a signature",
+    "nobody": "as in the package, which no archive vouches for",
+    "": "",
+}
+
+
+def counts(owner: Owner, tally: Tally) -> str:
+    """What became of its files, in words."""
+    if not owner.version:
+        return f"{tally.removed} files gone"
+    total = tally.signed + tally.other
+    parts = []
+    if tally.missed:
+        parts.append("it did not come to be installed")
+    elif tally.other:
+        parts.append(f"{tally.signed} of {total} files {WORDS[owner.word]}, {tally.other} not")
+    else:
+        parts.append(f"{total} files, all {WORDS[owner.word]}" if total else "no watched files")
+    if tally.kept:
+        parts.append(f"{tally.kept} settings kept")
+    if tally.removed:
+        parts.append(f"{tally.removed} gone")
+    return ", ".join(parts)

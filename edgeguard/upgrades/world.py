@@ -1,0 +1,157 @@
+"""What of this device decides where and how dpkg puts a file: links among the directories, users and groups,
+diversions, overrides of modes, excluded paths, and what is installed. Read when asked, from dpkg's own files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from edgeguard.codec.manifest import Entry
+from edgeguard.sensors import parse_dpkg, reading
+from edgeguard.sensors.packages import DIVERSIONS_MAX, STATUS
+
+TEXT_MAX = 4 << 20
+LINKS_MAX = 40  # followed on the way to a path, as the kernel does
+_INSTALLED = frozenset(("installed", "half-configured", "unpacked", "triggers-awaited", "triggers-pending"))
+
+
+class World:
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+        self._places: dict[bytes, bytes] = {}
+        self._users: dict[str, int] | None = None
+        self._groups: dict[str, int] | None = None
+        self._diversions: dict[bytes, tuple[bytes, str]] | None = None
+        self._overrides: dict[bytes, tuple[int, int, int]] | None = None
+        self._rules: list[tuple[bool, str]] | None = None
+        self._installed: dict[str, str] | None = None
+
+    def under(self, path: bytes) -> bytes:
+        return os.fsencode(self._root.rstrip("/")) + path
+
+    # -- where
+
+    def located(self, path: bytes) -> bytes:
+        """A path as it lies on the disk: /lib/x is /usr/lib/x where /lib is a link. The last part is not followed."""
+        directory, _, name = path.rstrip(b"/").rpartition(b"/")
+        return self._directory(directory, 0) + b"/" + name
+
+    def _directory(self, path: bytes, depth: int) -> bytes:
+        if not path or depth > LINKS_MAX:
+            return path
+        if path not in self._places:
+            above, _, name = path.rpartition(b"/")
+            here = self._directory(above, depth) + b"/" + name
+            try:
+                target = os.readlink(self.under(here))
+            except OSError:
+                self._places[path] = here
+            else:
+                joined = target if target.startswith(b"/") else here.rpartition(b"/")[0] + b"/" + target
+                whole = os.path.normpath(joined).replace(b"//", b"/")
+                self._places[path] = b"" if whole == b"/" else self._directory(whole, depth + 1)
+        return self._places[path]
+
+    def diverted(self, path: bytes, package: str) -> bytes | None:
+        """Where a package's file lies instead, because another package has the path."""
+        if self._diversions is None:
+            text = self._read("/var/lib/dpkg/diversions", DIVERSIONS_MAX)
+            self._diversions = parse_dpkg.diversions(text)
+        for name in parse_dpkg.aliases(path):
+            target, owner = self._diversions.get(name, (b"", ""))
+            if target and owner != package:
+                return self.located(target)
+        return None
+
+    def excluded(self, path: bytes) -> bool:
+        """Is dpkg told not to install this? The last rule that fits decides."""
+        if self._rules is None:
+            self._rules = list(self._exclusions())
+        text = os.fsdecode(path)
+        last = False
+        for exclude, pattern in self._rules:
+            if fnmatchcase(text, pattern):
+                last = exclude
+        return last
+
+    def _exclusions(self) -> Iterator[tuple[bool, str]]:
+        parts = "/etc/dpkg/dpkg.cfg.d"
+        try:
+            names = sorted(os.listdir(reading.under(self._root, parts)))[:1000]
+        except OSError:
+            names = []
+        for path in ("/etc/dpkg/dpkg.cfg", *(f"{parts}/{name}" for name in names)):
+            for line in os.fsdecode(self._read(path, TEXT_MAX)).splitlines():
+                name, _, value = line.strip().partition("=")
+                if name in ("path-exclude", "path-include"):
+                    yield name == "path-exclude", value.strip().strip("\"'")
+
+    # -- whose
+
+    def ids(self, user: str, group: str, uid: int, gid: int) -> tuple[int, int]:
+        """As dpkg does it: by name where the name is known here, else by number."""
+        if self._users is None or self._groups is None:
+            self._users, self._groups = self._numbers("/etc/passwd"), self._numbers("/etc/group")
+        return self._users.get(user, uid), self._groups.get(group, gid)
+
+    def _numbers(self, path: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for line in os.fsdecode(self._read(path, TEXT_MAX)).split("\n"):
+            fields = line.split(":")
+            if len(fields) > 2 and fields[2].isascii() and fields[2].isdigit():
+                found.setdefault(fields[0], int(fields[2][:10]))
+        return found
+
+    def override(self, path: bytes) -> tuple[int, int, int] | None:
+        """(mode, uid, gid) that the administrator gave to a path with dpkg-statoverride."""
+        if self._overrides is None:
+            self._overrides = {}
+            for line in self._read("/var/lib/dpkg/statoverride", TEXT_MAX).split(b"\n"):
+                fields = line.split(b" ", 3)
+                if len(fields) == 4 and fields[2].isdigit():
+                    user, group = (os.fsdecode(field).removeprefix("#") for field in fields[:2])
+                    numbers = (int(text) if text.isascii() and text.isdigit() else -1 for text in (user, group))
+                    mode = int(fields[2], 8) if not fields[2].strip(b"01234567") else -1
+                    self._overrides[self.located(fields[3])] = (mode, *self.ids(user, group, *numbers))
+        return self._overrides.get(path)
+
+    # -- what
+
+    def installed(self, name: str, architecture: str) -> str:
+        """The version whose files lie here, "" if none."""
+        if self._installed is None:
+            self._installed = {}
+            for package in parse_dpkg.packages(self._lines()):
+                if package.status in _INSTALLED:
+                    self._installed[f"{package.name}:{package.architecture}"] = package.version
+        return self._installed.get(f"{name}:{architecture}", "")
+
+    def _lines(self) -> Iterator[bytes]:
+        try:
+            fd = os.open(reading.under(self._root, STATUS), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return
+        with open(fd, "rb") as file:
+            yield from iter(lambda: file.readline(parse_dpkg.LINE_MAX), b"")
+
+    def _read(self, path: str, limit: int) -> bytes:
+        try:
+            return reading.read(reading.under(self._root, path), limit)
+        except OSError:
+            return b""
+
+
+def same_content(one: Entry, two: Entry) -> bool:
+    """Type, content and target; not who may do what with it."""
+    return (one.st_mode >> 12, one.sha256, one.size, one.target) == (
+        two.st_mode >> 12,
+        two.sha256,
+        two.size,
+        two.target,
+    )
+
+
+def same_rights(one: Entry, two: Entry) -> bool:
+    return (one.st_mode & 0o7777, one.uid, one.gid) == (two.st_mode & 0o7777, two.uid, two.gid)

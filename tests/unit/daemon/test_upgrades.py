@@ -1,0 +1,304 @@
+"""What waits while packages are installed, how long, and what becomes of it. Clock, helpers and sensors are ours."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeguard.codec.manifest import Entry
+from edgeguard.daemon import upgrades as module
+from edgeguard.daemon.upgrades import HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
+from edgeguard.model import NOBODY, Actor, Observation, Origin, Severity, Status
+from edgeguard.settings import Paths, Settings
+from edgeguard.upgrades import expected, transactions
+
+SHELL = Actor(pid=7, exe="/usr/bin/bash", parents=((5, "/usr/sbin/sshd"), (1, "/usr/lib/systemd/systemd")))
+DPKG = Actor(pid=8, exe="/usr/bin/dpkg", parents=((5, "/usr/bin/apt-get"), (1, "/usr/lib/systemd/systemd")))
+ANSWER: dict[str, Any] = {
+    "overlay": [b"d" * 32, 10, [], []],
+    "packages": [
+        {"text": "a 1 → 2: 1 files, all as signed by the archive", "other": 0, "word": "archive"},
+        {"text": "b 1 installed: 1 files, all as in the package", "other": 0, "word": "nobody"},
+    ],
+    "unproven": 0,
+}
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+
+    def watch(self, _fd: int, callback: Callable[[], object]) -> None:
+        self.rung = callback
+
+    def unwatch(self, _fd: int) -> None:
+        pass
+
+    def later(self, seconds: float, callback: Callable[[], object], slack: float = 0.0) -> object:
+        del slack
+        self.timers.append((seconds, callback))
+        return callback
+
+    def turn(self) -> None:
+        """All timers that stand now."""
+        standing, self.timers = self.timers, []
+        for _, callback in standing:
+            callback()
+
+
+class Helpers:
+    def __init__(self) -> None:
+        self.running: dict[str, tuple[dict[str, Any], Callable[..., None], Callable[[str], None]]] = {}
+
+    def start(self, verb: str, request: Any, on_message: Any, on_done: Any, **_: Any) -> bool:
+        if verb in self.running:
+            return False
+        self.running[verb] = (request, on_message, on_done)
+        return True
+
+    def answer(self, verb: str, *messages: dict[str, Any], error: str = "") -> dict[str, Any]:
+        request, on_message, on_done = self.running.pop(verb)
+        for message in messages:
+            on_message(message)
+        on_done(error)
+        return request
+
+
+class Stub:
+    """River, judging, telling, trouble and the files sensor, as far as they are asked."""
+
+    def __init__(self) -> None:
+        self.references = None
+        self.wrong: set[str] = set()
+        self.came: list[Any] = []
+        self.told: list[tuple[str, Severity]] = []
+        self.failed: list[str] = []
+        self.looked: list[str] = []
+
+    def deviates(self, observation: Observation, _now: int) -> bool:
+        return observation.subject in self.wrong
+
+    def packages_came(self, over: Any) -> None:
+        self.came.append(over)
+        self.wrong.discard("/usr/bin/a")
+
+    def for_sweeps(self) -> dict[str, Any]:
+        return {"watches": [], "manifest": None, "overlay": None}
+
+    def package(self, package: dict[str, Any], severity: Severity) -> None:
+        self.told.append((package["text"], severity))
+
+    def helper_failed(self, verb: str, error: str) -> None:
+        self.failed.append(f"{verb}: {error}")
+
+    def helper_well(self, _verb: str) -> None:
+        pass
+
+    def sensor(self, _name: str) -> Stub:
+        return self
+
+    def observe_path(self, path: str, now: int, actor: Actor, origin: Origin) -> Observation:
+        self.looked.append(path)
+        return seen(path, actor=actor, origin=origin, at=now)
+
+
+def seen(
+    path: str,
+    *,
+    category: str = "program",
+    actor: Actor = NOBODY,
+    origin: Origin = Origin.LIVE,
+    at: int = 1,
+    target: str = "",
+) -> Observation:
+    return Observation("file", path, {"category": category, "target": target}, at, Status.PRESENT, origin, actor)
+
+
+class Desk:
+    """Upgrades with everything around it."""
+
+    def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        self.settings = Settings(paths=Paths(state=str(top / "state"), exchange=str(top / "spool"), root=str(top)))
+        (top / "state/upgrades").mkdir(parents=True)
+        self.spool = top / "spool/packages"
+        self.loop, self.helpers, self.stub = Loop(), Helpers(), Stub()
+        self.busy, self.sweeping = "dpkg works", False
+        self.judged: list[Observation] = []
+        self.compared = 0
+        stub: Any = self.stub
+        loop: Any = self.loop
+        helpers: Any = self.helpers
+        self.upgrades = Upgrades(
+            loop, self.settings, helpers, stub, stub, stub, stub, stub, self.judged.append, self._compare,
+            lambda: self.sweeping, lambda: self.busy,
+        )  # fmt: skip
+        self.upgrades.begin()
+
+    def _compare(self) -> None:
+        self.compared += 1
+
+    def arrive(self, *paths: str, prepared: bool = True) -> str:
+        """A transaction that expects these paths."""
+        name = f"{time.time_ns():020d}-0"
+        (self.spool / name).mkdir()
+        self.loop.rung()
+        entries = {os.fsencode(path): Entry(0o100644, 0, 0, 0, "", caps=b"\0" * 5) for path in paths}
+        expected.write(transactions.manifest_of(self.settings.paths.state, name), entries)
+        if prepared:
+            self.helpers.answer("prepare", {"prepared": name, "troubles": []})
+        return name
+
+    def take(self, observation: Observation, *, wrong: bool = True) -> bool:
+        if wrong:
+            self.stub.wrong.add(observation.subject)
+        return self.upgrades.holds(observation)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.loop.turn()
+
+    def end(self) -> dict[str, Any]:
+        """dpkg ends, and the helper answers."""
+        self.busy = ""
+        self.pass_time(SETTLE_S + 1)
+        request = self.helpers.answer("explain", ANSWER)
+        self.loop.turn()
+        return request
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, monkeypatch)
+
+
+def test_without_a_transaction_nothing_waits(desk: Desk) -> None:
+    assert not desk.take(seen("/usr/bin/a"))
+
+
+def test_what_a_package_will_change_waits_and_is_looked_at_again(desk: Desk) -> None:
+    name = desk.arrive("/usr/bin/a", "/usr/bin/b")
+    assert desk.take(seen("/usr/bin/a", actor=DPKG))
+    assert desk.take(seen("/usr/bin/b", actor=DPKG))
+    assert not desk.take(seen("/usr/bin/other", actor=DPKG))
+    assert not desk.take(Observation("process", "/usr/bin/a", {}, 1))
+    request = desk.end()
+    assert request["transactions"] == [name]
+    assert request["held"] == [], "expected paths are looked at anyway"
+    assert sorted(desk.stub.looked) == ["/usr/bin/a", "/usr/bin/b"]
+    by_path = {observation.subject: observation for observation in desk.judged}
+    assert by_path["/usr/bin/a"].note == ""
+    assert by_path["/usr/bin/b"].note == NOT_BY_IT
+    assert by_path["/usr/bin/b"].actor == DPKG
+    assert not desk.upgrades.active
+    assert not (desk.spool / name).exists()
+    assert not os.path.exists(transactions.manifest_of(desk.settings.paths.state, name))
+    assert [severity for _, severity in desk.stub.told] == [Severity.INFORMATIONAL, Severity.LOW]
+
+
+def test_what_does_not_differ_passes(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    assert not desk.take(seen("/usr/bin/a"), wrong=False)
+
+
+def test_derived_files_go_to_the_helper_with_their_maker(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    assert desk.take(seen("/boot/initrd.img-6", category="boot", actor=DPKG))
+    assert desk.take(seen("/usr/bin/vi", target="/etc/alternatives/vi"))
+    assert not desk.take(seen("/boot/initrd.img-7", category="boot", actor=SHELL))
+    assert not desk.take(seen("/etc/sudoers.d/x", category="sudoers", actor=SHELL))
+    request = desk.end()
+    assert sorted(map(tuple, request["held"])) == [(b"/boot/initrd.img-6", 1), (b"/usr/bin/vi", 2)]
+
+
+def test_before_the_packages_are_read_all_waits_but_not_for_long(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a", prepared=False)
+    assert desk.take(seen("/usr/bin/other"))
+    desk.now += UNREAD_S + 1
+    assert not desk.take(seen("/usr/bin/another"))
+
+
+def test_nothing_waits_longer_than_its_bound_whatever_dpkg_does(desk: Desk) -> None:
+    name = desk.arrive("/usr/bin/a", "/usr/bin/b")
+    desk.take(seen("/usr/bin/b"))
+    for _ in range(10):
+        desk.pass_time(HOLD_S / 8)
+    desk.helpers.answer("explain", ANSWER)
+    desk.loop.turn()
+    assert [(o.subject, o.note) for o in desk.judged] == [("/usr/bin/b", NOT_BY_IT)]
+    assert desk.upgrades.active, "dpkg still works"
+    assert desk.stub.told == [], "the summary comes at the end"
+    assert (desk.spool / name).exists()
+
+
+def test_what_comes_while_the_helper_looks_is_looked_at_afterwards(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a", "/usr/bin/b")
+    desk.take(seen("/usr/bin/a"))
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    desk.take(seen("/usr/bin/b"))
+    desk.helpers.answer("explain", ANSWER)
+    desk.loop.turn()
+    assert sorted(desk.stub.looked) == ["/usr/bin/a", "/usr/bin/b"]
+
+
+def test_a_helper_that_fails_silences_nothing(desk: Desk) -> None:
+    desk.arrive("/usr/bin/b")
+    desk.take(seen("/usr/bin/b"))
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    desk.helpers.answer("explain", error="ended with exit code 1")
+    desk.loop.turn()
+    assert [o.note for o in desk.judged] == [NOT_BY_IT]
+    assert desk.stub.failed == ["explain: ended with exit code 1"]
+    assert not desk.upgrades.active
+
+
+def test_a_transaction_that_cannot_be_read(desk: Desk) -> None:
+    name = desk.arrive(prepared=False)
+    desk.take(seen("/usr/bin/b"))
+    desk.helpers.answer("prepare", {"refused": [name, "not a transaction"]})
+    desk.loop.turn()
+    assert [o.subject for o in desk.judged] == ["/usr/bin/b"]
+    assert desk.stub.failed == [f"prepare: {name}: not a transaction"]
+    assert not (desk.spool / name).exists()
+
+
+def test_too_many_to_hold_are_found_by_a_sweep(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HELD_MAX", 1)
+    desk.arrive("/usr/bin/a", "/usr/bin/b")
+    assert desk.take(seen("/usr/bin/a"))
+    assert desk.take(seen("/usr/bin/b"))
+    desk.end()
+    assert desk.compared == 1
+
+
+def test_the_first_round_ends_before_it_is_judged(desk: Desk) -> None:
+    """At a start: what the sweep finds may be explained, too."""
+    desk.arrive("/usr/bin/a")
+    desk.busy, desk.sweeping = "", True
+    desk.pass_time(SETTLE_S + 1)
+    assert "explain" not in desk.helpers.running
+    desk.sweeping = False
+    desk.pass_time(1)
+    assert "explain" in desk.helpers.running
+
+
+def test_two_transactions_are_judged_together(desk: Desk) -> None:
+    first = desk.arrive("/usr/bin/a")
+    second = desk.arrive("/usr/bin/b")
+    assert desk.end()["transactions"] == [first, second]
+    assert not desk.upgrades.active
+
+
+def test_what_waits_at_the_start_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spool/packages" / f"{time.time_ns():020d}-0").mkdir(parents=True)
+    desk = Desk(tmp_path, monkeypatch)
+    assert desk.upgrades.active
+    assert "prepare" in desk.helpers.running

@@ -1,0 +1,242 @@
+"""Files that are made of what packages bring: right ones are explained, others of the same name are not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeguard.codec.layers import ABSENT, Layers
+from edgeguard.codec.manifest import Entry, Reader
+from edgeguard.model import Watch
+from edgeguard.upgrades import expected
+from edgeguard.upgrades.derived import Derived, Held
+from edgeguard.upgrades.judge import Judge
+from edgeguard.upgrades.kinds import BY_DPKG, BY_OTHERS, BY_UNKNOWN, may_be
+
+WATCHES = (
+    Watch("/usr", "program"),
+    Watch("/etc", "config"),
+    Watch("/etc/sudoers.d", "sudoers"),
+    Watch("/boot", "boot"),
+    Watch("/usr/share/man", "other", only="setid"),
+)
+PYTHON = f"/usr/bin/python3.{sys.version_info.minor}"
+TAG = f"cpython-3{sys.version_info.minor}"
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what is derived belongs to root")
+
+
+class World:
+    def __init__(self, top: Path) -> None:
+        self.root, self.state = top / "root", top / "state"
+        for path in (self.root, self.state):
+            path.mkdir()
+        self.known: dict[bytes, Entry] = {}
+        self.began_ns = 0
+
+    def make(self, path: str, text: str = "x\n", *, known: bool = False, link: str = "") -> None:
+        target = self.root / path[1:]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            target.symlink_to(link)
+        else:
+            target.write_text(text)
+            target.chmod(0o644)
+        if known:
+            eye = Judge(str(self.root), WATCHES, None, 1 << 30)
+            watch = eye.plan.decide(path)
+            assert watch is not None
+            found = eye.look(path.encode(), watch)
+            assert found is not None
+            self.known[path.encode()] = found
+
+    def explained(self, path: str, maker: int = BY_DPKG, *, scripts: bytes = b"", vouched: bytes = b"") -> Entry | None:
+        expected.write(str(self.state / "known.egm"), self.known)
+        expected.write(str(self.state / "top.egm"), {})
+        base, top = (Reader(os.open(self.state / name, os.O_RDONLY)) for name in ("known.egm", "top.egm"))
+        layers = Layers(base, top)
+        judge = Judge(str(self.root), WATCHES, layers, 1 << 30)
+        judge.scripts = scripts
+        judge.vouched = {vouched}
+        self.derived = Derived(judge, layers, self.began_ns, str(self.state))
+        return dict(self.derived.explain_all([Held(path.encode(), maker)])).get(path.encode())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+needs_python = pytest.mark.skipif(not os.path.exists(PYTHON), reason=f"{PYTHON} is not installed")
+
+
+def compiled(
+    world: World, name: str, text: str = "A = 'one'\nB = ('two', 3)\n\n\ndef f(x):\n    return x + 1\n"
+) -> str:
+    """As py3compile does it, from the list of files on standard input."""
+    world.make(f"/usr/lib/python3/{name}.py", text, known=True)
+    source = f"{world.root}/usr/lib/python3/{name}.py"
+    subprocess.run([PYTHON, "-E", "-S", "-m", "py_compile", "-"], input=f"{source}\n".encode(), check=True)
+    made = f"/usr/lib/python3/__pycache__/{name}.{TAG}.pyc"
+    (world.root / made[1:]).chmod(0o644)
+    return made
+
+
+@needs_python
+@pytest.mark.parametrize("maker", [BY_DPKG, BY_UNKNOWN, BY_OTHERS])
+def test_a_module_is_compiled_again_and_compared(world: World, maker: int) -> None:
+    path = compiled(world, "good")
+    assert world.explained(path, maker) is not None
+    file = world.root / path[1:]
+    good = file.read_bytes()
+    file.write_bytes(good.replace(b"two", b"ten"))  # the header still fits the source
+    assert world.explained(path, maker) is None
+    file.write_bytes(good)
+    file.chmod(0o666)
+    assert world.explained(path, maker) is None
+
+
+@needs_python
+def test_a_module_whose_source_is_not_as_it_should_be(world: World) -> None:
+    path = compiled(world, "changed")
+    world.known[b"/usr/lib/python3/changed.py"] = world.known[b"/usr/lib/python3/changed.py"]._replace(sha256=b"o" * 32)
+    assert world.explained(path) is None
+    del world.known[b"/usr/lib/python3/changed.py"]
+    assert world.explained(path) is None
+
+
+@needs_python
+def test_a_module_that_went_with_its_source(world: World) -> None:
+    path = compiled(world, "gone")
+    world.make(path, known=True)
+    (world.root / path[1:]).unlink()
+    assert world.explained(path) is None, "the source is still there"
+    (world.root / "usr/lib/python3/gone.py").unlink()
+    assert world.explained(path) == ABSENT
+
+
+def test_alternatives(world: World) -> None:
+    world.make("/usr/bin/vim.tiny", known=True)
+    world.make("/etc/alternatives/vi", link="/usr/bin/vim.tiny")
+    world.make("/usr/bin/vi", link="/etc/alternatives/vi")
+    assert world.explained("/etc/alternatives/vi") is not None
+    assert world.explained("/usr/bin/vi") is not None
+    assert world.explained("/etc/alternatives/vi", BY_OTHERS) is None
+    assert world.explained("/usr/bin/vi", BY_OTHERS) is None
+    world.make("/etc/alternatives/editor", link="/tmp/evil")
+    world.make("/usr/bin/evil")
+    world.make("/etc/alternatives/pager", link="/usr/bin/evil")
+    assert world.explained("/etc/alternatives/editor") is not None, "what no watch reads (a manual page)"
+    assert world.explained("/etc/alternatives/pager") is None
+
+
+def test_units(world: World) -> None:
+    world.make("/usr/lib/systemd/system/a.service", known=True)
+    world.make("/usr/lib/systemd/system/b@.service", known=True)
+    world.make("/usr/lib/systemd/system/evil.service")
+    for name, target, fine in (
+        ("a.service", "/lib/systemd/system/a.service", True),
+        ("b@x.service", "/usr/lib/systemd/system/b@x.service", True),
+        ("evil.service", "/usr/lib/systemd/system/evil.service", False),
+        ("tmp.service", "/tmp/a.service", False),
+    ):
+        path = f"/etc/systemd/system/multi-user.target.wants/{name}"
+        (world.root / "lib").symlink_to("usr/lib") if not (world.root / "lib").is_symlink() else None
+        world.make(path, link=target)
+        assert (world.explained(path) is not None) == fine, name
+        assert world.explained(path, BY_OTHERS) is None
+
+
+def test_run_levels(world: World) -> None:
+    world.make("/etc/init.d/cron", known=True)
+    world.make("/etc/init.d/other", known=True)
+    world.make("/etc/rc2.d/S01cron", link="../init.d/cron")
+    world.make("/etc/rc2.d/S01cups", link="../init.d/other")
+    assert world.explained("/etc/rc2.d/S01cron") is not None
+    assert world.explained("/etc/rc2.d/S01cups") is None
+
+
+PEM = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
+
+
+def test_certificates(world: World) -> None:
+    for name in ("one", "two"):
+        world.make(f"/usr/share/ca-certificates/{name}.crt", PEM.format(name), known=True)
+    bundle = "/etc/ssl/certs/ca-certificates.crt"
+    world.make(bundle, PEM.format("one") + PEM.format("two"))
+    assert world.explained(bundle, BY_UNKNOWN) is not None
+    world.make(bundle, PEM.format("one") + PEM.format("evil"))
+    assert world.explained(bundle) is None
+    world.make(bundle, PEM.format("one") + "evil\n")
+    assert world.explained(bundle) is None
+    world.make("/etc/ssl/certs/one.pem", link="/usr/share/ca-certificates/one.crt")
+    world.make("/etc/ssl/certs/0a1b2c3d.0", link="one.pem")
+    world.make("/etc/ssl/certs/evil.pem", link="/home/evil.crt")
+    assert world.explained("/etc/ssl/certs/one.pem") is not None
+    assert world.explained("/etc/ssl/certs/0a1b2c3d.0") is not None
+    assert world.explained("/etc/ssl/certs/evil.pem") is None
+
+
+def test_what_pam_auth_update_writes(world: World) -> None:
+    world.make("/usr/share/pam-configs/unix", "Auth:\n\t[success=end default=ignore]\tpam_unix.so nullok\n", known=True)
+    world.make("/usr/share/pam/common-auth", "auth required pam_permit.so\n", known=True)
+    path = "/etc/pam.d/common-auth"
+    good = "# made\nauth\t[success=1 default=ignore]\tpam_unix.so nullok\nauth required pam_permit.so\n"
+    world.make(path, good)
+    assert world.explained(path) is not None
+    assert world.explained(path, BY_OTHERS) is None
+    for evil in ("auth sufficient pam_evil.so\n", "auth sufficient pam_unix.so nullok evil\n", "@include evil\n"):
+        world.make(path, good + evil)
+        assert world.explained(path) is None, evil
+
+
+def test_images_and_caches_are_dpkgs_childrens(world: World) -> None:
+    world.make("/boot/initrd.img-6.1.0-1-arm64")
+    path = "/boot/initrd.img-6.1.0-1-arm64"
+    assert world.explained(path, BY_DPKG) is not None
+    assert world.explained(path, BY_OTHERS) is None
+    assert world.explained(path, BY_UNKNOWN) is not None
+    assert world.derived.unproven == 1
+    world.began_ns = 1 << 62  # it was changed before anything was installed
+    assert world.explained(path, BY_UNKNOWN) is None
+    (world.root / path[1:]).chmod(0o4755)
+    assert world.explained(path, BY_DPKG) is None
+
+
+def test_settings_that_scripts_make(world: World) -> None:
+    world.make("/etc/tool.conf", "as in the package\n", known=True)
+    digest = world.known[b"/etc/tool.conf"].sha256
+    world.make("/etc/copy.conf", "as in the package\n")
+    assert world.explained("/etc/copy.conf", vouched=digest) is not None
+    assert world.explained("/etc/copy.conf", BY_OTHERS, vouched=digest) is None
+    assert world.explained("/etc/copy.conf") is None
+    world.make("/etc/named.conf", "whatever\n")
+    script = b"#!/bin/sh\ncat >/etc/named.conf <<END\n"
+    assert world.explained("/etc/named.conf", scripts=script) is not None
+    assert world.explained("/etc/named.conf", BY_UNKNOWN, scripts=script) is None
+    assert world.explained("/etc/named.conf", scripts=b"cat >/etc/named.conf.d/x\n") is None
+    world.make("/etc/sudoers.d/x", "ALL\n")
+    assert world.explained("/etc/sudoers.d/x", scripts=b"touch /etc/sudoers.d/x\n") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "category", "maker", "answer"),
+    [
+        (b"/usr/lib/x/__pycache__/a.cpython-311.pyc", b"", "program", BY_OTHERS, True),
+        (b"/usr/bin/vi", b"/etc/alternatives/vi", "program", BY_UNKNOWN, True),
+        (b"/usr/bin/vi", b"/etc/alternatives/vi", "program", BY_OTHERS, False),
+        (b"/usr/bin/vi", b"/tmp/vi", "program", BY_DPKG, False),
+        (b"/usr/bin/new", b"", "program", BY_DPKG, False),
+        (b"/etc/x.conf", b"", "config", BY_UNKNOWN, True),
+        (b"/etc/sudoers.d/x", b"", "sudoers", BY_UNKNOWN, False),
+        (b"/etc/sudoers.d/x", b"", "sudoers", BY_OTHERS, False),
+        (b"/boot/initrd.img-6", b"", "boot", BY_UNKNOWN, True),
+        (b"/boot/initrd.img-6", b"", "boot", BY_OTHERS, False),
+        (b"/boot/vmlinuz-6", b"", "boot", BY_DPKG, False),
+    ],
+)
+def test_what_may_wait(path: bytes, target: bytes, category: str, maker: int, answer: bool) -> None:
+    assert may_be(path, target, category, maker) is answer

@@ -1,0 +1,326 @@
+"""What lies on the disk against what packages brought: real .debs, unpacked below a directory, then tampered with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgeguard.codec.layers import GONE, Layers
+from edgeguard.codec.manifest import Entry, Reader
+from edgeguard.daemon.upgrading import blocks_of
+from edgeguard.errors import DecodeError
+from edgeguard.upgrades import archive, deb, expected, judge, overlay, transactions
+from edgeguard.upgrades.archive import Vouching
+from edgeguard.upgrades.judge import Judge, Pending, Tally
+from tests.unit.upgrades.debs import WATCHES, Home, needs_dpkg
+from tests.unit.upgrades.debs import deb as build
+
+pytestmark = needs_dpkg
+TOOL, CONF, SUID, LINK = "/usr/bin/tool", "/etc/tool.conf", "/usr/bin/power", "/usr/bin/t"
+
+
+class World(Home):
+    """A device with version 1 of a package, learned, and version 2 ready to be installed."""
+
+    def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch, word: str = archive.ARCHIVE) -> None:
+        super().__init__(top)
+        self.monkeypatch = monkeypatch
+        self.word = word
+        monkeypatch.setattr(
+            archive, "vouch", lambda _root, _places, digests: Vouching(dict.fromkeys(digests, self.word), ())
+        )
+        self.one, self.two = (self.version(top, number) for number in ("1", "2"))
+        self.install(self.one)
+        self.base = self.learn()
+
+    @staticmethod
+    def version(top: Path, number: str) -> Path:
+        files = {TOOL: f"tool {number}\n", CONF: f"conf {number}\n", SUID: f"power {number}\n"}
+        files[f"/usr/lib/tool/only{number}"] = "x\n"
+        return build(
+            top, "tool", number, files, conffiles=CONF + "\n", modes={TOOL: 0o755, SUID: 0o4755}, links={LINK: "tool"}
+        )
+
+    def learn(self) -> Reader:
+        paths: dict[bytes, Entry] = {}
+        eye = Judge(str(self.root), WATCHES, None, 1 << 30)
+        for above, _, files in os.walk(self.root):
+            for name in files:
+                path = os.fsencode(f"{above}/{name}")[len(os.fsencode(str(self.root))) :]
+                watch = eye.plan.decide(os.fsdecode(path))
+                if watch is not None and watch.only != "setid" and (seen := eye.look(path, watch)) is not None:
+                    paths[path] = seen
+        target = str(self.state / "base.egm")
+        expected.write(target, paths)
+        return Reader(os.open(target, os.O_RDONLY))
+
+    def judged(self, *names: str) -> tuple[Layers, list[Tally]]:
+        """The reference values afterwards, and what was counted."""
+        pending = []
+        for name in names:
+            try:
+                found = expected.load(str(self.state), name)
+            except FileNotFoundError:
+                found = expected.prepare(str(self.state), str(self.spool), name, str(self.root))
+            fd = os.open(transactions.manifest_of(str(self.state), name), os.O_RDONLY)
+            pending.append(Pending(found, Reader(fd)))
+        tallies: list[Tally] = []
+        self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30)
+        digest, _ = overlay.write_manifest(str(self.state), self.eye.run(pending, tallies))
+        if self.eye.moved:
+            new = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
+            digest, _ = overlay.write_manifest(str(self.state), new.blocks(), blocks_of(self.eye.moved))
+        self.owners = [owner for item in pending for owner in item.expected.owners]
+        top = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
+        return Layers(self.base, top), tallies
+
+    def upgrade(self) -> str:
+        name = self.transaction(self.two, before={"tool": "1"})
+        expected.prepare(str(self.state), str(self.spool), name, str(self.root))  # before anything is unpacked
+        self.install(self.two)
+        return name
+
+    def differs(self, layers: Layers, path: str) -> bool:
+        """Would a look at this path now be a finding?"""
+        watch = self.eye.plan.decide(path)
+        assert watch is not None
+        return self.eye.look(path.encode(), watch) != layers.lookup(path.encode())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+def test_an_upgrade_is_explained(world: World) -> None:
+    name = world.upgrade()
+    (world.root / "usr/lib/tool/only1").unlink()
+    layers, (tally,) = world.judged(name)
+    for path in (TOOL, CONF, SUID, LINK, "/usr/lib/tool/only2"):
+        assert not world.differs(layers, path), path
+    assert layers.lookup(b"/usr/lib/tool/only1") is None
+    assert (tally.other, tally.missed, tally.removed) == (0, 0, 1)
+    text = judge.summed(world.owners[0], tally)
+    assert text == "tool 1 → 2: 5 files, all as signed by the archive, 1 gone"
+
+
+@pytest.mark.parametrize("what", ["content", "mode", "link", "missing", "old"])
+def test_what_was_slipped_in_differs(world: World, what: str) -> None:
+    name = world.upgrade()
+    tool = world.root / TOOL[1:]
+    if what == "content":
+        tool.write_text("evil\n")
+    elif what == "mode":
+        tool.chmod(0o4755)
+    elif what == "link":
+        tool.unlink()
+        tool.symlink_to("/tmp/x")
+    elif what == "missing":
+        tool.unlink()
+    else:
+        tool.write_text("tool 1\n")  # the weak version that the baseline knows
+    layers, (tally,) = world.judged(name)
+    assert world.differs(layers, TOOL)
+    assert tally.others == [TOOL.encode()]
+    assert "4 of 5 files as signed by the archive, 1 not" in judge.summed(world.owners[0], tally)
+
+
+def test_a_link_that_leads_elsewhere_differs(world: World) -> None:
+    name = world.upgrade()
+    (world.root / LINK[1:]).unlink()
+    (world.root / LINK[1:]).symlink_to("/tmp/evil")
+    layers, _ = world.judged(name)
+    assert world.differs(layers, LINK)
+
+
+def test_later_tampering_and_a_way_back_differ(world: World) -> None:
+    layers, _ = world.judged(world.upgrade())
+    (world.root / TOOL[1:]).write_text("tool 1\n")
+    assert world.differs(layers, TOOL)
+
+
+def test_settings_that_dpkg_kept(world: World) -> None:
+    name = world.upgrade()
+    (world.root / CONF[1:]).write_text("conf 1\n")
+    layers, (tally,) = world.judged(name)
+    assert not world.differs(layers, CONF)
+    assert tally.kept == 1
+    (world.root / CONF[1:]).write_text("backdoor\n")
+    layers, _ = world.judged(name)
+    assert world.differs(layers, CONF)
+
+
+def test_a_package_that_did_not_come_to_be_installed(world: World) -> None:
+    name = world.transaction(world.two, before={"tool": "1"})
+    layers, (tally,) = world.judged(name)
+    assert not world.differs(layers, TOOL), "the old file is right as long as the old package is there"
+    assert tally.missed
+    assert "did not come to be installed" in judge.summed(world.owners[0], tally)
+
+
+def test_rights_that_were_right_before_are_right_afterwards(world: World) -> None:
+    (world.root / SUID[1:]).chmod(0o4750)  # an administrator's dpkg-statoverride, learned
+    world.base = world.learn()
+    name = world.upgrade()
+    (world.root / SUID[1:]).chmod(0o4750)
+    layers, (tally,) = world.judged(name)
+    assert not world.differs(layers, SUID)
+    assert tally.other == 0
+
+
+def test_rights_that_a_signed_script_gives(world: World, tmp_path: Path) -> None:
+    files = {"/usr/bin/helper": "x\n", "/usr/bin/other": "x\n"}
+    script = "#!/bin/sh\nchmod 4754 /usr/bin/helper\n"
+    package = build(tmp_path, "help", "1", files, postinst=script, modes=dict.fromkeys(files, 0o755))
+    name = world.transaction(package)
+    world.install(package)
+    for path in files:
+        (world.root / path[1:]).chmod(0o4754)
+    layers, _ = world.judged(name)
+    assert not world.differs(layers, "/usr/bin/helper")
+    assert world.differs(layers, "/usr/bin/other")
+
+
+def test_an_override_gives_rights_but_no_setid(world: World) -> None:
+    stats = (world.root / TOOL[1:]).stat()
+    name = world.upgrade()
+    override = world.root / "var/lib/dpkg/statoverride"
+    override.write_text(f"#{stats.st_uid} #{stats.st_gid} 700 {TOOL}\n")
+    (world.root / TOOL[1:]).chmod(0o700)
+    layers, _ = world.judged(name)
+    assert not world.differs(layers, TOOL)
+    override.write_text(f"#{stats.st_uid} #{stats.st_gid} 4755 {TOOL}\n")
+    (world.root / TOOL[1:]).chmod(0o4755)
+    layers, _ = world.judged(name)
+    assert world.differs(layers, TOOL)
+
+
+def test_a_diverted_file(world: World) -> None:
+    name = world.upgrade()
+    (world.root / "var/lib/dpkg/diversions").write_text(f"{TOOL}\n{TOOL}.real\nother\n")
+    (world.root / TOOL[1:]).rename(world.root / f"{TOOL[1:]}.real")
+    (world.root / TOOL[1:]).write_text("the other package's\n")
+    layers, (tally,) = world.judged(name)
+    assert not world.differs(layers, f"{TOOL}.real")
+    assert tally.other == 0
+
+
+def test_a_path_that_dpkg_is_told_to_leave_out(world: World) -> None:
+    (world.root / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)
+    (world.root / "etc/dpkg/dpkg.cfg.d/small").write_text("path-exclude=/usr/lib/tool/*\n")
+    name = world.upgrade()
+    (world.root / "usr/lib/tool/only2").unlink()
+    layers, (tally,) = world.judged(name)
+    assert layers.lookup(b"/usr/lib/tool/only2") is None
+    assert tally.other == 0
+
+
+def test_the_newest_transaction_decides(world: World) -> None:
+    first = world.upgrade()
+    second = world.transaction(world.one, before={"tool": "2"})
+    world.install(world.one)
+    layers, _ = world.judged(first, second)
+    assert not world.differs(layers, TOOL)
+    (world.root / TOOL[1:]).write_text("tool 2\n")
+    layers, _ = world.judged(first, second)
+    assert world.differs(layers, TOOL), "what the older one brought is no longer right"
+
+
+def test_a_package_that_goes(world: World) -> None:
+    name = world.transaction(removed=("tool",))
+    for path in (TOOL, CONF):
+        (world.root / path[1:]).unlink()
+    layers, (tally,) = world.judged(name)
+    assert layers.lookup(TOOL.encode()) is None
+    assert world.differs(layers, TOOL) is False
+    assert layers.lookup(LINK.encode()) is not None, "it is still there"
+    assert tally.removed == 2
+    assert judge.summed(world.owners[0], tally) == "tool 1 removed: 2 files gone"
+
+
+def test_what_another_package_brought_may_not_go(world: World) -> None:
+    (world.root / "usr/bin/alien").write_text("x")
+    world.base = world.learn()
+    name = world.transaction(removed=("tool",))
+    (world.root / "usr/bin/alien").unlink()
+    layers, _ = world.judged(name)
+    assert layers.lookup(b"/usr/bin/alien") is not None
+
+
+def test_programs_with_other_rights_that_nobody_vouches_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch, word=archive.NOBODY)
+    package = build(
+        tmp_path, "evil", "1", {"/usr/bin/root": "x\n", "/usr/bin/fine": "x\n"}, modes={"/usr/bin/root": 0o4755}
+    )
+    name = world.transaction(package)
+    world.install(package)
+    layers, (tally,) = world.judged(name)
+    assert layers.lookup(b"/usr/bin/root") is None
+    assert not world.differs(layers, "/usr/bin/fine")
+    assert tally.setid == 1
+    assert "which no archive vouches for" in judge.summed(world.owners[0], tally)
+
+
+def test_directories_that_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    (world.root / "bin").symlink_to("usr/bin")
+    package = build(tmp_path, "merged", "1", {"/bin/merged": "x\n"})
+    name = world.transaction(package)
+    (world.root / "usr/bin/merged").write_text("x\n")
+    (world.root / "usr/bin/merged").chmod(0o644)
+    world.say("merged", "1")
+    layers, _ = world.judged(name)
+    assert not world.differs(layers, "/usr/bin/merged")
+
+
+def test_a_script_of_a_package(world: World, tmp_path: Path) -> None:
+    package = build(tmp_path, "scripted", "1", {"/usr/bin/s": "x\n"}, postinst="#!/bin/sh\nexit 0\n")
+    name = world.transaction(package)
+    world.install(package)
+    script = world.root / "var/lib/dpkg/info/scripted.postinst"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o755)
+    layers, _ = world.judged(name)
+    reference = layers.lookup(b"/var/lib/dpkg/info/scripted.postinst")
+    assert reference is not None
+    if os.geteuid() == 0:
+        assert not world.differs(layers, "/var/lib/dpkg/info/scripted.postinst")
+    script.write_text("#!/bin/sh\nevil\n")
+    assert world.differs(layers, "/var/lib/dpkg/info/scripted.postinst")
+
+
+def test_a_hard_link_is_what_it_links_to(tmp_path: Path) -> None:
+    def link(tree: Path) -> None:
+        os.link(tree / "usr/bin/a", tree / "usr/bin/b")
+
+    package = build(tmp_path, "hard", "1", {"/usr/bin/a": "same\n"}, prepare=link)
+    found = {member.path: member for member in deb.members(str(package))}
+    assert found[b"/usr/bin/a"].sha256 == found[b"/usr/bin/b"].sha256 != b""
+
+
+@pytest.mark.parametrize("data", [b"", b"!<arch>\n", b"x" * 5000])
+def test_what_is_no_package(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.deb"
+    path.write_bytes(data)
+    with pytest.raises(DecodeError):
+        deb.control(str(path))
+    with pytest.raises(DecodeError):
+        list(deb.members(str(path)))
+
+
+def test_a_package_that_is_cut_off(world: World) -> None:
+    data = world.two.read_bytes()
+    world.two.unlink()
+    world.two.write_bytes(data[: len(data) - 200])
+    name = world.transaction(world.two, before={"tool": "1"})
+    found = expected.prepare(str(world.state), str(world.spool), name, str(world.root))
+    assert found.owners == ()
+    assert "00000.deb" in found.troubles[0]
+
+
+def test_gone_is_no_category_of_a_policy() -> None:
+    from edgeguard.baseline import source
+
+    assert GONE not in Path(source.__file__).read_text()
