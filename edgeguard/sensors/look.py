@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from edgeguard.codec import sha
 from edgeguard.codec.manifest import CAPS_MAX, PATH_MAX, TARGET_MAX, Entry
-from edgeguard.linux import xattr
+from edgeguard.linux import fileflags, xattr
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Value, Watch
 from edgeguard.sensors import Column
 
@@ -28,7 +28,9 @@ COLUMNS: Mapping[str, Column] = {
     "gid": Column("int", "group", reference=True),
     "target": Column("str", "where a symlink points", reference=True),
     "caps": Column("str", "file capabilities (security.capability) in hex, empty if none", reference=True),
-    "xattrs": Column("bytes", "SHA-256 over the other extended attributes, empty if none", reference=True),
+    "xattrs": Column(
+        "bytes", "SHA-256 over the other extended attributes, immutable and append-only; empty if none", reference=True
+    ),
     "category": Column("str", "what the watch says that this file is: program, config, unit, ..."),
     "setid": Column("bool", "a regular file with a set-id bit or capabilities: it runs with other rights"),
     "world_writable": Column("bool", "anyone may write it; a directory with the sticky bit does not count"),
@@ -149,12 +151,14 @@ class Eye:
 
     def _xattrs(self, target: int | str) -> bytes:
         found = xattr.lasting(xattr.names(target))
-        if not found:
+        held = fileflags.text(fileflags.get(target) if isinstance(target, int) else fileflags.of_path(target))
+        if not found and not held:
             return b""
         value = self._new_hash()
         for name in found:
             content = xattr.get(target, name)
             value.update(os.fsencode(name) + b"\0" + len(content).to_bytes(4, "little") + content)
+        value.update(held)
         return value.digest()
 
 

@@ -7,6 +7,7 @@ short-lived helper; files that the caller opens are written, and the caller sync
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -165,14 +166,17 @@ def revisit(
     origin: Origin,
     emit: Emit,
     *,
+    observed_in: BinaryIO | None = None,
     hash_file_max: int = HASH_FILE_MAX,
 ) -> Summary:
     """Look at some paths and all that is below them; emit the paths themselves and, below, what differs from the
-    manifest. For what the resident daemon leaves to a helper: large files, large new trees."""
+    manifest. For what the resident daemon leaves to a helper: large files, large new trees, and files that were touched
+    under a name that nobody watches (their watched names are found in `observed_in`)."""
     summary = Summary()
     plan = Plan(resolved(watches, root))
     eye = Eye(hash_file_max, new_hash=_openssl)
-    for target in targets:
+    names = _watched_names(plan, root, targets, observed_in, summary) if observed_in is not None else []
+    for target in (*targets, *names):
         watch = plan.decide(target)
         seen = observe(eye, watch, root, target, now, origin)
         summary.files += 1
@@ -189,6 +193,39 @@ def revisit(
         summary.bytes_read += inner.bytes_read
     summary.bytes_read += eye.bytes_read
     return summary
+
+
+def _watched_names(plan: Plan, root: str, targets: Sequence[str], observed_in: BinaryIO, summary: Summary) -> list[str]:
+    """Watched names of those targets that have several names of which nobody watches this one."""
+    wanted: set[tuple[int, int]] = set()
+    prefix = root.rstrip("/")
+    for target in targets:
+        watch = plan.decide(target)
+        if watch is not None and not watch.only:
+            continue
+        with contextlib.suppress(OSError):
+            at = os.lstat(prefix + target)
+            if at.st_nlink > 1 and S_IFMT(at.st_mode) == S_IFREG:
+                wanted.add((at.st_dev, at.st_ino))
+    if not wanted:
+        return []
+    numbers = {number for _, number in wanted}
+    found = []
+    try:
+        for record in observed.Reader(observed_in).records():
+            found += [os.fsdecode(path) for path, number in record.inodes() if number in numbers]
+    except DecodeError as error:
+        summary.note(f"observed.db cannot be searched: {error}")
+    return [path for path in found if path not in targets and _inode(prefix + path) in wanted]
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    """On other file systems other files have the same number."""
+    try:
+        at = os.lstat(path)
+    except OSError:
+        return None
+    return at.st_dev, at.st_ino
 
 
 def protect(
