@@ -5,6 +5,7 @@ learn    read the device, write manifest and observed.db, sign a first baseline
 rebase   sign the next revision: policy compiled anew, or findings accepted
 install  verify a baseline from elsewhere and put it in force
 sweep    find what changed among the watched files
+deep     read some of the watched files again that seem unchanged
 diff     what two baselines differ in
 history  the baselines that are kept
 
@@ -84,6 +85,12 @@ def _sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
     sweep(settings, request, out)
 
 
+def _deep(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.deepening import deep
+
+    deep(settings, request, out)
+
+
 def _diff(settings: Settings, request: dict[str, Any], out: Out) -> None:
     from edgeguard.daemon.history import diff
 
@@ -102,6 +109,7 @@ VERBS: dict[str, Verb] = {
     "rebase": _rebase,
     "install": _install,
     "sweep": _sweep,
+    "deep": _deep,
     "diff": _diff,
     "history": _history,
 }

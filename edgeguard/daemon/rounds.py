@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from edgeguard.daemon.deeps import Deeps
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.judging import RELOOK_S, Judging
 from edgeguard.daemon.keeping import Keeping
@@ -60,6 +61,16 @@ class Rounds:
             lambda error: trouble.helper_failed("sweep", error),
             judging.for_sweeps,
         )
+        self._deeps = Deeps(
+            loop,
+            helpers,
+            settings.budget.deep_s,
+            judging.for_sweeps,
+            self._found_deep,
+            lambda error: trouble.helper_failed("deep", error),
+            lambda: trouble.helper_well("deep"),
+            lambda files, found: telling.state("sweep", f"deep: {files} files read, {found} differ"),
+        )
         self.checked: int | None = None  # when a whole round ended
         self._live_files: dict[str, int] = {}  # seen live since the running sweep began: path -> ms
 
@@ -68,6 +79,7 @@ class Rounds:
         away = os.path.exists(f"{self._settings.paths.state}/observed.db") and not self._judging.learned
         self.sweeps.ask(Request(Origin.DOWN if away else Origin.SWEEP, compare=self._keeping.lost))
         self._later()
+        self._deeps.begin()
 
     def _later(self) -> None:
         every = float(self._settings.budget.sweep_s)
@@ -101,6 +113,14 @@ class Rounds:
             self._take(files.observe_path(observation.subject, now_ms()))
         elif (known := files.found(observation)) is not None:
             self._take(known)
+
+    def _found_deep(self, observation: Observation) -> None:
+        """What a slice read may be some time ago: look now, as thoroughly."""
+        files: Any = self._sensing.sensor("files")
+        if files is None:
+            self._take(observation)
+        elif (known := files.found(observation)) is not None:
+            self._take(files.observe_path(known.subject, now_ms(), known.actor, Origin.SWEEP))
 
     def _swept(self, request: Request, answer: dict[str, Any]) -> None:
         self._live_files.clear()

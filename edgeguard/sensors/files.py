@@ -74,7 +74,7 @@ class Files:
         self._on_lost = on_lost
         self._rungs = rungs
         self._eye = Eye(min(INLINE_MAX, hash_file_max), postpone=hash_file_max > INLINE_MAX)
-        self._patient_eye = Eye(min(ASKED_MAX, hash_file_max), postpone=hash_file_max > ASKED_MAX)
+        self._patient_eye = Eye(min(ASKED_MAX, hash_file_max), postpone=hash_file_max > ASKED_MAX, thorough=True)
         self._sources = Sources(self._plan, context.root, proof, self._note, on_exec)
         self._epoll: select.epoll | None = None
         self._timer = Timer()
@@ -299,13 +299,13 @@ class Files:
     ) -> Observation | None:
         if watch is None and not always:
             return None
-        seen = observe(eye, watch, self._context.root, path, now, origin, actor)
+        expected = self._reference(path)
+        seen = observe(eye, watch, self._context.root, path, now, origin, actor, expected)
         if seen.note == LATER:
             self._leave(path, actor)
             if not always:
                 return None
             return seen._replace(status=Status.UNREADABLE, columns={"category": seen.columns["category"]})
-        expected = self._reference(path)
         if watch is not None and watch.only == "setid" and not always:
             subject = seen.columns.get("setid") or expected is not None or path in self._told
             if not subject:

@@ -112,7 +112,7 @@ class Pending:
         return True
 
     def arm(self, settle: float, other: float) -> None:
-        """For the next look, `settle` seconds from now where something waits; or for `other` (monotonic) before that."""
+        """For the next look: `settle` seconds from now where something waits, or `other` (monotonic) before that."""
         now = time.monotonic()
         due = min(other, now + settle) if self._waiting else other
         for rest in self._resting.values():

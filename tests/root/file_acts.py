@@ -38,11 +38,9 @@ class Doer:
                 os.close(self._go)
                 steps = act(place)
                 if steps is not None:
-                    next(steps)
-                    os.write(told, b"r")
-                    os.read(waits, 1)
                     for _ in steps:
-                        pass
+                        os.write(told, b"r")
+                        os.read(waits, 1)
                 else:
                     os.write(told, b"r")
                 code = 0
@@ -52,11 +50,17 @@ class Doer:
                 os._exit(code)
         os.close(told)
         os.close(waits)
+        self._ready = ready
         self.began = os.read(ready, 1) == b"r"
-        os.close(ready)
+
+    def go_on(self) -> None:
+        """To its next yield."""
+        os.write(self._go, b"g")
+        assert os.read(self._ready, 1) == b"r"
 
     def finish(self) -> None:
         os.close(self._go)
+        os.close(self._ready)
         _, status = os.waitpid(self.pid, 0)
         assert (self.began, status) == (True, 0), "the act itself failed"
 
@@ -178,6 +182,40 @@ def mtime_back(place: Path) -> None:
     with open(target(place), "r+b") as file:
         file.write(EVIL)
     os.utime(target(place), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def below_cached(place: Path) -> None:
+    """A write to the block device; the page cache keeps what was there."""
+    os.sync()
+    base = place.parents[2]
+    name = f"/{target(place).relative_to(base / 'disk')}"
+    asked = subprocess.run(["debugfs", "-R", f"bmap {name} 0", base / "image"], check=True, capture_output=True)
+    size = os.statvfs(base / "disk").f_bsize
+    target(place).read_bytes()
+    with open(base / "image", "r+b") as disk:
+        disk.seek(int(asked.stdout) * size)
+        assert disk.read(4) == CONTENT[:4]
+        disk.seek(-4, os.SEEK_CUR)
+        disk.write(b"EVIL")
+
+
+def below(place: Path) -> None:
+    below_cached(place)
+    with open(target(place), "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert target(place).read_bytes()[:4] == b"EVIL"
+
+
+def map_twice(place: Path) -> Iterator[None]:
+    """The page is dirty already when it is written to: the change time is that of the first write."""
+    fd = os.open(target(place), os.O_RDWR)
+    view = mmap.mmap(fd, 0)
+    os.close(fd)
+    view[0:4] = CONTENT[:4]
+    yield
+    view[0:4] = b"EVIL"
+    yield
+    view.close()
 
 
 # -- names

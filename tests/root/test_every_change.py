@@ -3,9 +3,11 @@ with the process that did it; and a harmless twin of each is not."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from file_acts import Act, Doer
 from file_guard import TREE, FileGuard, guarded
 
 from edgeguard.model import Origin
+from edgeguard.sensors.sweep import RACY_NS
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and fanotify marks")]
 
@@ -83,17 +86,23 @@ ROWS = (
         paths=("dir/file",), before=acts.with_directory),
 )  # fmt: skip
 
+DEEP_ROWS = (
+    Row("write to the block device", acts.below, acts.read_it, DEEP, UNKNOWN),
+    Row("write to the block device while the file is in memory", acts.below_cached, acts.read_it, DEEP, UNKNOWN),
+    Row("write to a mapped page that is being written already", acts.map_twice, acts.map_only, DEEP, UNKNOWN),
+)
+
 
 def places(guard: FileGuard, row: Row) -> tuple[Path, Path]:
-    number = ROWS.index(row)
+    number = (*ROWS, *DEEP_ROWS).index(row)
     return guard.watched / f"{number:02d}", guard.watched / f"{number:02d}.twin"
 
 
-@pytest.fixture(scope="module")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileGuard]:
-    with guarded(tmp_path_factory.mktemp("every")) as made:
+@contextlib.contextmanager
+def watching(base: Path, rows: Sequence[Row]) -> Iterator[FileGuard]:
+    with guarded(base) as made:
         (made.watched / "logs/log").write_bytes(b"a line\n")
-        for row in ROWS:
+        for row in rows:
             for place in places(made, row):
                 place.mkdir()
                 if row.before:
@@ -101,6 +110,12 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileGuard]:
                 else:
                     acts.target(place).write_bytes(acts.CONTENT)
         made.start()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileGuard]:
+    with watching(tmp_path_factory.mktemp("every"), ROWS) as made:
         yield made
 
 
@@ -145,6 +160,36 @@ def test_what_was_put_back_is_no_finding_any_more(guard: FileGuard) -> None:
     guard.until(lambda: not guard.about(places(guard, row)[0]), 10)
 
 
+@pytest.mark.skipif(shutil.which("debugfs") is None, reason="no debugfs")
+def test_what_nothing_tells_of_is_found_by_a_deep_sweep(tmp_path: Path) -> None:
+    with watching(tmp_path, DEEP_ROWS) as guard:
+        mapped = Doer(acts.map_twice, places(guard, DEEP_ROWS[-1])[0])
+        files = [acts.target(place) for row in DEEP_ROWS for place in places(guard, row)]
+        for row in DEEP_ROWS:
+            Doer(row.twin, places(guard, row)[1]).finish()
+        # What was just changed is read again by every sweep; wait until it is not.
+        guard.until(lambda: time.time_ns() - max(path.stat().st_ctime_ns for path in files) > RACY_NS)
+        guard.scan("--quick")
+        mapped.go_on()
+        for row in DEEP_ROWS[:-1]:
+            Doer(row.act, places(guard, row)[0]).finish()
+        guard.scan("--quick")
+        assert not guard.findings()
+        guard.stop()
+        with open(guard.base / "agent.toml", "a") as file:
+            file.write("deep_s = 24\n")
+        guard.start()
+        wanted = {str(acts.target(places(guard, row)[0])) for row in DEEP_ROWS}
+        guard.until(lambda: {item.subject for item in guard.findings()} >= wanted)
+        assert {item.subject for item in guard.findings()} == wanted
+        assert {item.origin for item in guard.findings()} == {Origin.SWEEP}
+        guard.scan("--quick")  # and looks at all findings once more
+        guard.scan()
+        assert {item.subject for item in guard.findings()} == wanted
+        mapped.finish()
+        guard.until(lambda: "sweep: deep: " in guard.ask("log", "--lines", "500").stdout)
+
+
 def _documented() -> dict[str, tuple[str, str]]:
     rows = {}
     for line in (TREE / "docs/sensors.md").read_text().splitlines():
@@ -155,4 +200,4 @@ def _documented() -> dict[str, tuple[str, str]]:
 
 
 def test_the_documented_table_is_this_one() -> None:
-    assert _documented() == {row.name: (row.when, row.actor) for row in ROWS}
+    assert _documented() == {row.name: (row.when, row.actor) for row in (*ROWS, *DEEP_ROWS)}
