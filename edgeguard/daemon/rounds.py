@@ -18,7 +18,7 @@ from edgeguard.daemon.keeping import Keeping
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.river import River
 from edgeguard.daemon.sensing import Sensing, now_ms
-from edgeguard.daemon.sweeps import Request, Sweeps, adopt
+from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
 from edgeguard.daemon.telling import Telling
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.model import Observation, Origin
@@ -72,6 +72,8 @@ class Rounds:
             lambda files, found: telling.state("sweep", f"deep: {files} files read, {found} differ"),
         )
         self.checked: int | None = None  # when a whole round ended
+        self._again: list[str] = []  # findings about files that are to be looked at again
+        self._looking = False
         self._live_files: dict[str, int] = {}  # seen live since the running sweep began: path -> ms
 
     def begin(self) -> None:
@@ -146,5 +148,13 @@ class Rounds:
     def _look_at_findings(self) -> None:
         """A sweep tells what differs from the last one. What came and went between two looks of ours is not there to
         be told: so every finding about a file is looked at again."""
-        if subjects := tuple(self._river.standing("file")):
-            self.look(subjects)
+        self._again = list(self._river.standing("file"))
+        if not self._looking:
+            self._look_on()
+
+    def _look_on(self) -> None:
+        """As many of them as one helper takes."""
+        targets, self._again = self._again[:TARGETS_MAX], self._again[TARGETS_MAX:]
+        self._looking = bool(targets)
+        if targets:
+            self.sweeps.ask(Request(Origin.SWEEP, targets=tuple(targets), on_done=lambda _answer: self._look_on()))

@@ -74,6 +74,13 @@ where = {{ known = true, status = "absent" }}
 expect = {{ status = "present" }}
 
 [[rule]]
+id = "lost"
+code = "EG-HLTH-001"
+kind = "health"
+where = {{ code = "EG-HLTH-001" }}
+expect = {{ ok = true }}
+
+[[rule]]
 id = "unseen"
 code = "EG-FILE-007"
 kind = "file"
@@ -107,13 +114,18 @@ class FileGuard:
 
     # -- the daemon's life
 
-    def start(self) -> None:
+    def start(self, *program: str) -> None:
         """Returns when its first whole look at everything is over."""
+        self.spawn(*program)
+        self.until(self.looked)
+
+    def spawn(self, *program: str) -> None:
+        """`program`: other words for Python than the daemon's own."""
         (self.base / "run/status.json").unlink(missing_ok=True)
-        command = ["/usr/bin/python3", "-IS", str(TREE / "packaging/bin/edgeguardd"), "--settings"]
+        words = program or (str(TREE / "packaging/bin/edgeguardd"),)
+        command = ["/usr/bin/python3", "-IS", *words, "--settings"]
         with open(self.base / "log", "ab") as log:
             self.daemon = subprocess.Popen([*command, str(self.base / "agent.toml")], stderr=log)
-        self.until(self.looked)
 
     def looked(self) -> bool:
         try:
@@ -153,11 +165,11 @@ class FileGuard:
 
     # -- what it says
 
-    def findings(self) -> list[Finding]:
+    def findings(self, kind: str = "file") -> list[Finding]:
         """Open ones, as the ledger on disk has them: half a second after they were found."""
         with contextlib.suppress(FileNotFoundError):
             everything = Ledger.from_cbor((self.base / "state/ledger.cbor").read_bytes(), 1_000_000)
-            return [item for item in everything.open() if item.kind == "file"]
+            return [item for item in everything.open() if item.kind == kind]
         return []
 
     def about(self, place: Path | str) -> list[Finding]:
