@@ -33,6 +33,12 @@ class Layers:
         """Does the upper one speak of this path?"""
         return self._top.lookup(path) is not None
 
+    def block(self, directory: bytes) -> Block | None:
+        """All of one directory, None if nothing in it is known."""
+        base = self._base.block(directory) if self._base is not None else None
+        top = self._top.block(directory)
+        return next(self._joined([base] if base else [], [top] if top else []), None)
+
     def blocks(self) -> Iterator[Block]:
         """All directories in walk order."""
         return self._joined(self._base.blocks() if self._base is not None else (), self._top.blocks())

@@ -316,6 +316,14 @@ class Reader:
         """Is anything directly in this directory known?"""
         return self._find(directory) is not None
 
+    def block(self, directory: bytes) -> Block | None:
+        """All of one directory, None if nothing in it is known."""
+        found = self._find(directory)
+        if found is None:
+            return None
+        start, layout = found
+        return decode_block(self._at(start, layout.end), self.categories)
+
     def blocks(self, first: int = 0) -> Iterator[Block]:
         """All directories in walk order, from the `first`-th on, checked as a whole."""
         last: bytes | None = None

@@ -5,6 +5,7 @@ learn    read the device, write manifest and observed.db, sign a first baseline
 rebase   sign the next revision: policy compiled anew, or findings accepted
 install  verify a baseline from elsewhere and put it in force
 sweep    find what changed among the watched files
+deep     read some of the watched files again that seem unchanged
 prepare  read what packages that are being installed will do to files
 explain  look at what they did, and sign the reference values that come of it
 diff     what two baselines differ in
@@ -86,6 +87,12 @@ def _sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
     sweep(settings, request, out)
 
 
+def _deep(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.deepening import deep
+
+    deep(settings, request, out)
+
+
 def _prepare(settings: Settings, request: dict[str, Any], out: Out) -> None:
     from edgeguard.daemon.upgrading import prepare
 
@@ -116,6 +123,7 @@ VERBS: dict[str, Verb] = {
     "rebase": _rebase,
     "install": _install,
     "sweep": _sweep,
+    "deep": _deep,
     "prepare": _prepare,
     "explain": _explain,
     "diff": _diff,

@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from edgeguard.daemon.deeps import Deeps
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.judging import RELOOK_S, Judging
 from edgeguard.daemon.keeping import Keeping
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.river import River
 from edgeguard.daemon.sensing import Sensing, now_ms
-from edgeguard.daemon.sweeps import Request, Sweeps, adopt
+from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
 from edgeguard.daemon.telling import Telling
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.model import Observation, Origin
@@ -60,7 +61,19 @@ class Rounds:
             lambda error: trouble.helper_failed("sweep", error),
             judging.for_sweeps,
         )
+        self._deeps = Deeps(
+            loop,
+            helpers,
+            settings.budget.deep_s,
+            judging.for_sweeps,
+            self._found_deep,
+            lambda error: trouble.helper_failed("deep", error),
+            lambda: trouble.helper_well("deep"),
+            lambda files, found: telling.state("sweep", f"deep: {files} files read, {found} differ"),
+        )
         self.checked: int | None = None  # when a whole round ended
+        self._again: list[str] = []  # findings about files that are to be looked at again
+        self._looking = False
         self._live_files: dict[str, int] = {}  # seen live since the running sweep began: path -> ms
 
     def begin(self) -> None:
@@ -68,6 +81,7 @@ class Rounds:
         away = os.path.exists(f"{self._settings.paths.state}/observed.db") and not self._judging.learned
         self.sweeps.ask(Request(Origin.DOWN if away else Origin.SWEEP, compare=self._keeping.lost))
         self._later()
+        self._deeps.begin()
 
     def _later(self) -> None:
         every = float(self._settings.budget.sweep_s)
@@ -102,6 +116,14 @@ class Rounds:
         elif (known := files.found(observation)) is not None:
             self._take(known)
 
+    def _found_deep(self, observation: Observation) -> None:
+        """What a slice read may be some time ago: look now, as thoroughly."""
+        files: Any = self._sensing.sensor("files")
+        if files is None:
+            self._take(observation)
+        elif (known := files.found(observation)) is not None:
+            self._take(files.observe_path(known.subject, now_ms(), known.actor, Origin.SWEEP))
+
     def _swept(self, request: Request, answer: dict[str, Any]) -> None:
         self._live_files.clear()
         summary = answer.get("summary")
@@ -126,5 +148,13 @@ class Rounds:
     def _look_at_findings(self) -> None:
         """A sweep tells what differs from the last one. What came and went between two looks of ours is not there to
         be told: so every finding about a file is looked at again."""
-        if subjects := tuple(self._river.standing("file")):
-            self.look(subjects)
+        self._again = list(self._river.standing("file"))
+        if not self._looking:
+            self._look_on()
+
+    def _look_on(self) -> None:
+        """As many of them as one helper takes."""
+        targets, self._again = self._again[:TARGETS_MAX], self._again[TARGETS_MAX:]
+        self._looking = bool(targets)
+        if targets:
+            self.sweeps.ask(Request(Origin.SWEEP, targets=tuple(targets), on_done=lambda _answer: self._look_on()))

@@ -39,8 +39,12 @@ def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
     started = time.monotonic()
     if request["low"]:
         priority.background()
-    with opened_references(settings.paths.state, request) as manifest:
+    with contextlib.ExitStack() as stack:
+        manifest = stack.enter_context(opened_references(settings.paths.state, request))
         if request["targets"]:
+            observed: BinaryIO | None = None
+            with contextlib.suppress(FileNotFoundError):
+                observed = stack.enter_context(open(f"{settings.paths.state}/observed.db", "rb"))
             targets = [os.fsdecode(path) for path in request["targets"]]
             summary = sweeps.revisit(
                 watches,
@@ -50,6 +54,7 @@ def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
                 now_ms(),
                 origin,
                 out.observe,
+                observed_in=observed,
                 hash_file_max=settings.budget.hash_file_max,
             )
         else:

@@ -98,14 +98,15 @@ class Sweeps:
             return
         self.running = request
         answer: dict[str, Any] = {}
-        many = len(request.targets) > TARGETS_MAX
+        if len(request.targets) > TARGETS_MAX:
+            request.targets = ()
         self._helpers.start(
             "sweep",
             {
                 "origin": int(request.origin),
                 "full": request.full,
                 "compare": request.compare,
-                "targets": [] if many else [os.fsencode(path) for path in request.targets],
+                "targets": [os.fsencode(path) for path in request.targets],
                 "low": request.on_done is None and not request.targets,
                 **self._judged_by(),
             },

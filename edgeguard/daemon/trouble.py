@@ -117,7 +117,9 @@ class Trouble:
         self._tell_later()
 
     def events_lost(self, count: int) -> None:
-        self.report(Reason.EVENTS_LOST, "events", f"{count} events of files were lost")
+        """`count`: how often the kernel dropped some; it does not say how many."""
+        times = "once" if count == 1 else f"{count} times"
+        self.report(Reason.EVENTS_LOST, "events", f"the queue for events of files overflowed {times}")
         self._tell_later()
 
     # -- helpers, spool, uplink

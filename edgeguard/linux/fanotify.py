@@ -3,7 +3,9 @@
 Facts that shape it: with FAN_REPORT_DFID_NAME an event carries the file system id, a handle of the directory and the
 name in it, never a descriptor. A handle is opened through any mount of that file system, which needs
 CAP_DAC_READ_SEARCH; marks on file systems and the pid of the actor need CAP_SYS_ADMIN when the group is made, not
-later. An event about a directory itself has the name ".". File systems without ids or handles (old overlayfs, old
+later; marks on inodes need neither. An event about a directory itself has the name ".". FAN_MODIFY comes with every
+write of a file that stays open, and alone with a truncate(2). Writes to a mapping make no event at all; the end of a
+writable mapping is FAN_CLOSE_WRITE. File systems without ids or handles (old overlayfs, old
 tmpfs, FUSE) refuse the mark.
 """
 
@@ -26,6 +28,7 @@ FAN_REPORT_DIR_FID = 0x400
 FAN_REPORT_NAME = 0x800
 FAN_REPORT_DFID_NAME = FAN_REPORT_DIR_FID | FAN_REPORT_NAME
 
+FAN_MODIFY = 0x2
 FAN_ATTRIB = 0x4
 FAN_CLOSE_WRITE = 0x8
 FAN_MOVED_FROM = 0x40
@@ -34,12 +37,17 @@ FAN_CREATE = 0x100
 FAN_DELETE = 0x200
 FAN_OPEN_EXEC = 0x1000
 FAN_Q_OVERFLOW = 0x4000
+FAN_EVENT_ON_CHILD = 0x08000000
 FAN_ONDIR = 0x40000000
 
 FAN_MARK_ADD = 0x1
 FAN_MARK_REMOVE = 0x2
 FAN_MARK_ONLYDIR = 0x8
+FAN_MARK_IGNORED_SURV_MODIFY = 0x40
+FAN_MARK_FLUSH = 0x80
 FAN_MARK_FILESYSTEM = 0x100
+FAN_MARK_EVICTABLE = 0x200
+FAN_MARK_IGNORE = 0x400
 
 FAN_EVENT_INFO_TYPE_DFID_NAME = 2
 AT_FDCWD = -100
@@ -130,6 +138,16 @@ class Group:
 
     def unmark(self, path: str, mask: int) -> None:
         self._mark(FAN_MARK_REMOVE | FAN_MARK_FILESYSTEM, path, mask)
+
+    def ignore(self, path: str, mask: int) -> None:
+        """Not to be woken by this (Linux 6.0): of a file, or with FAN_EVENT_ON_CHILD of what lies in a directory. The
+        kernel forgets it together with the inode when memory is short. Raises Unavailable."""
+        flags = FAN_MARK_ADD | FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_EVICTABLE
+        self._mark(flags, path, mask)
+
+    def ignore_nothing(self) -> None:
+        """Take back every `ignore`."""
+        self._mark(FAN_MARK_FLUSH, "/", 0)
 
     def _mark(self, flags: int, path: str, mask: int) -> None:
         if _libc.fanotify_mark(self._fd, flags, ctypes.c_uint64(mask), AT_FDCWD, os.fsencode(path)) < 0:

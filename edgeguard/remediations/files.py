@@ -12,6 +12,7 @@ import stat
 from typing import Any
 
 from edgeguard.errors import RemediationFailed, RemediationRefused
+from edgeguard.linux import fileflags
 from edgeguard.model import Columns
 from edgeguard.remediations import CAPABILITY, Order, Plan, World, quarantine
 from edgeguard.remediations.place import (
@@ -154,26 +155,30 @@ def _wanted(entry: Columns, before: dict[str, Any], world: World) -> dict[str, A
     digest = entry.get("sha256")
     if kind != "file" or not isinstance(digest, bytes) or len(digest) != 32:
         raise RemediationRefused("only a file or a symlink can be restored")
-    want |= {"sha256": digest.hex(), "size": entry.get("size"), "xattrs": _xattrs(entry, before, world)}
+    pairs, held = _xattrs(entry, before, world)
+    want |= {"sha256": digest.hex(), "size": entry.get("size"), "xattrs": pairs, "held": held}
     if before.get("sha256") != digest.hex():
         os.close(_open_vault(digest.hex(), world))
     return want
 
 
-def _xattrs(entry: Columns, before: dict[str, Any], world: World) -> list[list[str]]:
-    """Capabilities come from the baseline. Of the others it holds a digest: they come from the file, or the vault."""
+def _xattrs(entry: Columns, before: dict[str, Any], world: World) -> tuple[list[list[str]], int]:
+    """Attributes, and the flags that hold the file. Capabilities come from the baseline. Of the rest it has a digest:
+    that of what the file has with any of the flags, or else the vault knows what it is the digest of."""
     caps, digest = entry.get("caps"), entry.get("xattrs")
     pairs = [[CAPABILITY, caps]] if isinstance(caps, str) and caps else []
     if not isinstance(digest, bytes) or not digest:
-        return pairs
+        return pairs, 0
     there = [list(pair) for pair in before.get("xattrs", []) if pair[0] != CAPABILITY]
-    if hashlib.sha256(xattrs_text(there)).digest() == digest:
-        return pairs + there
+    for known in (there, []):
+        for held in fileflags.COMBINATIONS:
+            if hashlib.sha256(xattrs_text(known) + fileflags.text(held)).digest() == digest:
+                return pairs + known, held
     with open(_open_vault(digest.hex(), world), "rb") as file:
         text = file.read(XATTRS_MAX + 1)
     if hashlib.sha256(text).digest() != digest:
         raise RemediationRefused("the protected copy of its extended attributes is not what the baseline says")
-    return pairs + xattrs_from_text(text)
+    return pairs + xattrs_from_text(text), 0
 
 
 def _open_vault(digest: str, world: World) -> int:
@@ -237,7 +242,7 @@ def _is(place: Place, want: dict[str, Any]) -> bool:
         found = facts(fd)
         there = dict(found.xattrs)
         attributes = (found.mode, found.uid, found.gid) == (want["mode"], want["uid"], want["gid"])
-        sound = attributes and there == dict(want["xattrs"])
+        sound = attributes and there == dict(want["xattrs"]) and found.held == want.get("held", 0)
         return sound and sha256(fd, quarantine.FILE_MAX).hex() == want["sha256"] and same(os.fstat(fd), place.status())
     finally:
         os.close(fd)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from edgeguard.codec import sha
 from edgeguard.codec.manifest import CAPS_MAX, PATH_MAX, TARGET_MAX, Entry
-from edgeguard.linux import xattr
+from edgeguard.linux import fileflags, xattr
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Value, Watch
-from edgeguard.sensors import Column
+from edgeguard.sensors import Column, content
 
 KIND = "file"
 COLUMNS: Mapping[str, Column] = {
@@ -28,7 +28,9 @@ COLUMNS: Mapping[str, Column] = {
     "gid": Column("int", "group", reference=True),
     "target": Column("str", "where a symlink points", reference=True),
     "caps": Column("str", "file capabilities (security.capability) in hex, empty if none", reference=True),
-    "xattrs": Column("bytes", "SHA-256 over the other extended attributes, empty if none", reference=True),
+    "xattrs": Column(
+        "bytes", "SHA-256 over the other extended attributes, immutable and append-only; empty if none", reference=True
+    ),
     "category": Column("str", "what the watch says that this file is: program, config, unit, ..."),
     "setid": Column("bool", "a regular file with a set-id bit or capabilities: it runs with other rights"),
     "world_writable": Column("bool", "anyone may write it; a directory with the sticky bit does not count"),
@@ -38,7 +40,16 @@ COLUMNS: Mapping[str, Column] = {
 CHUNK = 256 * 1024  # bytes a read; larger does not read faster
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 LATER = "its content is read later"  # the note of a look whose digest a helper must find
+ONLY_READ = "what programs read is not what lies on the disk"
+ONLY_DISK = "what lies on the disk is not what programs read; they will after the next start"
 UNWATCHED = Watch("", "other")  # for a look at a path that no watch names
+
+
+def openssl() -> sha.Hash:
+    """Five times as fast as what the daemon has, and only loaded by helpers that read much."""
+    from hashlib import sha256
+
+    return sha256()
 
 
 class Seen(NamedTuple):
@@ -47,6 +58,15 @@ class Seen(NamedTuple):
     entry: Entry
     note: str = ""  # one line where the look has a limit
     settled: bool = True  # False: it changed meanwhile, look again
+    disk: bytes = b""  # SHA-256 of what lies on the disk, where programs read something else
+
+    def judged(self, expected: Entry | None) -> Seen:
+        """The content that is not as expected, if what is read and what lies on the disk are two."""
+        if not self.disk:
+            return self
+        if expected is None or self.entry.sha256 != expected.sha256:
+            return self._replace(note=ONLY_READ)
+        return self._replace(entry=self.entry._replace(sha256=self.disk), note=ONLY_DISK)
 
 
 class CannotLook(Exception):
@@ -56,8 +76,11 @@ class CannotLook(Exception):
 class Eye:
     """Looks at files. Holds what one process needs for it: hash function, limits, whether O_NOATIME is allowed."""
 
-    def __init__(self, largest: int, *, postpone: bool = False, new_hash: sha.NewHash = sha.new) -> None:
+    def __init__(
+        self, largest: int, *, postpone: bool = False, thorough: bool = False, new_hash: sha.NewHash = sha.new
+    ) -> None:
         self.largest = largest  # bytes; of a larger file only the attributes are taken
+        self.thorough = thorough  # read past the page cache, and compare with it
         self.bytes_read = 0
         self._postpone = postpone  # what is larger is left to another process, not out of bounds
         self._new_hash = new_hash
@@ -106,7 +129,7 @@ class Eye:
                 return None
             if opened.st_size > self.largest:
                 return self._too_large(directory, name, opened, watch)
-            digest = self._digest(fd, opened.st_size)
+            digest, disk = self._digests(fd, opened.st_size)
             after = os.fstat(fd)
             caps, others = xattr.get(fd, xattr.CAPABILITY)[:CAPS_MAX], self._xattrs(fd)
         finally:
@@ -115,7 +138,9 @@ class Eye:
         entry = Entry(
             opened.st_mode, opened.st_uid, opened.st_gid, opened.st_size, watch.category, digest, b"", caps, others
         )
-        return Seen(entry, "" if settled else "it changed while it was being read", settled)
+        if not settled:
+            return Seen(entry, "it changed while it was being read", settled=False)
+        return Seen(entry, disk=disk)
 
     def _too_large(self, directory: int, name: str, at: os.stat_result, watch: Watch) -> Seen:
         path = xattr.member(directory, name)
@@ -135,6 +160,17 @@ class Eye:
         self._flags = OPEN  # O_NOATIME is for owners only: do not ask again for each of 50,000 files
         return fd
 
+    def _digests(self, fd: int, size: int) -> tuple[bytes, bytes]:
+        """SHA-256 of the content, and of what lies on the disk if that is something else."""
+        there = content.on_disk(fd, size, self._new_hash) if self.thorough and size else None
+        if there is None:
+            return self._digest(fd, size), b""
+        self.bytes_read += there.size
+        if there.as_read:
+            return there.sha256, b""
+        digest = self._digest(fd, size)
+        return digest, there.sha256 if there.sha256 != digest else b""
+
     def _digest(self, fd: int, size: int) -> bytes:
         """SHA-256 of at most the first `size` bytes: a file that grows as fast as it is read comes to an end."""
         value = self._new_hash()
@@ -149,12 +185,14 @@ class Eye:
 
     def _xattrs(self, target: int | str) -> bytes:
         found = xattr.lasting(xattr.names(target))
-        if not found:
+        held = fileflags.text(fileflags.get(target) if isinstance(target, int) else fileflags.of_path(target))
+        if not found and not held:
             return b""
         value = self._new_hash()
         for name in found:
             content = xattr.get(target, name)
             value.update(os.fsencode(name) + b"\0" + len(content).to_bytes(4, "little") + content)
+        value.update(held)
         return value.digest()
 
 
@@ -188,9 +226,17 @@ def is_subject(entry: Entry, watch: Watch) -> bool:
 
 
 def observe(
-    eye: Eye, watch: Watch | None, root: str, path: str, at: int, origin: Origin, actor: Actor = NOBODY
+    eye: Eye,
+    watch: Watch | None,
+    root: str,
+    path: str,
+    at: int,
+    origin: Origin,
+    actor: Actor = NOBODY,
+    expected: Entry | None = None,
 ) -> Observation:
-    """One path, now. A path that no watch names is looked at as well; whoever asks has a reason."""
+    """One path, now. A path that no watch names is looked at as well; whoever asks has a reason. `expected` is only
+    for a thorough eye, see `Seen.judged`."""
     watch = watch or UNWATCHED
     full = root.rstrip("/") + path
     parent, _, name = full.rpartition("/")
@@ -209,7 +255,7 @@ def observe(
         return unreadable(path, watch.category, str(why), at, origin, actor)
     except OSError as error:
         return unreadable(path, watch.category, error.strerror or str(error), at, origin, actor)
-    return present(path, seen, at, origin, actor)
+    return present(path, seen.judged(expected), at, origin, actor)
 
 
 def _listable(directory: int, name: str, entry: Entry) -> None:

@@ -14,7 +14,7 @@ A look that may not be relied on (the file was just changed, or unreadable) is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct, error
 from typing import BinaryIO
 
@@ -59,6 +59,14 @@ class Record:
     def raw(self) -> bytes:
         at = self.length + self._names + STAT.size * self.count
         return HEAD.pack(self.length, self.count, self._names, len(self.body) - at) + self.body
+
+    def inodes(self) -> Iterator[tuple[bytes, int]]:
+        """(path, inode) of all names."""
+        end = self.length + self._names
+        names = self.body[self.length : end].split(b"\0")
+        stats = STAT.iter_unpack(self.body[end : end + STAT.size * self.count])
+        for name, (inode, _, _) in zip(names, stats, strict=False):
+            yield self.directory + b"/" + name, inode
 
     def looks(self) -> dict[bytes, tuple[bytes, Entry | None]]:
         """name -> (packed stat, entry if it is a subject). Raises DecodeError."""
@@ -134,6 +142,13 @@ class Reader:
         self.directories += 1
         self.names += count
         self.current = Record(start, length, count, names, body)
+
+    def records(self) -> Iterator[Record]:
+        """All that are left, one after the other. Raises DecodeError."""
+        while self.current is not None:
+            self.key()
+            yield self.current
+            self.advance()
 
     def key(self) -> bytes:
         """Sort key of the current record, with a check that records ascend."""

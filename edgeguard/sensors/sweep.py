@@ -7,6 +7,7 @@ short-lived helper; files that the caller opens are written, and the caller sync
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from edgeguard.codec.manifest import Block, Entry, order
 from edgeguard.errors import DecodeError
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
-from edgeguard.sensors.look import CannotLook, Eye, Seen, absent, is_subject, observe, present, unreadable
+from edgeguard.sensors.look import CannotLook, Eye, Seen, absent, is_subject, observe, openssl, present, unreadable
 from edgeguard.sensors.observed import STAT, UNSURE, Record, same
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit, Walker, resolved
@@ -93,7 +94,7 @@ def learn(
     out.start(0)
     told = Progress(0, 0, *total)
     for visit in walker:
-        looks, seen = looker.directory(visit, {}, reread=True)
+        looks, seen = looker.directory(visit, {}, {}, reread=True)
         subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
         manifest.add(_directory(visit), list(subjects), list(subjects.values()))
         out.put(_record(visit, looks), len(looks), 0)
@@ -136,8 +137,9 @@ def sweep(
 ) -> Summary:
     """Find what changed since `observed_in` was written and emit each subject whose state is another now.
 
-    `full`: read every content again and compare with the manifest. `compare`: compare with the manifest, but only
-    read what changed (after a new baseline). Without a usable `observed_in` both happen. `start`: only this tree.
+    `full`: read every content again, thoroughly, and compare with the manifest. `compare`: compare with the manifest,
+    but only read what changed (after a new baseline). Without a usable `observed_in` both happen. `start`: only this
+    tree.
     """
     plan = Plan(resolved(watches, root))
     summary = Summary()
@@ -166,18 +168,22 @@ def revisit(
     origin: Origin,
     emit: Emit,
     *,
+    observed_in: BinaryIO | None = None,
     hash_file_max: int = HASH_FILE_MAX,
 ) -> Summary:
     """Look at some paths and all that is below them; emit the paths themselves and, below, what differs from the
-    manifest. For what the resident daemon leaves to a helper: large files, large new trees."""
+    manifest. For what the resident daemon leaves to a helper: large files, large new trees, and files that were touched
+    under a name that nobody watches (their watched names are found in `observed_in`)."""
     summary = Summary()
     plan = Plan(resolved(watches, root))
-    eye = Eye(hash_file_max, new_hash=_openssl)
-    for target in targets:
+    eye = Eye(hash_file_max, thorough=True, new_hash=openssl)
+    names = _watched_names(plan, root, targets, observed_in, summary) if observed_in is not None else []
+    for target in (*targets, *names):
         watch = plan.decide(target)
-        seen = observe(eye, watch, root, target, now, origin)
+        expected = manifest.lookup(os.fsencode(target)) if manifest is not None else None
+        seen = observe(eye, watch, root, target, now, origin, expected=expected)
         summary.files += 1
-        known = manifest is not None and manifest.lookup(os.fsencode(target)) is not None
+        known = expected is not None
         if watch is not None and (watch.only != "setid" or seen.columns.get("setid") or known):
             emit(seen)
             summary.emitted += 1
@@ -192,6 +198,39 @@ def revisit(
     return summary
 
 
+def _watched_names(plan: Plan, root: str, targets: Sequence[str], observed_in: BinaryIO, summary: Summary) -> list[str]:
+    """Watched names of those targets that have several names of which nobody watches this one."""
+    wanted: set[tuple[int, int]] = set()
+    prefix = root.rstrip("/")
+    for target in targets:
+        watch = plan.decide(target)
+        if watch is not None and not watch.only:
+            continue
+        with contextlib.suppress(OSError):
+            at = os.lstat(prefix + target)
+            if at.st_nlink > 1 and S_IFMT(at.st_mode) == S_IFREG:
+                wanted.add((at.st_dev, at.st_ino))
+    if not wanted:
+        return []
+    numbers = {number for _, number in wanted}
+    found = []
+    try:
+        for record in observed.Reader(observed_in).records():
+            found += [os.fsdecode(path) for path, number in record.inodes() if number in numbers]
+    except DecodeError as error:
+        summary.note(f"observed.db cannot be searched: {error}")
+    return [path for path in found if path not in targets and _inode(prefix + path) in wanted]
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    """On other file systems other files have the same number."""
+    try:
+        at = os.lstat(path)
+    except OSError:
+        return None
+    return at.st_dev, at.st_ino
+
+
 def protect(
     watches: Sequence[Watch], root: str, paths: Sequence[str], vault: str, *, vault_max: int = VAULT_MAX
 ) -> list[bytes]:
@@ -199,7 +238,7 @@ def protect(
     paths that no watch protects, or that cannot be read, are left out."""
     plan = Plan(resolved(watches, root))
     store = Vault(vault, vault_max)
-    eye = Eye(HASH_FILE_MAX, new_hash=_openssl)
+    eye = Eye(HASH_FILE_MAX, new_hash=openssl)
     kept = []
     for path in paths:
         watch = plan.decide(path)
@@ -242,13 +281,23 @@ def identity(plan: Plan) -> bytes:
 class _Looker:
     """Looks at the files of one directory after the other, and carries over what needs no look."""
 
-    def __init__(self, summary: Summary, hash_file_max: int, vault: Vault | None, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        summary: Summary,
+        hash_file_max: int,
+        vault: Vault | None,
+        clock_ns: Callable[[], int],
+        *,
+        thorough: bool = False,
+    ) -> None:
         self._summary = summary
-        self._eye = Eye(hash_file_max, new_hash=_openssl)
+        self._eye = Eye(hash_file_max, thorough=thorough, new_hash=openssl)
         self._vault = vault
         self._clock_ns = clock_ns
 
-    def directory(self, visit: Visit, old: Looks, *, reread: bool) -> tuple[Looks, dict[bytes, str]]:
+    def directory(
+        self, visit: Visit, old: Looks, reference: dict[bytes, Entry], *, reread: bool
+    ) -> tuple[Looks, dict[bytes, str]]:
         """All names with packed stat and entry, and notes for some. `reread`: nothing is carried over."""
         looks: Looks = {}
         notes: dict[bytes, str] = {}
@@ -263,7 +312,7 @@ class _Looker:
                 entry = before[1]
                 looks[name] = (packed, entry and entry._replace(category=watch.category))
             else:
-                look = self._one(visit, at, name, watch, packed, notes)
+                look = self._one(visit, at, name, watch, packed, notes, reference.get(name))
                 if look is not None:
                     looks[name] = look
             if name in looks and looks[name][1] is not None:
@@ -272,7 +321,14 @@ class _Looker:
         return looks, notes
 
     def _one(
-        self, visit: Visit, at: int, name: bytes, watch: Watch, packed: bytes, notes: dict[bytes, str]
+        self,
+        visit: Visit,
+        at: int,
+        name: bytes,
+        watch: Watch,
+        packed: bytes,
+        notes: dict[bytes, str],
+        expected: Entry | None,
     ) -> tuple[bytes, Entry | None] | None:
         """None: it vanished."""
         stat = visit.stats[at]
@@ -282,7 +338,7 @@ class _Looker:
         if watch.only == "setid" and not stat.st_mode & 0o6111:
             return packed, None  # neither set-id nor executable: capabilities would be without effect
         try:
-            seen = self._look(visit, at, path, watch)
+            seen = self._look(visit, at, path, watch).judged(expected)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except CannotLook as why:
@@ -349,7 +405,7 @@ class _Sweep:
     ) -> None:
         summary, walker, references = self._summary, self._walker, self._references
         self._known = old is not None
-        looker = _Looker(summary, hash_file_max, None, clock_ns)
+        looker = _Looker(summary, hash_file_max, None, clock_ns, thorough=reread)
         plan = identity(self._plan)
         out = observed.Writer(out_file, plan, old_file) if out_file is not None else None
         anew = old is None or old.plan != plan  # other watches: what was carried over may lack what is asked for now
@@ -403,7 +459,7 @@ class _Sweep:
             for block in self._references.until(key):
                 self._missing(block)
             reference = self._references.take(directory)
-        looks, notes = looker.directory(visit, before, reread=reread)
+        looks, notes = looker.directory(visit, before, reference, reread=reread)
         self._judge(visit, looks, notes, before, reference)
         if old is not None and record is not None:
             old.advance()
@@ -521,12 +577,6 @@ class _References:
             return {}
         self._next = next(self._blocks, None)
         return dict(zip(block.names, block.entries, strict=True))
-
-
-def _openssl() -> sha.Hash:
-    from hashlib import sha256  # OpenSSL: five times as fast; only loaded when there is something to read
-
-    return sha256()
 
 
 def _unchanged(record: Record, visit: Visit) -> bool:

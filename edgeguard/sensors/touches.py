@@ -7,9 +7,11 @@ not. Both drop what no watch can care about as early as possible. What a touch m
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from stat import S_ISREG
 from typing import NamedTuple
 
 from edgeguard.codec.manifest import PATH_MAX
@@ -39,6 +41,8 @@ class Touch(NamedTuple):
     pid: int
     came: bool = False
     went: bool = False
+    writing: bool = False  # it was written to and is still open, so more of it may follow
+    linked: bool = False  # nobody watches this name of it, but it has others
 
 
 class _Place(NamedTuple):
@@ -58,13 +62,17 @@ class FanotifySource:
         | fanotify.FAN_ATTRIB
         | fanotify.FAN_ONDIR
     )
+    WRITES = MASK | fanotify.FAN_MODIFY
+    INTO = fanotify.FAN_CLOSE_WRITE | fanotify.FAN_ATTRIB  # something happened to what is behind the name
 
     def __init__(self, plan: Plan, root: str, on_exec: OnExec | None = None) -> None:
         self._group = fanotify.Group()
         self._plan = plan
         self._prefix = root.rstrip("/")
         self._on_exec = on_exec
-        self._mask = self.MASK | (fanotify.FAN_OPEN_EXEC if on_exec is not None else 0)
+        self._mask = self.WRITES | (fanotify.FAN_OPEN_EXEC if on_exec is not None else 0)
+        self.deaf_to_writes = ""  # why files that stay open are not told, if so
+        self._hushed = False  # single files are ignored, whose name may become another
         self._points: dict[bytes, str] = {}  # file system id -> a mount of it
         self._program_points: dict[bytes, str] = {}  # the same for those that are watched for program starts only
         self._places: dict[bytes, _Place | None] = {}
@@ -75,6 +83,7 @@ class FanotifySource:
         self._proof_point = ""  # a mount of the file system that is marked for the self-test alone
         self.proven = False
         self.why = ""  # the self-test's event came and was of no use
+        self._hear_writes()
 
     def fileno(self) -> int:
         return self._group.fileno()
@@ -99,6 +108,15 @@ class FanotifySource:
         if self._on_exec is not None:
             self._mark_programs(table)
         return failed
+
+    def _hear_writes(self) -> None:
+        """Whoever hears of each write must be able to say where it does not matter: else every log would wake us."""
+        try:
+            self._group.ignore(self._prefix or "/", fanotify.FAN_MODIFY)
+            self._group.ignore_nothing()
+        except Unavailable as why:
+            self._mask &= ~fanotify.FAN_MODIFY
+            self.deaf_to_writes = str(why)
 
     def _mark_programs(self, table: list[mounts.Mount]) -> None:
         """No watch names /tmp or /dev/shm where they are file systems of their own, but a program that starts there
@@ -164,6 +182,12 @@ class FanotifySource:
     def renew(self, plan: Plan) -> None:
         self._plan = plan
         self._places.clear()
+        self._hear_all()
+
+    def _hear_all(self) -> None:
+        """What did not matter may matter now."""
+        self._hushed = False
+        self._group.ignore_nothing()
 
     def read(self) -> Iterator[Touch]:
         """One read from the queue."""
@@ -188,7 +212,7 @@ class FanotifySource:
         if mask & fanotify.FAN_OPEN_EXEC:
             if self._on_exec is not None:
                 self._on_exec(event.pid, f"{place.path}/{os.fsdecode(event.name)}")
-            if not mask & (self.MASK & ~fanotify.FAN_ONDIR):
+            if not mask & (self.WRITES & ~fanotify.FAN_ONDIR):
                 return None
         came = went = False
         if mask & fanotify.FAN_ONDIR:
@@ -196,12 +220,56 @@ class FanotifySource:
             went = bool(mask & (fanotify.FAN_MOVED_FROM | fanotify.FAN_MOVED_TO | fanotify.FAN_DELETE))
             if went:
                 self._places.clear()  # paths of everything below are others now
+            if came:
+                self._hear_all()
+        elif place.zone.quiet:
+            return self._quiet(event, place)
         if place.zone.dead:
             return None
         if event.name == b".":
             parent = place.path.rpartition("/")[0]
             return Touch(place.path, self._plan.zone(parent), event.pid) if place.path else None
-        return Touch(f"{place.path}/{os.fsdecode(event.name)}", place.zone, event.pid, came, went)
+        path = f"{place.path}/{os.fsdecode(event.name)}"
+        if mask == fanotify.FAN_MODIFY:
+            return self._written(path, place, event.pid)
+        if self._hushed and mask & (fanotify.FAN_MOVED_TO | fanotify.FAN_CREATE):
+            self._hear_all()  # an ignored file may have got this name
+        return Touch(path, place.zone, event.pid, came, went)
+
+    def _quiet(self, event: fanotify.Event, place: _Place) -> Touch | None:
+        """Where no content is watched. A program with other rights may appear; and what is written may be a file that
+        has a watched name elsewhere."""
+        if event.mask == fanotify.FAN_MODIFY:
+            self._ignore(place.path, fanotify.FAN_MODIFY | fanotify.FAN_EVENT_ON_CHILD)
+            return None
+        path = f"{place.path}/{os.fsdecode(event.name)}"
+        if not place.zone.dead:
+            return Touch(path, place.zone, event.pid)
+        if event.mask & self.INTO and self._links(path) > 1:
+            return Touch(path, place.zone, event.pid, linked=True)
+        return None
+
+    def _written(self, path: str, place: _Place, pid: int) -> Touch | None:
+        """Somebody writes to a file and keeps it open."""
+        watch = place.zone.decide(path)
+        if watch is not None and watch.content and not watch.only:
+            return Touch(path, place.zone, pid, writing=True)
+        if self._links(path) == 1:  # more names: one of them may be watched
+            self._ignore(path, fanotify.FAN_MODIFY)
+            self._hushed = True
+        return None
+
+    def _ignore(self, path: str, mask: int) -> None:
+        with contextlib.suppress(Unavailable):  # gone meanwhile: nothing more will come from there
+            self._group.ignore(self._prefix + path or "/", mask)
+
+    def _links(self, path: str) -> int:
+        """How many names a regular file has; 0 where there is none."""
+        try:
+            at = os.lstat(self._prefix + path)
+        except OSError:
+            return 0
+        return at.st_nlink if S_ISREG(at.st_mode) else 0
 
     def _resolve(self, event: fanotify.Event, key: bytes) -> _Place | None:
         """The directory behind a handle; None if it is gone, or not in our tree."""
@@ -237,6 +305,7 @@ class InotifySource:
         | inotify.IN_CLOSE_WRITE
         | inotify.IN_ATTRIB
     )
+    WRITES = MASK | inotify.IN_MODIFY  # where content is watched
 
     def __init__(self, plan: Plan, root: str) -> None:
         self._queue = inotify.Queue()
@@ -305,7 +374,7 @@ class InotifySource:
             return Touch(place.path, self._plan.zone(place.path.rpartition("/")[0]), 0) if place.path else None
         path = f"{place.path}/{os.fsdecode(event.name)}"
         if not event.mask & inotify.IN_ISDIR:
-            return Touch(path, place.zone, 0)
+            return Touch(path, place.zone, 0, writing=event.mask == inotify.IN_MODIFY)
         came = bool(event.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO))
         went = bool(event.mask & (inotify.IN_DELETE | inotify.IN_MOVED_FROM))
         if went:
@@ -333,7 +402,7 @@ class InotifySource:
                 self.full = f"our bound is {self._limit}"
                 return
             try:
-                number = self._queue.add(full, self.MASK)
+                number = self._queue.add(full, self.MASK if zone.quiet else self.WRITES)
                 names = zone.names()
                 below = _directories(full) if names is None else names
             except OSError as error:

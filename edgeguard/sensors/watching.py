@@ -48,13 +48,15 @@ class _Node:
 class Zone:
     """What holds for the children of one directory."""
 
-    __slots__ = ("exclusions", "nodes", "plain", "watch")
+    __slots__ = ("exclusions", "nodes", "plain", "quiet", "watch")
 
     def __init__(self, watch: Watch | None, nodes: tuple[_Node, ...], exclusions: tuple[_Exclusion, ...]) -> None:
         self.watch = watch  # decides for every child that no deeper watch takes over; None: only those matter
         self.nodes = nodes
         self.exclusions = exclusions
         self.plain = watch is not None and not nodes and not exclusions
+        # No content of what lies directly in here is watched, whatever its name.
+        self.quiet = not nodes and (watch is None or watch.only == "setid")
 
     @property
     def dead(self) -> bool:

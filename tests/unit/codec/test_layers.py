@@ -50,6 +50,13 @@ def test_both_are_walked_as_one(layers: Layers) -> None:
     assert dict(layers.below(b"/usr/bin/x")) == {b"/usr/bin/x/q": OLD}
 
 
+def test_one_directory_of_both(layers: Layers) -> None:
+    for block in layers.blocks():
+        assert layers.block(block.directory) == block
+    assert layers.block(b"/usr/lib") is None, "all of it is gone"
+    assert layers.block(b"/srv") is None
+
+
 def test_nothing_below_is_fine(tmp_path: Path) -> None:
     layers = Layers(None, manifest(tmp_path / "top", {b"/etc": {b"new": NEW}}))
     assert layers.lookup(b"/etc/new") == NEW

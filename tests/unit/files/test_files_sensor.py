@@ -14,7 +14,8 @@ from edgeguard.codec.manifest import Reader
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import Context
 from edgeguard.sensors import files as module
-from edgeguard.sensors.files import BLIND_ACTOR, Files
+from edgeguard.sensors.files import Files
+from edgeguard.sensors.sources import BLIND_ACTOR, BLIND_SETID
 
 WATCHES = [
     Watch("/etc", "config", exclude=("/etc/skip",)),
@@ -85,14 +86,14 @@ def live(world, tmp_path):
 
 def test_the_rung_proves_itself_and_says_what_is_blind(live):
     assert (live.rung.name, live.rung.proven) == ("inotify", True)
-    assert module.BLIND_SETID in live.rung.blind
+    assert BLIND_SETID in live.rung.blind
 
 
 def test_the_self_test_can_be_repeated_and_loses_nothing(live, world):
     world.write("/etc/passwd", b"changed")
     assert live.sensor.proves_itself()
     live.seen(lambda found: "/etc/passwd" in found)
-    live.sensor._ino._proof_watch = -1  # deaf
+    next(iter(live.sensor._sources))._proof_watch = -1  # deaf
     assert not live.sensor.proves_itself()
 
 
