@@ -77,12 +77,15 @@ class Baselines:
         self._on_none = on_none
         self._on_failure = on_failure
 
-    def load(self) -> bool:
-        """Verify what the store holds; the newest that is valid comes into force."""
+    def load(self, after: Callable[[], None] = lambda: None) -> bool:
+        """Verify what the store holds; the newest that is valid comes into force. `after`: that is over."""
         answer: dict[str, Any] = {}
-        return self._helpers.start(
-            "load", {}, answer.update, lambda error: self._loaded(answer, error), timeout_s=LOAD_S
-        )
+
+        def done(error: str) -> None:
+            self._loaded(answer, error)
+            after()
+
+        return self._helpers.start("load", {}, answer.update, done, timeout_s=LOAD_S)
 
     def _loaded(self, answer: dict[str, Any], error: str) -> None:
         if error:
@@ -103,10 +106,18 @@ class Baselines:
         over = upgraded(answer.get("overlay"))
         self._on_baseline(InForce(for_judging(baseline), trust, signer, digest, counts, over))
 
-    def make(self, verb: str, request: dict[str, Any], on_progress: OnReply, on_done: OnReply) -> bool:
+    def make(
+        self,
+        verb: str,
+        request: dict[str, Any],
+        on_progress: OnReply,
+        on_done: OnReply,
+        after: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Run `learn`, `rebase` or `install`; then load what it wrote.
 
         `on_done` gets {"error": text} or the helper's last words ({"revision": n} or {"problems": [...]}).
+        `after` follows where a revision was written: it is in force, or that was tried.
         """
         last: dict[str, Any] = {}
 
@@ -122,9 +133,10 @@ class Baselines:
                     self._on_failure(verb, error)  # not what was asked for was wrong, but the helper
                 on_done({**last, "error": error})
                 return
-            if "revision" in last:
-                self.load()
+            loading = "revision" in last and self.load(after)
             on_done(last)
+            if "revision" in last and not loading:
+                after()
 
         return self._helpers.start(
             verb, request, message, done, timeout_s=LEARN_S if verb == "learn" else SIGN_S, low=False

@@ -63,7 +63,6 @@ class Judging:
         self._over = -1  # descriptor of the manifest of what packages brought
         self.learning: Learning | None = None
         self.learned = False  # in this run: what changes from now on changes before our eyes
-        self._look_when_in_force: list[str] = []  # findings
 
     @property
     def settled(self) -> bool:
@@ -106,17 +105,23 @@ class Judging:
         return True
 
     def rebase(self, request: dict[str, Any], on_done: OnWords, *, look_at: str = "") -> bool:
-        """Sign the next revision: policy compiled anew, references accepted or taken back. `look_at`: a finding whose
-        subject is looked at when the revision is in force."""
+        """Sign the next revision: policy compiled anew, references accepted or taken back. `on_done` hears when it
+        is in force. `look_at`: a finding whose subject is looked at then."""
+        words: dict[str, Any] = {}
 
         def done(answer: dict[str, Any]) -> None:
+            words.update(answer)
             if self._signed(answer):
                 self._telling.state("policy", f"revision {answer['revision']}: {request.get('note', '')}")
-                if look_at:
-                    self._look_when_in_force.append(look_at)
-            on_done(answer)
+            if "revision" not in answer or "error" in answer:
+                on_done(answer)
 
-        return self.baselines.make("rebase", request, lambda _progress: None, done)
+        def in_force() -> None:
+            on_done(words)
+            if look_at:
+                self._look_at(look_at)
+
+        return self.baselines.make("rebase", request, lambda _progress: None, done, in_force)
 
     def install(self, question: dict[str, Any], path: str, on_done: OnWords) -> bool:
         """Put a baseline from elsewhere in force; one that is refused is a finding, under the name of its file."""
@@ -175,9 +180,6 @@ class Judging:
         self.in_force, self._base = new, manifest
         self._lay_over(new.upgraded)
         self._arrived(old, new)
-        findings, self._look_when_in_force = self._look_when_in_force, []
-        for finding in findings:
-            self._look_at(finding)
         self._changed()
 
     def manifest_path(self, new: InForce) -> str:

@@ -211,6 +211,7 @@ class Acting:
             elif "error" in answer:
                 request.fail(ControlError("Failed", escape(answer["error"])))
             else:
+                self._guard.showing.publish()  # whoever asks for the status next sees this revision
                 request.reply({name: answer[name] for name in ("revision", "rules", "waivers")})
 
         note = f"policy reloaded by {person(self._guard, request)}"
