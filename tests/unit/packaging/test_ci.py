@@ -24,7 +24,7 @@ class Place:
             (base / name).mkdir(parents=True)
         shutil.copy(TOP / ".ci/run", base / ".ci/run")
         shutil.copy(TOP / "README.md", base)
-        for name in ("roots",):
+        for name in ("roots", "prepare"):
             (base / f"tests/device/{name}.py").write_text("print('made')\n")
         self.stand_in("bin/make", 'case "$*" in ${FAIL:-nothing}) echo "it broke"; exit 2;; esac; sleep ${NAP:-0}')
         self.stand_in("bin/id", "echo ${ID:-0}")
@@ -75,10 +75,11 @@ def test_all_steps_run_and_are_told(place: Place) -> None:
     for name in ("tools", "unit tests", "lint", "checks", "packages on trixie", "root tests", "figures"):
         assert verdicts[name] == "ok"
     calls = [call for call in calls if not call.startswith("id ")]
-    assert calls[0] == "bootstrap.sh run test root deb lint newest device packages power"
+    assert calls[0] == "bootstrap.sh run test root deb lint newest device packages power emulated-arm64"
     assert calls[-1] == "make bench ended"
     assert re.search(r"^\d+ passed, 0 failed, \d+ skipped$", said, re.MULTILINE)
     begun = [call for call in calls if call.startswith("make ")]
+    assert "make test-device ARCH=arm64 SUITE=bookworm ended" in begun[: begun.index("make bench")]
     quiet = {
         "make test-device SUITE=bookworm",
         "make test-device SUITE=trixie",
@@ -109,7 +110,7 @@ def test_without_root_it_says_what_it_skips(place: Place) -> None:
         verdicts[name]
         for name in (
             *("tools", "root tests", "packages on clean roots", "device tests trixie"),
-            *("power cuts and faults", "first commands on fresh machines"),
+            *("power cuts and faults", "first commands on fresh machines", "ARM device"),
         )
     } == {"skipped"}
     assert "needs root" in said
