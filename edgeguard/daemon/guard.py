@@ -37,7 +37,7 @@ from edgeguard.records.spool import Spool
 from edgeguard.remediations.client import Client
 from edgeguard.sensors import Context
 from edgeguard.sensors.actors import Actors
-from edgeguard.sensors.health import Health
+from edgeguard.sensors.health import Health, Reason
 from edgeguard.sensors.packages import Ownership
 from edgeguard.settings import Settings
 
@@ -271,6 +271,8 @@ class Guard:
                 self.telling.observation(observation, expected)
         if live and observation.kind == "mount":
             self.sensors.mounted(observation.subject)
+        elif live and observation.kind == "health" and observation.columns.get("reason") == Reason.CLOCK_STEP.value:
+            self.judging.baselines.load()  # what was not valid yet, or not any more, may be now, and the other way round
         elif changes and observation.kind == "account":
             self.sensors.accounts_changed()
 

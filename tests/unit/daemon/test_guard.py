@@ -19,6 +19,7 @@ from edgeguard.daemon.verbs.acting import Acting
 from edgeguard.errors import ControlError
 from edgeguard.evaluate.ledger import Ledger
 from edgeguard.model import Observation, Outcome, Result, Rule, Severity
+from edgeguard.sensors.health import Reason
 from edgeguard.settings import Paths, Settings
 
 
@@ -190,3 +191,17 @@ def test_a_disk_that_takes_no_segments_is_no_fault_of_the_helper(guard: Guard) -
     assert codes() == set()
     guard.trouble.sealed({"error": "the device key is unusable"})
     assert codes() == {("EG-HLTH-007", "helper seal")}
+
+
+def test_a_clock_that_is_set_has_the_baselines_verified_again(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board without a battery starts in the past, and its baseline is not valid yet until the time is known."""
+    loads = []
+    monkeypatch.setattr(guard.judging.baselines, "load", lambda: loads.append("load"))
+    guard.health.report(Reason.SENSOR_FAILED, "sensor usb", "gone", now=1)
+    guard.health.report(Reason.CLOCK_STEP, "clock", "the clock was set 7.0 s forward", ok=True, now=1)
+    for observation in guard.health.ready(2):
+        guard.judged(observation)
+    assert loads == ["load"]
+    for observation in guard.health.observe(3):
+        guard.judged(observation)
+    assert loads == ["load"]
