@@ -272,7 +272,7 @@ class Guard:
         if live and observation.kind == "mount":
             self.sensors.mounted(observation.subject)
         elif live and observation.kind == "health" and observation.columns.get("reason") == Reason.CLOCK_STEP.value:
-            self.judging.baselines.load()  # what was not valid yet, or not any more, may be now, and the other way round
+            self.judging.baselines.load()  # what was not valid yet, or not any more, may be so now
         elif changes and observation.kind == "account":
             self.sensors.accounts_changed()
 
