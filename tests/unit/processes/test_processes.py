@@ -158,6 +158,16 @@ def follow(sensor, path):
     return find(told, path)
 
 
+def becomes(child, path):
+    """Let it go on, and wait until it has become what was announced: on a busy machine that takes its time."""
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    deadline = time.monotonic() + 30
+    while path.encode() not in Path(f"/proc/{child.pid}/cmdline").read_bytes().split(b"\0"):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_a_hint_before_the_process_has_become_the_program(make, about_to, tmp_path):
     sensor = make(hints=True)
     path = str(tmp_path / "edgeguard-test-early")
@@ -165,8 +175,7 @@ def test_a_hint_before_the_process_has_become_the_program(make, about_to, tmp_pa
     list(sensor.observe(1))
     for opened in (path, "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"):
         assert find(sensor.exec_hint(child.pid, opened, 2), path) is None
-    child.stdin.write(b"\n")
-    child.stdin.flush()
+    becomes(child, path)
     assert follow(sensor, path).columns["pid"] == child.pid
 
 
@@ -234,8 +243,7 @@ def test_a_shell_that_becomes_a_shell_with_a_script(make, script):
     try:
         list(sensor.observe(1))
         assert find(sensor.exec_hint(child.pid, "/usr/lib/ld-linux.so.2", 2), script) is None
-        child.stdin.write(b"\n")
-        child.stdin.flush()
+        becomes(child, script)
         assert follow(sensor, script).columns["pid"] == child.pid
     finally:
         child.communicate(b"\n")
