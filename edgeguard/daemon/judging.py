@@ -220,6 +220,14 @@ class Judging:
         if before >= 0:
             os.close(before)
 
+    def went(self, path: str) -> bool:
+        """Was this file known until a package took it away?"""
+        try:
+            return isinstance(self.manifest, Layers) and self.manifest.went(os.fsencode(path))
+        except DecodeError as error:
+            self._trouble.manifest(error)
+            return False
+
     def superseded(self, path: str, accepted: Columns | None) -> bool:
         """Has a package changed this file since somebody accepted it like that?"""
         known = self.upgraded.superseded.get(path) if self.upgraded is not None else None

@@ -35,6 +35,7 @@ from edgeguard.upgrades.kinds import BY_DPKG, BY_OTHERS, BY_UNKNOWN, may_be
 
 TICK_S = 1.0  # while a transaction is open
 SETTLE_S = 3.0  # without dpkg at work: the transaction has ended
+BEHIND_S = 120.0  # how long it is waited for then that the sensor tells what happened meanwhile
 STARTING_S = 30.0  # so long its caller counts as at work even where dpkg has no lock yet
 UNREAD_S = 300.0  # how long any difference is held while nobody knows yet what the packages will do
 HOLD_S = 600.0  # how long a difference is held at all
@@ -220,7 +221,8 @@ class Upgrades:
             self._quiet_since = now
         oldest = min((held.since for held in self._held.values()), default=now)
         ready = all(name in self._readers for name in self._open)
-        ended = now - self._quiet_since >= SETTLE_S and not self._sweeping()
+        quiet = now - self._quiet_since
+        ended = quiet >= SETTLE_S and not self._sweeping() and (self._caught_up() or quiet >= BEHIND_S)
         if "explain" not in self._helpers.running and not self._release and self._open:
             if ready and ended:
                 self._explain(final=True)
@@ -228,6 +230,11 @@ class Upgrades:
                 self._explain(final=False)
         if self._open:
             self._tick = self._loop.later(TICK_S, self._ticked, slack=0.5)
+
+    def _caught_up(self) -> bool:
+        """A busy device tells of files later than dpkg changes them."""
+        files: Any = self._sensing.sensor("files")
+        return files is None or files.caught_up
 
     def _at_work(self, now: float) -> bool:
         if self._busy():

@@ -65,13 +65,18 @@ class Control(NamedTuple):
 
 def control(path: str) -> Control:
     """The control part. Raises DecodeError."""
+    with _part("--ctrl-tarfile", path) as stream, untar(stream) as tar:
+        return controlled(tar)
+
+
+def controlled(tar: tarfile.TarFile) -> Control:
+    """The control part as a stream."""
     found: dict[str, bytes] = {}
-    with _tar("--ctrl-tarfile", path) as tar:
-        for member in _bounded(tar):
-            name = member.name.removeprefix("./")
-            if member.isreg() and "/" not in name and member.size <= CONTROL_MAX:
-                file = tar.extractfile(member)
-                found[name] = file.read() if file else b""
+    for member in _bounded(tar):
+        name = member.name.removeprefix("./")
+        if member.isreg() and "/" not in name and member.size <= CONTROL_MAX:
+            file = tar.extractfile(member)
+            found[name] = file.read() if file else b""
     fields = _fields(found.get("control", b""))
     if not all(fields[name] for name in FIELDS) or PACKAGE.fullmatch(fields["Package"]) is None:
         raise DecodeError("its control file names no package")
@@ -84,22 +89,27 @@ def control(path: str) -> Control:
 
 def members(path: str) -> Iterator[Member]:
     """Every path, in the order of the package. A hard link is what it links to. Raises DecodeError."""
+    with _part("--fsys-tarfile", path) as stream, untar(stream) as tar:
+        yield from listed(tar)
+
+
+def listed(tar: tarfile.TarFile) -> Iterator[Member]:
+    """The part with the files as a stream."""
     links: dict[str, Member] = {}
-    with _tar("--fsys-tarfile", path) as tar:
-        for info in _bounded(tar):
-            name = _absolute(info.name)
-            if name == b"/":
-                continue
-            if info.islnk():
-                original = links.get(info.linkname.removeprefix("./"))
-                if original is None:
-                    raise DecodeError(f"{name!r} is a hard link to what is not there")
-                found = original._replace(path=name)
-            else:
-                found = _member(tar, info, name)
-            if stat.S_ISREG(found.st_mode):
-                links[info.name.removeprefix("./")] = found
-            yield found
+    for info in _bounded(tar):
+        name = _absolute(info.name)
+        if name == b"/":
+            continue
+        if info.islnk():
+            original = links.get(info.linkname.removeprefix("./"))
+            if original is None:
+                raise DecodeError(f"{name!r} is a hard link to what is not there")
+            found = original._replace(path=name)
+        else:
+            found = _member(tar, info, name)
+        if stat.S_ISREG(found.st_mode):
+            links[info.name.removeprefix("./")] = found
+        yield found
 
 
 def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, name: bytes) -> Member:
@@ -136,19 +146,26 @@ def _bounded(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 @contextmanager
-def _tar(part: str, path: str) -> Iterator[tarfile.TarFile]:
-    """One part of a .deb as a stream. What is wrong with it, or with dpkg-deb, is a DecodeError."""
+def untar(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """A tar as a stream. What is wrong with it is a DecodeError."""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
+            yield tar
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
+        raise DecodeError(f"not a package that can be read: {error}") from error
+
+
+@contextmanager
+def _part(part: str, path: str) -> Iterator[IO[bytes]]:
+    """One part of a .deb, unpacked by dpkg-deb. What that cannot read is a DecodeError."""
     words = [DPKG_DEB, part, path]
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT
     ) as child:
         assert child.stdout is not None
         try:
-            with tarfile.open(fileobj=child.stdout, mode="r|", errors="surrogateescape") as tar:
-                yield tar
+            yield child.stdout
             _drain(child.stdout)
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-            raise DecodeError(f"not a package that can be read: {error}") from error
         finally:
             child.kill()
     if child.returncode not in (0, -9):

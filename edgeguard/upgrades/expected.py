@@ -87,14 +87,16 @@ def prepare(state: str, spool: str, name: str, root: str) -> Expected:
 
 def load(state: str, name: str) -> Expected:
     """What `prepare` found. FileNotFoundError where it did not; DecodeError for a damaged one."""
-    plain = cbor.decode(transactions.content(folder(state), f"{name}.cbor", _INFO_MAX), depth=8, size=_INFO_MAX)
+    return unpack(transactions.content(folder(state), f"{name}.cbor", _INFO_MAX), name)
+
+
+def unpack(data: bytes, name: str) -> Expected:
+    plain = cbor.decode(data, depth=8, size=_INFO_MAX)
     try:
         version, id_, began, action, owners, troubles = plain
         if version != 1 or id_ != name:
             raise ValueError(version)
-        return Expected(
-            name, began, action, tuple(Owner(*map(_text, row)) for row in owners), tuple(map(_text, troubles))
-        )
+        return Expected(name, int(began), str(action), tuple(Owner(*row) for row in owners), tuple(map(str, troubles)))
     except (TypeError, ValueError) as error:
         raise DecodeError(f"upgrades/{name}.cbor: {error}") from error
 
@@ -237,7 +239,3 @@ def _pack(found: Expected) -> bytes:
 def _plain(value: Any) -> Any:
     """Texts as they can be encoded: names of files may hold any byte."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _text(value: Any) -> Any:
-    return value

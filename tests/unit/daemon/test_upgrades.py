@@ -12,7 +12,7 @@ import pytest
 
 from edgeguard.codec.manifest import Entry
 from edgeguard.daemon import upgrades as module
-from edgeguard.daemon.upgrades import HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
+from edgeguard.daemon.upgrades import BEHIND_S, HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Severity, Status
 from edgeguard.settings import Paths, Settings
 from edgeguard.upgrades import expected, transactions
@@ -74,6 +74,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.references = None
+        self.caught_up = True
         self.wrong: set[str] = set()
         self.came: list[Any] = []
         self.told: list[tuple[str, Severity]] = []
@@ -287,6 +288,24 @@ def test_the_first_round_ends_before_it_is_judged(desk: Desk) -> None:
     assert "explain" not in desk.helpers.running
     desk.sweeping = False
     desk.pass_time(1)
+    assert "explain" in desk.helpers.running
+
+
+def test_what_the_sensor_has_not_told_yet_is_waited_for(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    desk.busy, desk.stub.caught_up = "", False
+    desk.pass_time(SETTLE_S + 1)
+    assert "explain" not in desk.helpers.running
+    assert desk.take(seen("/usr/bin/vi", target="/etc/alternatives/vi"))
+    desk.stub.caught_up = True
+    desk.pass_time(1)
+    assert "explain" in desk.helpers.running
+
+
+def test_a_sensor_that_never_catches_up_is_not_waited_for_for_ever(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    desk.busy, desk.stub.caught_up = "", False
+    desk.pass_time(BEHIND_S + 1)
     assert "explain" in desk.helpers.running
 
 
