@@ -20,7 +20,7 @@ from edgeguard.upgrades import expected, transactions
 SHELL = Actor(pid=7, exe="/usr/bin/bash", parents=((5, "/usr/sbin/sshd"), (1, "/usr/lib/systemd/systemd")))
 DPKG = Actor(pid=8, exe="/usr/bin/dpkg", parents=((5, "/usr/bin/apt-get"), (1, "/usr/lib/systemd/systemd")))
 ANSWER: dict[str, Any] = {
-    "overlay": [b"d" * 32, 10, [], []],
+    "overlay": [b"b" * 32, b"d" * 32, 10, [], []],
     "packages": [
         {"text": "a 1 → 2: 1 files, all as signed by the archive", "other": 0, "word": "archive"},
         {"text": "b 1 installed: 1 files, all as in the package", "other": 0, "word": "nobody"},
@@ -259,6 +259,18 @@ def test_a_helper_that_fails_silences_nothing(desk: Desk) -> None:
     assert [o.note for o in desk.judged] == [NOT_BY_IT]
     assert desk.stub.failed == ["explain: ended with exit code 1"]
     assert not desk.upgrades.active
+
+
+def test_a_judgement_on_the_way_that_fails_is_tried_again_at_the_end(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a", "/usr/bin/b")
+    desk.take(seen("/usr/bin/b"))
+    for _ in range(10):
+        desk.pass_time(HOLD_S / 8)
+    desk.helpers.answer("explain", error="ended with exit code 1")
+    desk.loop.turn()
+    assert [o.subject for o in desk.judged] == ["/usr/bin/b"], "it waits no longer"
+    desk.end()
+    assert desk.stub.told
 
 
 def test_a_transaction_that_cannot_be_read(desk: Desk) -> None:

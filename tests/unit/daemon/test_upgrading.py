@@ -101,7 +101,7 @@ def test_an_upgrade_from_the_spool_to_signed_references(world: World) -> None:
     assert world.lookup(answer, TOOL).sha256 == hashlib.sha256(b"tool 3\n").digest()
     loaded = world.ask("load", {})
     assert loaded["overlay"] == answer["overlay"], "after a restart it is there"
-    assert loaded["overlay"][2] == [], "nothing to tell of a package that somebody vouches for"
+    assert loaded["overlay"][3] == [], "nothing to tell of a package that somebody vouches for"
 
 
 def test_more_than_one_upgrade(world: World, tmp_path: Path) -> None:
