@@ -174,13 +174,17 @@ def _packages(
         name = full if full in known else owner.name
         if tally.missed:
             continue
-        notable.pop(name, None)
+        standing = notable.pop(name, None)
         came.pop(name, None)
         if not owner.version:
             continue
         came[name] = owner.version
         back = owner.before if owner.before and versions.compare(owner.version, owner.before) < 0 else ""
-        if back or owner.word == NOBODY:
+        # The same once more, as it was learned or accepted, brings nothing that nobody vouches for.
+        same = owner.version == known.get(name) and not (tally.changed or tally.setid)
+        if same and standing is not None and owner.word == NOBODY:
+            notable[name] = standing
+        elif back or (owner.word == NOBODY and not same):
             notable[name] = Notable(name, owner.version, owner.word, owner.paths, back)
     return came, tuple(notable[name] for name in sorted(notable))
 

@@ -42,6 +42,7 @@ class Tally:
     others: list[bytes] = field(default_factory=list)  # paths that are neither
     other: int = 0
     missed: int = 0  # paths of a package that did not come to be installed
+    changed: int = 0  # paths whose reference value is another than before
     setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
 
 
@@ -102,7 +103,7 @@ class Judge:
         if watch.only == "setid" and not setid:
             return None
         if owner.word == NOBODY and setid:
-            tally.setid += 1
+            tally.setid += self.look(path, watch) != before
             return None
         seen = self.look(path, watch)
         if stat.S_ISDIR(signed.st_mode):
@@ -110,6 +111,7 @@ class Judge:
         wanted = self.wanted(path, signed, seen, before, watch, owner.scripts)
         if seen is not None and same_content(wanted, seen) and same_rights(wanted, seen):
             tally.signed += 1
+            tally.changed += wanted != before
             return wanted
         if kind & CONFFILE:
             tally.kept += 1
@@ -124,6 +126,7 @@ class Judge:
             self._moved(place, signed, owner, tally)
             return None
         tally.other += 1
+        tally.changed += wanted != before
         self.others.append(path)
         if len(tally.others) < OTHERS_MAX:
             tally.others.append(path)

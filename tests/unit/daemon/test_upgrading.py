@@ -128,6 +128,24 @@ def test_a_package_that_nobody_vouches_for_is_notable_until_another_comes(world:
     assert again.notable == ()
 
 
+def test_the_same_package_once_more_is_not_notable(world: World) -> None:
+    over = upgraded(world.bring("2")["overlay"])
+    assert over is not None
+    assert over.notable == ()
+    again = build(world.top / "other", "tool", "2", {TOOL: "another of the same name\n"})
+    name = world.transaction(again, before={"tool": "2"})
+    world.install(again)
+    world.ask("prepare", {"transactions": [name]})
+    changed = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert changed is not None
+    assert [item.name for item in changed.notable] == ["tool"]
+    name = world.transaction(again, before={"tool": "2"})
+    world.ask("prepare", {"transactions": [name]})
+    still = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert still is not None
+    assert still.notable == changed.notable, "once more does not make it better"
+
+
 def test_a_way_back_is_notable_whatever_the_hook_was_told(world: World) -> None:
     world.trust(*world.debs.values())
     world.bring("3")
