@@ -29,6 +29,11 @@ class Layers:
             return None if entry.category == GONE else entry
         return self._base.lookup(path) if self._base is not None else None
 
+    def went(self, path: bytes) -> bool:
+        """Does the upper one say that this is gone?"""
+        entry = self._top.lookup(path)
+        return entry is not None and entry.category == GONE
+
     def decides(self, path: bytes) -> bool:
         """Does the upper one speak of this path?"""
         return self._top.lookup(path) is not None

@@ -37,6 +37,7 @@ class InForce(NamedTuple):
 class Upgraded(NamedTuple):
     """What packages brought since the baseline was signed, by the device's own signature."""
 
+    base: bytes  # SHA-256 of the baseline's file manifest
     sha256: bytes  # of the file manifest that lies over the baseline's
     size: int
     notable: tuple[Notable, ...]
@@ -47,9 +48,9 @@ def upgraded(plain: Any) -> Upgraded | None:
     """As a helper says it."""
     if plain is None:
         return None
-    digest, size, notable, superseded = plain
+    base, digest, size, notable, superseded = plain
     accepted = {os.fsdecode(path): value for path, value in superseded}
-    return Upgraded(digest, size, tuple(Notable(*row) for row in notable), accepted)
+    return Upgraded(base, digest, size, tuple(Notable(*row) for row in notable), accepted)
 
 
 class Refusal(NamedTuple):

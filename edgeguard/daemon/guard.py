@@ -124,6 +124,7 @@ class Guard:
                 self.actors.actor_of,
                 self.ownership.package_of,
                 self.judging.known_file,
+                self.judging.went,
                 self.judging.came,
             ),
             self.actors,

@@ -202,8 +202,9 @@ class Judging:
 
     def packages_came(self, upgraded: Upgraded) -> None:
         """New reference values, which a helper signed, for what packages brought. They count as the baseline's."""
-        if self.in_force is None:
-            return
+        files = self.in_force.baseline.files if self.in_force is not None else None
+        if self.in_force is None or files is None or files.sha256 != upgraded.base:
+            return  # another baseline came into force meanwhile, and has said itself what is right
         self.in_force = self.in_force._replace(upgraded=upgraded)
         self._lay_over(upgraded)
         self._renewed()
@@ -221,6 +222,14 @@ class Judging:
                 self._trouble.manifest(error)
         if before >= 0:
             os.close(before)
+
+    def went(self, path: str) -> bool:
+        """Was this file known until a package took it away?"""
+        try:
+            return isinstance(self.manifest, Layers) and self.manifest.went(os.fsencode(path))
+        except DecodeError as error:
+            self._trouble.manifest(error)
+            return False
 
     def superseded(self, path: str, accepted: Columns | None) -> bool:
         """Has a package changed this file since somebody accepted it like that?"""

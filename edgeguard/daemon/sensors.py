@@ -155,7 +155,8 @@ class Sensors:
                 sensor.renew()
         if self._files is not None:
             self._files.refer(manifest)
-        self._sensing.look("packages")
+        for name in ("packages", "processes", "listeners"):
+            self._sensing.look(name)
 
     def accounts_changed(self) -> None:
         """Somebody may have another home now. Several accounts change in one go."""

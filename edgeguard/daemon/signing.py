@@ -103,7 +103,7 @@ def _overlay(settings: Settings, trust: Trust, baseline: Baseline) -> list[Any] 
     if found is None:
         return None
     superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
-    return [found.sha256, found.size, [list(item) for item in found.notable], superseded]
+    return [found.base, found.sha256, found.size, [list(item) for item in found.notable], superseded]
 
 
 def _standing(shelf: store.Store, trust: Trust, refused: tuple[store.Refused, ...]) -> tuple[Baseline | None, bytes]:

@@ -5,6 +5,8 @@ will do; from then on only differences of these paths, and of paths that may be 
 ended, a helper looks at all of them and signs new reference values; then each held path is looked at once more, and
 what still differs is told like any other change, with who did it. Nothing is held longer than `HOLD_S`, whatever dpkg
 does, and nothing besides files ever.
+
+What is only needed while packages are installed is imported then: most of the time it costs nothing.
 """
 
 from __future__ import annotations
@@ -27,20 +29,19 @@ from edgeguard.daemon.trouble import Trouble
 from edgeguard.errors import DecodeError, Unavailable
 from edgeguard.linux import inotify
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Severity, Status
-from edgeguard.remediations.preflight import dpkg_running
 from edgeguard.sensors.look import LATER
 from edgeguard.settings import Settings
-from edgeguard.upgrades import transactions
-from edgeguard.upgrades.kinds import BY_DPKG, BY_OTHERS, BY_UNKNOWN, may_be
 
 TICK_S = 1.0  # while a transaction is open
 SETTLE_S = 3.0  # without dpkg at work: the transaction has ended
+UNFINISHED_S = 12.0  # then a transaction without its name is not finished any more
+BEHIND_S = 120.0  # how long it is waited for then that the sensor tells what happened meanwhile
 STARTING_S = 30.0  # so long its caller counts as at work even where dpkg has no lock yet
 UNREAD_S = 300.0  # how long any difference is held while nobody knows yet what the packages will do
 HOLD_S = 600.0  # how long a difference is held at all
 HELD_MAX = 8192  # paths that are held, 250 bytes each; beyond, they are found by a sweep afterwards
 RELEASE_SLICE = 32  # paths looked at in one turn of the loop
-PREPARE_S, EXPLAIN_S = 3600.0, 3600.0
+PREPARE_S, EXPLAIN_S = 3600.0, 900.0
 NOT_BY_IT = "changed while packages were installed, and not by them"
 DPKG = ("/usr/bin/dpkg", "/usr/bin/dpkg-divert", "/usr/bin/dpkg-statoverride")
 
@@ -80,7 +81,7 @@ class Upgrades:
         self._judge = judge
         self._compare = compare
         self._sweeping = sweeping
-        self._busy = busy or (lambda: dpkg_running("/proc", settings.paths.root))
+        self._busy = busy or self._dpkg_running
         self._spool = f"{settings.paths.exchange}/packages"
         self._queue: inotify.Queue | None = None
         self._open: dict[str, float] = {}  # transaction -> when it was first seen; not judged yet
@@ -101,7 +102,7 @@ class Upgrades:
             os.makedirs(self._spool, mode=0o700, exist_ok=True)
         try:
             self._queue = inotify.Queue()
-            self._queue.add(self._spool, inotify.IN_MOVED_TO)
+            self._queue.add(self._spool, inotify.IN_MOVED_TO | inotify.IN_CREATE)
             self._loop.watch(self._queue.fileno(), self._rung)
         except (Unavailable, OSError) as error:
             text = f"{self._spool} cannot be watched ({error}): package upgrades are told file by file"
@@ -123,8 +124,14 @@ class Upgrades:
         assert self._queue is not None
         self._queue.read()  # which one it was is seen in the directory
         self._scan()
+        self._loop.later(UNFINISHED_S, self._scan, slack=5.0)  # a hook that was killed leaves its work without a name
 
     def _scan(self) -> None:
+        with contextlib.suppress(OSError):
+            if not os.listdir(self._spool):
+                return
+        from edgeguard.upgrades import transactions
+
         with contextlib.suppress(OSError):
             transactions.finish_interrupted(self._spool, time.time())
         new = [name for name in transactions.ids(self._spool) if name not in self._open]
@@ -172,6 +179,8 @@ class Upgrades:
         columns = observation.columns
         if observation.status is Status.ABSENT and (references := self._river.references) is not None:
             columns = {**(references.expected("file", observation.subject) or {}), **columns}
+        from edgeguard.upgrades.kinds import may_be
+
         target = os.fsencode(str(columns.get("target") or ""))
         return may_be(path, target, str(columns.get("category")), _maker(observation.actor))
 
@@ -205,6 +214,8 @@ class Upgrades:
     def _prepared(self, name: str) -> None:
         if name not in self._open or name in self._fds:
             return
+        from edgeguard.upgrades import transactions
+
         try:
             fd = os.open(transactions.manifest_of(self._settings.paths.state, name), os.O_RDONLY | os.O_CLOEXEC)
             self._fds[name] = fd
@@ -220,7 +231,8 @@ class Upgrades:
             self._quiet_since = now
         oldest = min((held.since for held in self._held.values()), default=now)
         ready = all(name in self._readers for name in self._open)
-        ended = now - self._quiet_since >= SETTLE_S and not self._sweeping()
+        quiet = now - self._quiet_since
+        ended = quiet >= SETTLE_S and not self._sweeping() and (self._caught_up() or quiet >= BEHIND_S)
         if "explain" not in self._helpers.running and not self._release and self._open:
             if ready and ended:
                 self._explain(final=True)
@@ -228,6 +240,16 @@ class Upgrades:
                 self._explain(final=False)
         if self._open:
             self._tick = self._loop.later(TICK_S, self._ticked, slack=0.5)
+
+    def _dpkg_running(self) -> str:
+        from edgeguard.remediations.preflight import dpkg_running
+
+        return dpkg_running("/proc", self._settings.paths.root)
+
+    def _caught_up(self) -> bool:
+        """A busy device tells of files later than dpkg changes them."""
+        files: Any = self._sensing.sensor("files")
+        return files is None or files.caught_up
 
     def _at_work(self, now: float) -> bool:
         if self._busy():
@@ -263,7 +285,7 @@ class Upgrades:
             self._trouble.helper_well("explain")
             if (over := upgraded(answer["overlay"])) is not None:
                 self._judging.packages_came(over)
-        if final or error:
+        if final:
             for package in answer.get("packages", ()):
                 self._tell(package, answer)
             for name in names:
@@ -293,6 +315,8 @@ class Upgrades:
         self._readers.pop(name, None)
         if (fd := self._fds.pop(name, None)) is not None:
             os.close(fd)
+        from edgeguard.upgrades import transactions
+
         with contextlib.suppress(OSError):
             transactions.forget(self._settings.paths.state, self._spool, name)
         if not self._open and "explain" not in self._helpers.running:
@@ -324,6 +348,8 @@ class Upgrades:
 
 def _maker(actor: Actor) -> int:
     """Was it dpkg, or a child of it? What ended before it could be asked, or hangs on a parent that did, is unknown."""
+    from edgeguard.upgrades.kinds import BY_DPKG, BY_OTHERS, BY_UNKNOWN
+
     if actor.exe in DPKG or any(exe in DPKG for _, exe in actor.parents):
         return BY_DPKG
     whole = bool(actor.parents) and actor.parents[-1][0] == 1

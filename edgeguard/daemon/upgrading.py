@@ -58,7 +58,8 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     state, root = settings.paths.state, settings.paths.root
     trust = trust_of(settings)
     standing = store.Store(state).load_verified(trust.trusted, trust.device, now_ms()).baseline
-    before = _standing_overlay(state, cose.public_of(trust.seed), standing)
+    base_digest = request["manifest"][0] if request["manifest"] is not None else b""
+    before = _standing_overlay(state, cose.public_of(trust.seed), base_digest)
     pending = _pending(state, request["transactions"])
     tallies: list[Tally] = []
     with opened_manifest(state, request["manifest"]) as base:
@@ -81,7 +82,7 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     known = _versions(standing, before)
     owners = [_with_before(owner, known) for owner in owners]
     found = Overlay(
-        standing.files.sha256 if standing is not None and standing.files is not None else b"",
+        base_digest,
         digest,
         size,
         *_packages(owners, tallies, before, known),
@@ -100,11 +101,9 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     )
 
 
-def _standing_overlay(state: str, public: bytes, standing: Baseline | None) -> Overlay | None:
-    if standing is None or standing.files is None:
-        return None
+def _standing_overlay(state: str, public: bytes, base: bytes) -> Overlay | None:
     try:
-        return overlay.load(state, public, standing.files.sha256)
+        return overlay.load(state, public, base)
     except DecodeError:
         return None  # said when the baseline was loaded; what it explained is told anew
 
@@ -132,7 +131,7 @@ def blocks_of(entries: dict[bytes, Entry]) -> list[Block]:
 def plain(found: Overlay) -> list[Any]:
     """An overlay as the daemon is told of it (`baselines.upgraded`)."""
     superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
-    return [found.sha256, found.size, [list(item) for item in found.notable], superseded]
+    return [found.base, found.sha256, found.size, [list(item) for item in found.notable], superseded]
 
 
 def _superseded(standing: Baseline | None, before: Overlay | None, new: Reader, old: Reader | None) -> dict[str, bytes]:
@@ -175,13 +174,17 @@ def _packages(
         name = full if full in known else owner.name
         if tally.missed:
             continue
-        notable.pop(name, None)
+        standing = notable.pop(name, None)
         came.pop(name, None)
         if not owner.version:
             continue
         came[name] = owner.version
         back = owner.before if owner.before and versions.compare(owner.version, owner.before) < 0 else ""
-        if back or owner.word == NOBODY:
+        # The same once more, as it was learned or accepted, brings nothing that nobody vouches for.
+        same = owner.version == known.get(name) and not (tally.changed or tally.setid)
+        if same and standing is not None and owner.word == NOBODY:
+            notable[name] = standing
+        elif back or (owner.word == NOBODY and not same):
             notable[name] = Notable(name, owner.version, owner.word, owner.paths, back)
     return came, tuple(notable[name] for name in sorted(notable))
 

@@ -71,6 +71,7 @@ class Context(NamedTuple):
     actor_of: Callable[[int], Actor] = _nobody  # pid -> who, also for processes that just ended
     package_of: Callable[[str], str] = _no_package  # absolute path -> Debian package that owns it, "" if none
     known_file: Callable[[str], bool] = _unknown  # is this path in the baseline's file manifest?
+    went: Callable[[str], bool] = _unknown  # was this path known until a package took it away?
     came: Callable[[str], Came | None] = _nothing  # package -> what somebody should know of how it came here
 
 

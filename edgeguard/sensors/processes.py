@@ -110,7 +110,7 @@ class Processes:
         self._actors = actors or Actors(context.root)
         self._hints = hints
         self._procfs = Procfs(context.root)
-        self._programs = Programs(context.root, context.known_file)
+        self._programs = Programs(context.root, context.known_file, context.went)
         self._table = Table()
         self._connector: ProcConnector | None = None
         self._epoll: select.epoll | None = None

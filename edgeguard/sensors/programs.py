@@ -79,9 +79,12 @@ class Program(NamedTuple):
 class Programs:
     """Judges program files below `root`."""
 
-    def __init__(self, root: str, known_file: Callable[[str], bool]) -> None:
+    def __init__(
+        self, root: str, known_file: Callable[[str], bool], went: Callable[[str], bool] = lambda _path: False
+    ) -> None:
         self._root = root.rstrip("/")
         self._known_file = known_file
+        self._went = went
         self._judged: dict[tuple[str, int | None], tuple[bool, bool]] = {}  # (path, uid) -> (writable_dir, exe_known)
         self._mounts: Mounts | None = None
         if not self._root:
@@ -103,7 +106,8 @@ class Programs:
         if state == "private":  # what anybody may write does not depend on who mounted it
             return Program(path, path, state, path.startswith(WRITABLE), exe_known=False)
         if state == "deleted":
-            return Program(path, path, state, *self._place(path, uid))
+            writable, known = self._place(path, uid)
+            return Program(path, path, state, writable, known or self._went(path))  # its package was removed
         writable, known = self._place(path, uid)
         return Program(path, path, state, writable, known and state == "ok")
 

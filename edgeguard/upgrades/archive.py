@@ -86,7 +86,7 @@ def _ask(
             continue
         inner = name[len(source.prefix) :]
         hits, digest = _search(f"{folder}/{mark}{name}", wanted)
-        if source.trusted or (release is not None and digest in _digests(release, inner)):
+        if source.trusted or (release is not None and digest in listed(release, inner)):
             for hit in hits:
                 found.setdefault(hit, word)
 
@@ -190,7 +190,7 @@ def dearmoured(data: bytes) -> bytes:
     return keys
 
 
-def _digests(release: bytes, index: str) -> set[bytes]:
+def listed(release: bytes, index: str) -> set[bytes]:
     """What a Release file says the index is, under any name that it may have on the server."""
     _, _, table = release.partition(b"\nSHA256:")
     stem = _uncompressed(index)
@@ -260,6 +260,11 @@ def sources(root: str) -> list[Source]:
         if read is not None:
             found += read(text.decode("utf-8", "surrogateescape"), root)
     return found
+
+
+def read_sources(text: str, root: str) -> list[Source]:
+    """The sources of one file, whichever of apt's two forms it has."""
+    return [*_lines(text, root), *_deb822(text, root)]
 
 
 def _lines(text: str, root: str) -> Iterator[Source]:

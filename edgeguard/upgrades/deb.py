@@ -10,8 +10,9 @@ import os
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import IO, NamedTuple
 
@@ -63,15 +64,80 @@ class Control(NamedTuple):
     stem: str  # of its files below /var/lib/dpkg/info
 
 
-def control(path: str) -> Control:
-    """The control part. Raises DecodeError."""
+class Package:
+    """One .deb, open. What is read of it and what is hashed are the same bytes: `dpkg-deb` gets them from us."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        self._digests: set[bytes] = set()
+
+    def control(self) -> Control:
+        """The control part. Raises DecodeError."""
+        with self._part("--ctrl-tarfile") as stream, untar(stream) as tar:
+            return controlled(tar)
+
+    def members(self) -> Iterator[Member]:
+        """Every path, in the order of the package. A hard link is what it links to. Raises DecodeError."""
+        with self._part("--fsys-tarfile") as stream, untar(stream) as tar:
+            yield from listed(tar)
+
+    @property
+    def sha256(self) -> bytes:
+        """Of all that was read. Raises DecodeError where two readings gave two files."""
+        if len(self._digests) != 1:
+            raise DecodeError("it changed while it was read")
+        return next(iter(self._digests))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    @contextmanager
+    def _part(self, part: str) -> Iterator[IO[bytes]]:
+        """One part, unpacked by dpkg-deb. What that cannot read is a DecodeError."""
+        with subprocess.Popen(
+            [DPKG_DEB, part, "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            feeder = threading.Thread(target=self._feed, args=(child.stdin,), daemon=True)
+            feeder.start()
+            try:
+                yield child.stdout
+                _drain(child.stdout)
+            finally:
+                child.kill()
+                feeder.join()
+        if child.returncode not in (0, -9):
+            raise DecodeError("dpkg-deb cannot read it")
+
+    def _feed(self, pipe: IO[bytes]) -> None:
+        """The whole file, also where dpkg-deb has read enough of it."""
+        value, offset, listening = sha256(), 0, True
+        while chunk := os.pread(self._fd, CHUNK, offset):
+            value.update(chunk)
+            offset += len(chunk)
+            if listening:
+                try:
+                    pipe.write(chunk)
+                except OSError:
+                    listening = False
+        self._digests.add(value.digest())
+        with suppress(OSError):
+            pipe.close()
+
+
+def controlled(tar: tarfile.TarFile) -> Control:
+    """The control part as a stream."""
     found: dict[str, bytes] = {}
-    with _tar("--ctrl-tarfile", path) as tar:
-        for member in _bounded(tar):
-            name = member.name.removeprefix("./")
-            if member.isreg() and "/" not in name and member.size <= CONTROL_MAX:
-                file = tar.extractfile(member)
-                found[name] = file.read() if file else b""
+    for member in _bounded(tar):
+        name = member.name.removeprefix("./")
+        if member.isreg() and "/" not in name and member.size <= CONTROL_MAX:
+            file = tar.extractfile(member)
+            found[name] = file.read() if file else b""
     fields = _fields(found.get("control", b""))
     if not all(fields[name] for name in FIELDS) or PACKAGE.fullmatch(fields["Package"]) is None:
         raise DecodeError("its control file names no package")
@@ -82,24 +148,23 @@ def control(path: str) -> Control:
     return Control(name, fields["Version"], architecture, conffiles, scripts, stem)
 
 
-def members(path: str) -> Iterator[Member]:
-    """Every path, in the order of the package. A hard link is what it links to. Raises DecodeError."""
+def listed(tar: tarfile.TarFile) -> Iterator[Member]:
+    """The part with the files as a stream."""
     links: dict[str, Member] = {}
-    with _tar("--fsys-tarfile", path) as tar:
-        for info in _bounded(tar):
-            name = _absolute(info.name)
-            if name == b"/":
-                continue
-            if info.islnk():
-                original = links.get(info.linkname.removeprefix("./"))
-                if original is None:
-                    raise DecodeError(f"{name!r} is a hard link to what is not there")
-                found = original._replace(path=name)
-            else:
-                found = _member(tar, info, name)
-            if stat.S_ISREG(found.st_mode):
-                links[info.name.removeprefix("./")] = found
-            yield found
+    for info in _bounded(tar):
+        name = _absolute(info.name)
+        if name == b"/":
+            continue
+        if info.islnk():
+            original = links.get(info.linkname.removeprefix("./"))
+            if original is None:
+                raise DecodeError(f"{name!r} is a hard link to what is not there")
+            found = original._replace(path=name)
+        else:
+            found = _member(tar, info, name)
+        if stat.S_ISREG(found.st_mode):
+            links[info.name.removeprefix("./")] = found
+        yield found
 
 
 def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, name: bytes) -> Member:
@@ -136,23 +201,13 @@ def _bounded(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 @contextmanager
-def _tar(part: str, path: str) -> Iterator[tarfile.TarFile]:
-    """One part of a .deb as a stream. What is wrong with it, or with dpkg-deb, is a DecodeError."""
-    words = [DPKG_DEB, part, path]
-    with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT
-    ) as child:
-        assert child.stdout is not None
-        try:
-            with tarfile.open(fileobj=child.stdout, mode="r|", errors="surrogateescape") as tar:
-                yield tar
-            _drain(child.stdout)
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-            raise DecodeError(f"not a package that can be read: {error}") from error
-        finally:
-            child.kill()
-    if child.returncode not in (0, -9):
-        raise DecodeError("dpkg-deb cannot read it")
+def untar(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """A tar as a stream. What is wrong with it is a DecodeError."""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
+            yield tar
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
+        raise DecodeError(f"not a package that can be read: {error}") from error
 
 
 def _drain(stream: IO[bytes]) -> None:

@@ -122,7 +122,8 @@ class Derived:
             return not os.path.lexists(self._judge.world.under(source_of(match)))
         before = self._references.lookup(held.path)
         if before is not None and before.type == "symlink":
-            return held.maker == BY_DPKG or not self._known(self._target(held.path, before.target))
+            target = self._judge.world.under(self._target(held.path, before.target))
+            return held.maker == BY_DPKG or not os.path.lexists(target)
         return CACHES.fullmatch(held.path) is not None and held.maker == BY_DPKG
 
     # -- links

@@ -64,17 +64,16 @@ def prepare(state: str, spool: str, name: str, root: str) -> Expected:
     transaction = transactions.read(spool, name)
     draft = _Draft(World(root))
     directory = f"{spool}/{name}"
-    digests = {file: _digest(f"{directory}/{file}") for file in transaction.debs}
-    places = [f"{directory}/index.", f"{root.rstrip('/')}/var/lib/apt/lists/"]
-    vouched = archive.vouch(root, places, frozenset(digests.values()))
     draft.troubles += [f"{path}: could not be kept" for path in transaction.missing]
-    draft.troubles += vouched.troubles
     for file in transaction.debs:
-        word = vouched.found.get(digests[file], archive.NOBODY)
         try:
-            draft.package(f"{directory}/{file}", word, digests[file], transaction)
+            draft.package(f"{directory}/{file}", transaction)
         except DecodeError as error:
             draft.troubles.append(f"{file}: {error}")
+    places = [f"{directory}/index.", f"{root.rstrip('/')}/var/lib/apt/lists/"]
+    vouched = archive.vouch(root, places, frozenset(owner.sha256 for owner in draft.owners))
+    draft.troubles += vouched.troubles
+    draft.owners = [owner._replace(word=vouched.found.get(owner.sha256, archive.NOBODY)) for owner in draft.owners]
     for removal in transaction.removals:
         draft.removal(removal)
     draft.lists(transaction, directory)
@@ -87,14 +86,16 @@ def prepare(state: str, spool: str, name: str, root: str) -> Expected:
 
 def load(state: str, name: str) -> Expected:
     """What `prepare` found. FileNotFoundError where it did not; DecodeError for a damaged one."""
-    plain = cbor.decode(transactions.content(folder(state), f"{name}.cbor", _INFO_MAX), depth=8, size=_INFO_MAX)
+    return unpack(transactions.content(folder(state), f"{name}.cbor", _INFO_MAX), name)
+
+
+def unpack(data: bytes, name: str) -> Expected:
+    plain = cbor.decode(data, depth=8, size=_INFO_MAX)
     try:
         version, id_, began, action, owners, troubles = plain
         if version != 1 or id_ != name:
             raise ValueError(version)
-        return Expected(
-            name, began, action, tuple(Owner(*map(_text, row)) for row in owners), tuple(map(_text, troubles))
-        )
+        return Expected(name, int(began), str(action), tuple(Owner(*row) for row in owners), tuple(map(str, troubles)))
     except (TypeError, ValueError) as error:
         raise DecodeError(f"upgrades/{name}.cbor: {error}") from error
 
@@ -128,8 +129,15 @@ class _Draft:
         self.troubles: list[str] = []
         self._world = world
 
-    def package(self, path: str, word: str, digest: bytes, transaction: Transaction) -> None:
-        control = deb.control(path)
+    def package(self, path: str, transaction: Transaction) -> None:
+        package = deb.Package(path)
+        try:
+            self._package(package, transaction)
+        finally:
+            package.close()
+
+    def _package(self, package: deb.Package, transaction: Transaction) -> None:
+        control = package.control()
         number = len(self.owners)
         if number >= OWNERS_MAX:
             raise DecodeError("too many packages in one transaction")
@@ -137,12 +145,13 @@ class _Draft:
         before = before or transaction.before.get(control.name, "")
         found = {}
         conffiles = {self._world.located(name) for name in control.conffiles}
-        for member in deb.members(path):
+        for member in package.members():
             place = self._world.located(member.path)
             kind = CONFFILE if place in conffiles else 0
             found[place] = self._entry(member, number, kind)
             if len(found) + len(self.paths) > PATHS_MAX:
                 raise DecodeError("too many paths in one transaction")
+        digest = package.sha256  # nothing is taken of a package that changed meanwhile
         for name, text in control.scripts.items():
             place = f"/var/lib/dpkg/info/{control.stem}.{name}".encode()
             mark_ = _MARK.pack(number, SCRIPT)
@@ -153,7 +162,7 @@ class _Draft:
             self.paths[place] = entry
         scripts = b"\n".join(control.scripts.values())[: 1 << 16]
         self.owners.append(
-            Owner(control.name, control.architecture, before, control.version, word, digest, len(found), scripts)
+            Owner(control.name, control.architecture, before, control.version, "", digest, len(found), scripts)
         )
         self._may_go((f"/var/lib/dpkg/info/{control.stem}.{name}".encode() for name in deb.SCRIPTS), number)
 
@@ -221,14 +230,6 @@ def _durably(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _digest(path: str) -> bytes:
-    value = sha256()
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        while chunk := file.read(1 << 20):
-            value.update(chunk)
-    return value.digest()
-
-
 def _pack(found: Expected) -> bytes:
     owners = [[_plain(value) for value in owner] for owner in found.owners]
     return cbor.encode([1, found.id, found.began, found.action, owners, [_plain(line) for line in found.troubles]])
@@ -237,7 +238,3 @@ def _pack(found: Expected) -> bytes:
 def _plain(value: Any) -> Any:
     """Texts as they can be encoded: names of files may hold any byte."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _text(value: Any) -> Any:
-    return value

@@ -42,6 +42,7 @@ class Tally:
     others: list[bytes] = field(default_factory=list)  # paths that are neither
     other: int = 0
     missed: int = 0  # paths of a package that did not come to be installed
+    changed: int = 0  # paths whose reference value is another than before
     setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
 
 
@@ -102,7 +103,7 @@ class Judge:
         if watch.only == "setid" and not setid:
             return None
         if owner.word == NOBODY and setid:
-            tally.setid += 1
+            tally.setid += self.look(path, watch) != before
             return None
         seen = self.look(path, watch)
         if stat.S_ISDIR(signed.st_mode):
@@ -110,19 +111,22 @@ class Judge:
         wanted = self.wanted(path, signed, seen, before, watch, owner.scripts)
         if seen is not None and same_content(wanted, seen) and same_rights(wanted, seen):
             tally.signed += 1
+            tally.changed += wanted != before
             return wanted
         if kind & CONFFILE:
             tally.kept += 1
             return None
         if not self._stands(owner):
             tally.missed += 1
-            return None
+            gone = seen is None and before is not None and not self.world.installed(owner.name, owner.architecture)
+            return ABSENT if gone else None  # it was there, was removed, and did not come back
         if seen is None and (self.world.excluded(path) or kind & SCRIPT):
             return None
         if (place := self.world.diverted(path, owner.name)) is not None:
             self._moved(place, signed, owner, tally)
             return None
         tally.other += 1
+        tally.changed += wanted != before
         self.others.append(path)
         if len(tally.others) < OTHERS_MAX:
             tally.others.append(path)
@@ -139,13 +143,12 @@ class Judge:
         tally.signed += seen == wanted
         tally.other += seen != wanted
 
-    @staticmethod
     def _directory(
-        path: bytes, signed: Entry, seen: Entry | None, before: Entry | None, watch: Watch, scripts: bytes
+        self, path: bytes, signed: Entry, seen: Entry | None, before: Entry | None, watch: Watch, scripts: bytes
     ) -> Entry | None:
         """dpkg makes directories that are missing and leaves those alone that are there; scripts may give rights."""
         if before is not None and seen is not None and seen.type == before.type and not same_rights(before, seen):
-            return _with_rights(before, seen) if given(scripts, path, seen) else None
+            return _with_rights(before, seen) if self._given(scripts, path, before, seen) else None
         if before is not None or seen is None or not same_rights(signed, seen) or seen.type != "directory":
             return None
         return signed._replace(category=watch.category, size=0)
@@ -169,11 +172,19 @@ class Judge:
         if not same_rights(wanted, seen):
             overridden = self.world.override(path) == (seen.st_mode & 0o7777, seen.uid, seen.gid) and not seen.setid
             same_type = seen.st_mode >> 12 == wanted.st_mode >> 12
-            if same_type and (overridden or given(scripts, path, seen)):
+            if same_type and (overridden or self._given(scripts, path, wanted, seen)):
                 wanted = _with_rights(wanted, seen)
         if seen.caps and seen.caps != wanted.caps and gives_capabilities(scripts, path):
             wanted = wanted._replace(caps=seen.caps)
         return wanted
+
+    def _given(self, scripts: bytes, path: bytes, wanted: Entry, seen: Entry) -> bool:
+        """Do the package's own scripts speak of this path with just these rights? They are signed like its files."""
+        user, group = self.world.names(seen.uid, seen.gid)
+        words = [rb"0?%o" % (seen.st_mode & 0o7777)] if seen.st_mode != wanted.st_mode else []
+        words += [re.escape(os.fsencode(user))] if seen.uid != wanted.uid else []
+        words += [re.escape(os.fsencode(group))] if seen.gid != wanted.gid else []
+        return all(_lines_with(scripts, path, re.compile(rb"(?<![\w-])" + word + rb"(?![\w-])")) for word in words)
 
     def look(self, path: bytes, watch: Watch) -> Entry | None:
         """What lies there now; None: nothing. What cannot be read is as good as something else."""
@@ -211,12 +222,6 @@ def _inherited(wanted: Entry, seen: Entry, before: Entry) -> Entry:
 
 def _with_rights(wanted: Entry, seen: Entry) -> Entry:
     return wanted._replace(st_mode=wanted.st_mode & ~0o7777 | seen.st_mode & 0o7777, uid=seen.uid, gid=seen.gid)
-
-
-def given(scripts: bytes, path: bytes, seen: Entry) -> bool:
-    """Do the package's own scripts speak of this path and of just this mode? They are signed like its files."""
-    mode = b"%o" % (seen.st_mode & 0o7777)
-    return _lines_with(scripts, path, re.compile(rb"(?<![0-9])0?" + mode + rb"(?![0-9])"))
 
 
 def gives_capabilities(scripts: bytes, path: bytes) -> bool:

@@ -96,6 +96,13 @@ class World:
             self._users, self._groups = self._numbers("/etc/passwd"), self._numbers("/etc/group")
         return self._users.get(user, uid), self._groups.get(group, gid)
 
+    def names(self, uid: int, gid: int) -> tuple[str, str]:
+        """What user and group are called here; the number where nobody says."""
+        self.ids("", "", 0, 0)
+        users, groups = self._users or {}, self._groups or {}
+        user = next((name for name, number in users.items() if number == uid), str(uid))
+        return user, next((name for name, number in groups.items() if number == gid), str(gid))
+
     def _numbers(self, path: str) -> dict[str, int]:
         found: dict[str, int] = {}
         for line in os.fsdecode(self._read(path, TEXT_MAX)).split("\n"):
@@ -124,17 +131,25 @@ class World:
         if self._installed is None:
             self._installed = {}
             for package in parse_dpkg.packages(self._lines()):
-                if package.status in _INSTALLED:
-                    self._installed[f"{package.name}:{package.architecture}"] = package.version
+                there = package.status in _INSTALLED
+                self._installed[f"{package.name}:{package.architecture}"] = package.version if there else ""
         return self._installed.get(f"{name}:{architecture}", "")
 
     def _lines(self) -> Iterator[bytes]:
+        """dpkg's status, and what a dpkg that was killed had not written into it yet."""
+        folder = "/var/lib/dpkg/updates"
         try:
-            fd = os.open(reading.under(self._root, STATUS), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            later = sorted(name for name in os.listdir(reading.under(self._root, folder)) if name.isdigit())
         except OSError:
-            return
-        with open(fd, "rb") as file:
-            yield from iter(lambda: file.readline(parse_dpkg.LINE_MAX), b"")
+            later = []
+        for path in (STATUS, *(f"{folder}/{name}" for name in later[:10_000])):
+            try:
+                fd = os.open(reading.under(self._root, path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                continue
+            with open(fd, "rb") as file:
+                yield from iter(lambda: file.readline(parse_dpkg.LINE_MAX), b"")
+            yield b"\n"
 
     def _read(self, path: str, limit: int) -> bytes:
         try:

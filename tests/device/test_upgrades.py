@@ -174,6 +174,70 @@ dpkg-deb --root-owner-group -b /root/own /root/own.deb"""
     guard.wait_resolved(tampered["id"])
 
 
+EVIL = """#!/bin/sh
+# A hook of somebody else's, run after ours: another package takes the place of the one that was verified.
+set -e
+while read -r line; do case $line in */less_*) deb=${line##* };; esac; done
+[ -n "$deb" ] || exit 0
+rm -rf /root/evil; dpkg-deb -R "$deb" /root/evil; echo evil >>/root/evil/usr/bin/less
+dpkg-deb -b /root/evil /root/evil.deb >/dev/null
+@HOW@
+"""
+
+
+@pytest.mark.parametrize("how", ["mv /root/evil.deb $deb", "cat /root/evil.deb >$deb"])
+def test_a_package_that_is_exchanged_before_it_is_unpacked(guard: Guard, how: str) -> None:
+    device = guard.device
+    apt(guard, "install --reinstall less")
+    device.write("/root/evil.sh", EVIL.replace("@HOW@", how), 0o755)
+    device.write(
+        "/etc/apt/apt.conf.d/95evil",
+        'DPkg::Pre-Install-Pkgs { "/root/evil.sh"; };\nDPkg::Tools::Options::/root/evil.sh::Version "3";\n',
+    )
+    apt(guard, "install --reinstall less")
+    if how.startswith("mv"):
+        guard.wait_open("EG-FILE-002", "/usr/bin/less")
+    else:  # the kept one changed with it, before or after it was read
+        found = {(f["code"], f["subject"]) for f in guard.findings()}
+        assert found & {("EG-PKG-002", "less"), ("EG-FILE-002", "/usr/bin/less")}, told(guard)
+    device.run("rm /etc/apt/apt.conf.d/95evil; apt-get clean").ok()
+    apt(guard, "install --reinstall less")
+    assert {f["subject"] for f in files(guard)} - BY_NATURE == set(), told(guard)
+    assert not [f for f in guard.findings() if f["code"] == "EG-PKG-002" and f["state"] == "open"]
+
+
+def test_a_script_that_changes_others_files(guard: Guard) -> None:
+    device = guard.device
+    device.run(
+        """set -e; rm -rf /root/own; mkdir -p /root/own/DEBIAN
+printf 'Package: own-script\\nVersion: 1.0\\nArchitecture: all\\nMaintainer: A <a@example.org>\\nDescription: x\\n' \\
+    >/root/own/DEBIAN/control
+printf '#!/bin/sh\\necho x >>/usr/bin/less\\necho y >/etc/evil.conf\\nln -s /root/x /etc/alternatives/evil\\n' \\
+    >/root/own/DEBIAN/postinst
+chmod 755 /root/own/DEBIAN/postinst; dpkg-deb --root-owner-group -b /root/own /root/own.deb; dpkg -i /root/own.deb"""
+    ).ok()
+    judged(guard)
+    guard.wait_open("EG-PKG-002", "own-script")
+    guard.wait_open("EG-FILE-002", "/usr/bin/less")
+    guard.wait_open("EG-FILE-001", "/etc/evil.conf")
+    device.run("dpkg -P own-script; rm -f /etc/evil.conf /etc/alternatives/evil").ok()
+    apt(guard, "install --reinstall less")
+    assert {f["subject"] for f in files(guard)} - BY_NATURE == set(), told(guard)
+
+
+def test_dpkg_is_killed_and_goes_on_later(guard: Guard) -> None:
+    device = guard.device
+    device.run(f"{APT} purge git vim-tiny", timeout=300).ok()
+    seen = "[ -e /usr/bin/git.dpkg-new ] || [ -e /usr/bin/git ]"
+    killer = f"for _ in $(seq 400); do sleep 0.05; {seen} && pkill -9 -x dpkg && break; done"
+    device.begin(killer)
+    device.run(f"{APT} install git vim-tiny", timeout=300)
+    time.sleep(8)
+    device.run(f"dpkg --configure -a; {APT} -f install; {APT} install git vim-tiny", timeout=300).ok()
+    judged(guard)
+    assert {f["subject"] for f in files(guard)} - BY_NATURE == set(), told(guard)
+
+
 def test_a_way_back_is_told(guard: Guard) -> None:
     """Where the archive still has two versions of something installed."""
     device = guard.device
@@ -193,5 +257,11 @@ def test_a_way_back_is_told(guard: Guard) -> None:
     judged(guard)
     finding = guard.wait_open("EG-PKG-003", name)
     assert {f["subject"] for f in files(guard)} - BY_NATURE == set(), told(guard)
-    apt(guard, f"install {name}")
+    apt(guard, "install unattended-upgrades")
+    device.write("/etc/apt/apt.conf.d/52lab", 'Unattended-Upgrade::Origins-Pattern { "origin=Debian"; };\n')
+    device.run("unattended-upgrade", timeout=300).ok()
+    judged(guard)
     guard.wait_resolved(finding["id"])
+    device.run("rm /etc/apt/apt.conf.d/52lab").ok()
+    left = {f["subject"] for f in files(guard)} - BY_NATURE - {"/etc/apt/apt.conf.d/52lab"}
+    assert left == set(), told(guard)

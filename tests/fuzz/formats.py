@@ -23,6 +23,7 @@ from edgeguard.evaluate.ledger import Ledger
 from edgeguard.records import journal, receipts, wire
 from edgeguard.remediations import client, undo
 from edgeguard.sensors import observed
+from edgeguard.upgrades import deb, expected, overlay
 from tests.fuzz.each import each
 
 DEVICE = bytes(16)
@@ -189,3 +190,24 @@ def control_line(data: bytes) -> None:
         undo._record(json.loads(line))
     with contextlib.suppress(EdgeGuardError):
         control.load(data)
+
+
+def package(data: bytes) -> None:
+    """What dpkg-deb hands over, as either part of a package."""
+
+    def files(data: bytes) -> None:
+        with deb.untar(io.BytesIO(data)) as tar:
+            for member in deb.listed(tar):
+                assert member.path.startswith(b"/")
+                assert b".." not in member.path.split(b"/")
+
+    def controlled(data: bytes) -> None:
+        with deb.untar(io.BytesIO(data)) as tar:
+            assert "/" not in deb.controlled(tar).name
+
+    each(data, files, controlled)
+
+
+def overlay_and_expected(data: bytes) -> None:
+    """What helpers keep between two calls."""
+    each(data, lambda data: expected.unpack(data, "x"), lambda data: overlay.unpack(cbor.decode(data)))

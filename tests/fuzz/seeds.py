@@ -13,8 +13,10 @@ import json
 import os
 import struct
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from edgeguard.baseline import policy, store
 from edgeguard.baseline.document import ManifestRef, compile_baseline, with_reference
@@ -302,7 +304,58 @@ def accounts_seeds() -> Seeds:
     yield b'command="a \\" b",no-pty ssh-ed25519 ' + blob + b" me@there\nssh-rsa AAAA\n# x\n"
 
 
+def apt_seeds() -> Seeds:
+    signed = TOP / "tests/unit/upgrades/archive"
+    yield from (path.read_bytes() for path in sorted(signed.iterdir()))
+    yield b"a-b 1:2~x amd64 same < 1:3 amd64 same /c/a-b_1%3a3_amd64.deb\ncd 1 all none > - - none **REMOVE**"
+    yield b"deb [arch=amd64 signed-by=/k.gpg trusted=yes] http://u:p@h/debian stable main # x\n"
+    yield b"Types: deb deb-src\nURIs: http://h/a_b https://i/\nSuites: s ./\nSigned-By:\n -----BEGIN PGP\n .\n x\n"
+    yield b"1:1.0~rc1-1+deb12u1\n" + b"9" * DIGITS
+    yield b"deb http:// /\nURIs: :\nTypes: deb\nSuites: /\n"
+
+
+def _tar(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for info, data in members:
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def package_seeds() -> Seeds:
+    control = tarfile.TarInfo("./control")
+    yield _tar(
+        (control, b"Package: ab\nVersion: 1\nArchitecture: all\nMulti-Arch: same\n"),
+        (tarfile.TarInfo("./postinst"), b"x"),
+    )
+    file, hard, soft, device = (tarfile.TarInfo(f"./usr/bin/{name}") for name in "abcd")
+    hard.type, hard.linkname = tarfile.LNKTYPE, "./usr/bin/a"
+    soft.type, soft.linkname = tarfile.SYMTYPE, "../x"
+    device.type = tarfile.CHRTYPE
+    yield _tar((file, b"data"), (hard, b""), (soft, b""), (device, b""), (tarfile.TarInfo("./" + "l" * 300), b"y"))
+    hard.linkname = "./nowhere"
+    yield _tar((hard, b""))
+    yield _tar((tarfile.TarInfo("./../../etc/passwd"), b"z"))
+    yield _tar((file, b"data"))[:700]
+    yield b"!<arch>\ndebian-binary   "
+
+
+def overlay_seeds() -> Seeds:
+    yield cbor.encode(overlay_row())
+    yield cbor.encode([1, "x", 5, "unpack", [["ab", "all", "1", "2", "archive", b"s" * 32, 7, b"#!"]], ["trouble"]])
+    yield cbor.encode([1, b"", b"", 0, {}, [], []])
+    yield cbor.encode([2])
+
+
+def overlay_row() -> list[Any]:
+    return [1, b"b" * 32, b"d" * 32, 9, [["ab", "1"]], [["ab", "1", "nobody", 3, ""]], [[b"/etc/x", b"f" * 32]]]
+
+
 SEEDS = {
+    "apt": apt_seeds,
+    "package": package_seeds,
+    "overlay": overlay_seeds,
     "cbor": cbor_seeds,
     "cose": cose_seeds,
     "segment": segment_seeds,

@@ -59,6 +59,9 @@ TABLE = (
     Harness("dpkg", texts.dpkg),
     Harness("sshd", texts.sshd),
     Harness("accounts", texts.accounts),
+    Harness("apt", texts.apt),
+    Harness("package", formats.package),
+    Harness("overlay", formats.overlay_and_expected),
 )
 
 

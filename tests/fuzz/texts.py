@@ -12,6 +12,7 @@ from edgeguard import settings as agent
 from edgeguard.baseline import policy as policies
 from edgeguard.baseline.document import Baseline, compile_baseline
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
+from edgeguard.upgrades import archive, transactions, versions
 from tests.fuzz.each import each
 
 NOW = 1_790_000_000_000
@@ -60,3 +61,20 @@ def accounts(data: bytes) -> None:
         data, parse_accounts.users, parse_accounts.groups, parse_accounts.group_shadow, parse_accounts.keys, users.parse
     )
     each(data, lambda data: parse_accounts.shadow(data, TODAY))
+
+
+def apt(data: bytes) -> None:
+    """What apt tells the hook, its sources, Release files and their signatures, and versions."""
+    removals, before, _debs = transactions.apt_lines(data)
+    assert len(removals) <= len(before) or not removals
+    for name in transactions.operands(data.split(b"\0")):
+        assert "/" not in name
+    text = data.decode("utf-8", "surrogateescape")
+    for source in archive.read_sources(text, "/"):
+        assert "/" not in source.prefix
+    if (parts := archive.clear_signed(data)) is not None:
+        assert parts[1].startswith(b"-----BEGIN PGP SIGNATURE-----")
+    archive.dearmoured(data)
+    archive.listed(data, "main_binary-all_Packages")
+    one, _, two = text.partition("\n")
+    assert versions.compare(one, two) == -versions.compare(two, one)

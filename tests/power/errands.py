@@ -1,6 +1,6 @@
 """All that the product writes into its state directory, as a list of errands: small enough to be broken at every call.
 
-    key, baselines, records, segments, accepted findings, undo records
+    key, baselines, records, segments, accepted findings, undo records, what packages brought
 
 An errand that fails says so and is tried again later; what it answered must be there whatever comes. A second life in
 the same directory goes on with what was not answered in the first.
@@ -19,6 +19,7 @@ from edgeguard.baseline.document import compile_baseline, sign
 from edgeguard.baseline.policy import Policy
 from edgeguard.baseline.store import Store
 from edgeguard.codec import cose
+from edgeguard.codec.manifest import Block, Entry, Reader
 from edgeguard.daemon.keeping import Keeping
 from edgeguard.daemon.loop import Loop
 from edgeguard.errors import EdgeGuardError
@@ -29,11 +30,13 @@ from edgeguard.records.compose import Moment
 from edgeguard.records.spool import Spool
 from edgeguard.remediations.undo import DONE, INTENDED, Record, UndoStore
 from edgeguard.settings import Paths, Settings
+from edgeguard.upgrades import overlay
 
 NOW = 1_790_000_000_000
 BOOT = b"a boot of errands"[:16]
 JOURNAL = 8 * 1024  # bytes: so that the errands turn from one to the other
 TRIES = 3
+BASE = b"a baseline's list of files"  # by its digest
 Say = Callable[[str, Any], None]
 
 
@@ -62,6 +65,7 @@ class Errands:
                 *((f"record {part}.{n}", lambda part=part, n=n: self._record(f"{part}.{n}")) for n in range(6)),
                 (f"accept {part}", lambda part=part: self._accept(part)),
                 (f"act {part}", lambda part=part: self._act(part)),
+                (f"packages {part}", lambda part=part: self._packages(part)),
                 (f"seal {part}", self._seal),
             ]
         return listed
@@ -143,6 +147,18 @@ class Errands:
             undo.write(record._replace(state=state))
             self._say("act", [record.id, state])
 
+    def _packages(self, number: int) -> None:
+        """What a helper does after an upgrade."""
+        seed = keys.ensure_device_key(self._state)
+        os.makedirs(f"{self._state}/upgrades", exist_ok=True)
+        entry = Entry(0o100755, 0, 0, number, "program", b"x" * 32)
+        digest, size = overlay.write_manifest(self._state, [Block(b"/usr/bin", [b"tool"], [entry])])
+        before = overlay.load(self._state, cose.public_of(seed), BASE)
+        versions = {**(before.versions if before is not None else {}), f"tool{number}": "1"}
+        found = overlay.Overlay(BASE, digest, size, versions, (), {})
+        overlay.install(self._state, found, seed)
+        self._say("packages", number)
+
 
 def check(base: str, told: list[tuple[str, Any]]) -> Iterator[str]:
     """What a new start finds: whole, and with all that was answered. Yields what is wrong."""
@@ -159,8 +175,23 @@ def check(base: str, told: list[tuple[str, Any]]) -> Iterator[str]:
         loaded = Store(state).load_verified([public], cose.device_id(public), NOW)
         if loaded.refused or (loaded.baseline.revision if loaded.baseline else 0) < max(answers.get("revision", [0])):
             yield f"baselines: {loaded.refused}, in force {loaded.name}, answered {answers.get('revision')}"
+    yield from _brought(state, answers)
     yield from _words(state, answers)
     yield from _records(base, settings, answers)
+
+
+def _brought(state: str, answers: dict[str, list[Any]]) -> Iterator[str]:
+    if not os.path.exists(overlay.place(state)):
+        if "packages" in answers:
+            yield "what packages brought is gone"
+        return
+    found = overlay.load(state, keys.device_public(state), BASE)
+    if found is None or not {f"tool{number}" for number in answers.get("packages", [])} <= found.versions.keys():
+        yield f"packages: {found}, answered {answers.get('packages')}"
+        return
+    with open(overlay.manifest_path(state, found.sha256), "rb") as file:
+        if Reader(file.fileno()).lookup(b"/usr/bin/tool") is None:
+            yield "what packages brought cannot be read"
 
 
 def _words(state: str, answers: dict[str, list[Any]]) -> Iterator[str]:

@@ -35,6 +35,7 @@ def test_the_upper_one_decides(layers: Layers) -> None:
     found = {name: layers.lookup(b"/usr/bin/" + name) for name in (b"a", b"b", b"c", b"d", b"e")}
     assert found == {b"a": OLD, b"b": NEW, b"c": None, b"d": NEW, b"e": None}
     assert layers.lookup(b"/etc/new") == NEW
+    assert [layers.went(b"/usr/bin/" + name) for name in (b"a", b"b", b"c")] == [False, False, True]
     assert layers.decides(b"/usr/bin/c")
     assert not layers.decides(b"/usr/bin/a")
 

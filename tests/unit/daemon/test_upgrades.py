@@ -12,7 +12,7 @@ import pytest
 
 from edgeguard.codec.manifest import Entry
 from edgeguard.daemon import upgrades as module
-from edgeguard.daemon.upgrades import HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
+from edgeguard.daemon.upgrades import BEHIND_S, HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Severity, Status
 from edgeguard.settings import Paths, Settings
 from edgeguard.upgrades import expected, transactions
@@ -20,7 +20,7 @@ from edgeguard.upgrades import expected, transactions
 SHELL = Actor(pid=7, exe="/usr/bin/bash", parents=((5, "/usr/sbin/sshd"), (1, "/usr/lib/systemd/systemd")))
 DPKG = Actor(pid=8, exe="/usr/bin/dpkg", parents=((5, "/usr/bin/apt-get"), (1, "/usr/lib/systemd/systemd")))
 ANSWER: dict[str, Any] = {
-    "overlay": [b"d" * 32, 10, [], []],
+    "overlay": [b"b" * 32, b"d" * 32, 10, [], []],
     "packages": [
         {"text": "a 1 → 2: 1 files, all as signed by the archive", "other": 0, "word": "archive"},
         {"text": "b 1 installed: 1 files, all as in the package", "other": 0, "word": "nobody"},
@@ -74,6 +74,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.references = None
+        self.caught_up = True
         self.wrong: set[str] = set()
         self.came: list[Any] = []
         self.told: list[tuple[str, Severity]] = []
@@ -260,6 +261,18 @@ def test_a_helper_that_fails_silences_nothing(desk: Desk) -> None:
     assert not desk.upgrades.active
 
 
+def test_a_judgement_on_the_way_that_fails_is_tried_again_at_the_end(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a", "/usr/bin/b")
+    desk.take(seen("/usr/bin/b"))
+    for _ in range(10):
+        desk.pass_time(HOLD_S / 8)
+    desk.helpers.answer("explain", error="ended with exit code 1")
+    desk.loop.turn()
+    assert [o.subject for o in desk.judged] == ["/usr/bin/b"], "it waits no longer"
+    desk.end()
+    assert desk.stub.told
+
+
 def test_a_transaction_that_cannot_be_read(desk: Desk) -> None:
     name = desk.arrive(prepared=False)
     desk.take(seen("/usr/bin/b"))
@@ -287,6 +300,24 @@ def test_the_first_round_ends_before_it_is_judged(desk: Desk) -> None:
     assert "explain" not in desk.helpers.running
     desk.sweeping = False
     desk.pass_time(1)
+    assert "explain" in desk.helpers.running
+
+
+def test_what_the_sensor_has_not_told_yet_is_waited_for(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    desk.busy, desk.stub.caught_up = "", False
+    desk.pass_time(SETTLE_S + 1)
+    assert "explain" not in desk.helpers.running
+    assert desk.take(seen("/usr/bin/vi", target="/etc/alternatives/vi"))
+    desk.stub.caught_up = True
+    desk.pass_time(1)
+    assert "explain" in desk.helpers.running
+
+
+def test_a_sensor_that_never_catches_up_is_not_waited_for_for_ever(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    desk.busy, desk.stub.caught_up = "", False
+    desk.pass_time(BEHIND_S + 1)
     assert "explain" in desk.helpers.running
 
 

@@ -20,7 +20,7 @@ from edgeguard.baseline.keys import ensure_device_key
 from edgeguard.baseline.policy import Policy
 from edgeguard.baseline.store import Store
 from edgeguard.codec import cose
-from edgeguard.codec.manifest import Entry, Writer
+from edgeguard.codec.manifest import Block, Entry, Writer
 from edgeguard.daemon import act
 from edgeguard.daemon.loop import Loop
 from edgeguard.errors import RemediationRefused
@@ -39,6 +39,7 @@ from edgeguard.model import (
 from edgeguard.remediations import ActRequest
 from edgeguard.remediations.client import Client
 from edgeguard.settings import Paths, Settings
+from edgeguard.upgrades import overlay
 
 GOOD = b"\x7fELF the good one\n"
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -133,6 +134,22 @@ def _untouched(device, reply, words):
 def test_mode_audit_of_the_device(device):
     audit = device.settings._replace(mode="audit")
     _untouched(device, device.ask(settings=audit), "mode audit")
+
+
+@pytest.mark.parametrize("base", ["this baseline's", "another's"])
+def test_a_program_that_a_package_has_changed_since(device, base):
+    """The protected copy is the old one: putting it back would bring a repaired hole back."""
+    digest = hashlib.sha256(device.manifest).digest() if base == "this baseline's" else b"x" * 32
+    os.makedirs(device.state / "upgrades")
+    new = Entry(0o100755, 0, 0, 3, "program", b"n" * 32)
+    found, size = overlay.write_manifest(str(device.state), [Block(b"/usr/sbin", [b"sshd"], [new])])
+    overlay.install(str(device.state), overlay.Overlay(digest, found, size, {}, (), {}), device.seed)
+    for path in (device.state / "upgrades").iterdir():
+        path.chmod(0o600)
+    if base == "another's":
+        assert device.ask().ok
+    else:
+        _untouched(device, device.ask(), "a package changed this file")
 
 
 def test_mode_audit_of_the_rule(device):

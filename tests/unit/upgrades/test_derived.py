@@ -133,6 +133,19 @@ def test_alternatives(world: World) -> None:
     assert world.explained("/etc/alternatives/pager") is None
 
 
+def test_links_that_led_to_what_is_gone(world: World) -> None:
+    world.make("/usr/bin/nano", known=True)
+    world.make("/usr/bin/pico", link="/etc/alternatives/pico", known=True)
+    world.make("/etc/alternatives/pico", link="/usr/bin/nano", known=True)
+    (world.root / "usr/bin/pico").unlink()
+    assert world.explained("/usr/bin/pico", BY_UNKNOWN) is None, "what it led to is still there"
+    assert world.explained("/usr/bin/pico", BY_DPKG) == ABSENT
+    (world.root / "etc/alternatives/pico").unlink()
+    (world.root / "usr/bin/nano").unlink()
+    for path in ("/usr/bin/pico", "/etc/alternatives/pico"):
+        assert world.explained(path, BY_UNKNOWN) == ABSENT
+
+
 def test_units(world: World) -> None:
     world.make("/usr/lib/systemd/system/a.service", known=True)
     world.make("/usr/lib/systemd/system/b@.service", known=True)

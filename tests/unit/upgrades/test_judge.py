@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -127,6 +128,16 @@ def test_what_was_slipped_in_differs(world: World, what: str) -> None:
     assert "4 of 5 files as signed by the archive, 1 not" in judge.summed(world.owners[0], tally)
 
 
+def test_a_package_that_went_and_did_not_come_back(world: World) -> None:
+    """Purged, then an installation that failed: what is gone is gone by the first."""
+    first = world.transaction(removed=("tool",))
+    second = world.transaction(world.two)
+    (world.root / TOOL[1:]).unlink()
+    world.say("tool", "1", "config-files")
+    layers, _ = world.judged(first, second)
+    assert layers.lookup(TOOL.encode()) is None
+
+
 def test_a_link_that_leads_elsewhere_differs(world: World) -> None:
     name = world.upgrade()
     (world.root / LINK[1:]).unlink()
@@ -181,6 +192,23 @@ def test_rights_that_a_signed_script_gives(world: World, tmp_path: Path) -> None
     layers, _ = world.judged(name)
     assert not world.differs(layers, "/usr/bin/helper")
     assert world.differs(layers, "/usr/bin/other")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to somebody else")
+def test_an_owner_that_a_signed_script_gives(world: World, tmp_path: Path) -> None:
+    (world.root / "etc/group").write_text("root:x:0:\ngame:x:60:\nevil:x:61:\n")
+    script = "#!/bin/sh\nchgrp game /usr/bin/play\nchmod 2755 /usr/bin/play\n"
+    package = build(tmp_path, "play", "1", {"/usr/bin/play": "x\n"}, postinst=script)
+    name = world.transaction(package)
+    world.install(package)
+    os.chown(world.root / "usr/bin/play", 0, 60)
+    (world.root / "usr/bin/play").chmod(0o2755)
+    layers, _ = world.judged(name)
+    assert not world.differs(layers, "/usr/bin/play")
+    os.chown(world.root / "usr/bin/play", 0, 61)
+    (world.root / "usr/bin/play").chmod(0o2755)
+    layers, _ = world.judged(name)
+    assert world.differs(layers, "/usr/bin/play")
 
 
 def test_an_override_gives_rights_but_no_setid(world: World) -> None:
@@ -296,7 +324,7 @@ def test_a_hard_link_is_what_it_links_to(tmp_path: Path) -> None:
         os.link(tree / "usr/bin/a", tree / "usr/bin/b")
 
     package = build(tmp_path, "hard", "1", {"/usr/bin/a": "same\n"}, prepare=link)
-    found = {member.path: member for member in deb.members(str(package))}
+    found = {member.path: member for member in deb.Package(str(package)).members()}
     assert found[b"/usr/bin/a"].sha256 == found[b"/usr/bin/b"].sha256 != b""
 
 
@@ -304,10 +332,22 @@ def test_a_hard_link_is_what_it_links_to(tmp_path: Path) -> None:
 def test_what_is_no_package(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.deb"
     path.write_bytes(data)
+    package = deb.Package(str(path))
     with pytest.raises(DecodeError):
-        deb.control(str(path))
+        package.control()
     with pytest.raises(DecodeError):
-        list(deb.members(str(path)))
+        list(package.members())
+
+
+def test_a_package_that_changes_while_it_is_read(world: World) -> None:
+    """Else what an archive vouches for would not be what was read."""
+    package = deb.Package(str(world.two))
+    package.control()
+    assert package.sha256 == hashlib.sha256(world.two.read_bytes()).digest()
+    world.two.write_bytes(world.one.read_bytes())
+    assert list(package.members())
+    with pytest.raises(DecodeError, match="changed"):
+        _ = package.sha256
 
 
 def test_a_package_that_is_cut_off(world: World) -> None:

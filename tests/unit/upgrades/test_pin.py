@@ -157,6 +157,20 @@ def test_copies_have_bounds(device: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert newest.missing
 
 
+def test_a_full_disk(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def full(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(28, "No space left on device")
+        return opened(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", full)
+    found = by_apt(device, upgrade(device))
+    assert found.debs == ("00000.deb",)
+    assert found.owned == ("aa",)
+
+
 @pytest.mark.parametrize("line", [b"RootDir=/mnt", b"Dir=/target", b"DPkg::Chroot-Directory=/x"])
 def test_another_root_is_not_ours(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
     def said(data: bytes) -> list[bytes]:

@@ -1,0 +1,235 @@
+"""Packages read and explained by real helpers: what is signed, what it lies over, and what ends it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeguard.codec import cose
+from edgeguard.codec.layers import Layers
+from edgeguard.codec.manifest import Reader
+from edgeguard.codec.values import columns_to_plain, to_plain
+from edgeguard.daemon.authority import packages_changed
+from edgeguard.daemon.baselines import upgraded
+from edgeguard.daemon.frames import watches_to_plain
+from edgeguard.daemon.judging import Judging
+from edgeguard.daemon.signing import trust_of
+from edgeguard.errors import DecodeError, RemediationRefused
+from edgeguard.upgrades import overlay
+from tests.unit.daemon.test_signing import World as Signing
+from tests.unit.upgrades.debs import Home, needs_dpkg
+from tests.unit.upgrades.debs import deb as build
+
+pytestmark = needs_dpkg
+POLICY = '[[watch]]\npath = "/usr"\ncategory = "program"\n[[watch]]\npath = "/etc"\ncategory = "config"\n'
+TOOL = "/usr/bin/tool"
+
+
+class World(Signing, Home):
+    """A device that has learned a package of version 2."""
+
+    def __init__(self, top: Path) -> None:
+        Signing.__init__(self, top)
+        (top / "policy/10.toml").write_text(POLICY)
+        self.top, self.root, self.state, self.spool = top, top / "root", top / "state", top / "exchange/packages"
+        for path in (
+            self.spool,
+            self.root / "var/lib/dpkg/info",
+            self.root / "var/lib/apt/lists",
+            self.root / "etc/apt",
+        ):
+            path.mkdir(parents=True)
+        self.status: dict[str, str] = {}
+        self.count = 0
+        self.debs = {
+            version: build(top, "tool", version, {TOOL: f"tool {version}\n"}, conffiles="")
+            for version in ("1", "2", "3")
+        }
+        self.trusted: list[bytes] = []
+        self.install(self.debs["2"])
+        assert self.ask("learn", {"reason": "test"})["revision"] == 1
+
+    def trust(self, *debs: Path) -> None:
+        """The operator trusts an archive with these, without a signature."""
+        digests = "".join(f"Package: x\nSHA256: {hashlib.sha256(deb.read_bytes()).hexdigest()}\n\n" for deb in debs)
+        (self.root / "etc/apt/sources.list").write_text("deb [trusted=yes] http://h/d s main\n")
+        (self.root / "var/lib/apt/lists/h_d_dists_s_main_binary-all_Packages").write_text(digests)
+
+    def ask(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+        return self.answer(self.start(verb, request))
+
+    def judged_by(self) -> dict[str, Any]:
+        trust = trust_of(self.settings)
+        baseline = self.store.current(trust.trusted, trust.device, 2**41)
+        assert baseline is not None
+        assert baseline.files is not None
+        return {
+            "watches": watches_to_plain(baseline.policy.watches),
+            "manifest": [baseline.files.sha256, baseline.files.size],
+            "overlay": None,
+        }
+
+    def bring(self, version: str, held: list[Any] | None = None) -> dict[str, Any]:
+        """A version is installed and explained; the helper's answer."""
+        before = {"tool": self.status["tool"].partition("Version: ")[2].strip()}
+        name = self.transaction(self.debs[version], before=before)
+        assert self.ask("prepare", {"transactions": [name]})["prepared"] == name
+        self.install(self.debs[version])
+        return self.ask("explain", {"transactions": [name], "held": held or [], **self.judged_by()})
+
+    def lookup(self, answer: dict[str, Any], path: str) -> Any:
+        over = upgraded(answer["overlay"])
+        assert over is not None
+        with open(overlay.manifest_path(str(self.state), over.sha256), "rb") as file:
+            return Layers(None, Reader(file.fileno())).lookup(path.encode())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_an_upgrade_from_the_spool_to_signed_references(world: World) -> None:
+    world.trust(*world.debs.values())
+    answer = world.bring("3")
+    (package,) = answer["packages"]
+    assert package["text"] == ("tool 2 → 3: 1 files, all as in a package that the operator trusts without a signature")
+    assert world.lookup(answer, TOOL).sha256 == hashlib.sha256(b"tool 3\n").digest()
+    loaded = world.ask("load", {})
+    assert loaded["overlay"] == answer["overlay"], "after a restart it is there"
+    assert loaded["overlay"][3] == [], "nothing to tell of a package that somebody vouches for"
+
+
+def test_more_than_one_upgrade(world: World, tmp_path: Path) -> None:
+    other = build(tmp_path, "more", "1", {"/usr/bin/more": "m\n"})
+    world.trust(*world.debs.values(), other)
+    world.bring("3")
+    name = world.transaction(other)
+    world.install(other)
+    world.ask("prepare", {"transactions": [name]})
+    answer = world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
+    assert world.lookup(answer, TOOL) is not None, "what the first one brought is kept"
+    assert world.lookup(answer, "/usr/bin/more") is not None
+    assert len([path for path in (world.state / "upgrades").iterdir() if len(path.name) == 68]) == 1
+
+
+def test_a_package_that_nobody_vouches_for_is_notable_until_another_comes(world: World) -> None:
+    answer = world.bring("3")
+    over = upgraded(answer["overlay"])
+    assert over is not None
+    assert [(item.name, item.version, item.word, item.before) for item in over.notable] == [("tool", "3", "nobody", "")]
+    world.trust(*world.debs.values())
+    again = upgraded(world.bring("3")["overlay"])
+    assert again is not None
+    assert again.notable == ()
+
+
+def test_the_same_package_once_more_is_not_notable(world: World) -> None:
+    over = upgraded(world.bring("2")["overlay"])
+    assert over is not None
+    assert over.notable == ()
+    again = build(world.top / "other", "tool", "2", {TOOL: "another of the same name\n"})
+    name = world.transaction(again, before={"tool": "2"})
+    world.install(again)
+    world.ask("prepare", {"transactions": [name]})
+    changed = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert changed is not None
+    assert [item.name for item in changed.notable] == ["tool"]
+    name = world.transaction(again, before={"tool": "2"})
+    world.ask("prepare", {"transactions": [name]})
+    still = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert still is not None
+    assert still.notable == changed.notable, "once more does not make it better"
+
+
+def test_a_way_back_is_notable_whatever_the_hook_was_told(world: World) -> None:
+    world.trust(*world.debs.values())
+    world.bring("3")
+    name = world.transaction(world.debs["1"], before={"tool": "1"})  # "installed again", says whoever made this
+    world.install(world.debs["1"])
+    world.ask("prepare", {"transactions": [name]})
+    answer = world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
+    over = upgraded(answer["overlay"])
+    assert over is not None
+    assert [(item.name, item.before) for item in over.notable] == [("tool", "3")]
+    assert answer["packages"][0]["text"].startswith("tool 3 → 1")
+
+
+def test_also_against_the_version_that_was_learned(world: World) -> None:
+    world.trust(*world.debs.values())
+    over = upgraded(world.bring("1")["overlay"])
+    assert over is not None
+    assert [(item.name, item.before) for item in over.notable] == [("tool", "2")]
+
+
+def test_what_is_not_as_signed_is_to_be_looked_at(world: World) -> None:
+    world.trust(*world.debs.values())
+    name = world.transaction(world.debs["3"], before={"tool": "2"})
+    world.ask("prepare", {"transactions": [name]})
+    world.say("tool", "3")  # dpkg says so, and the file is still the old one
+    answer = world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
+    assert answer["look"] == [TOOL.encode()]
+    assert world.lookup(answer, TOOL).sha256 == hashlib.sha256(b"tool 3\n").digest()
+
+
+@pytest.mark.parametrize("part", ["overlay", "egm"])
+def test_one_that_was_changed_does_not_count(world: World, part: str) -> None:
+    world.trust(*world.debs.values())
+    world.bring("3")
+    (path,) = [path for path in (world.state / "upgrades").iterdir() if path.name == part or (path.suffix == f".{part}"
+               and len(path.name) == 68)]  # fmt: skip
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    public = cose.public_of(trust_of(world.settings).seed)
+    with pytest.raises(DecodeError):
+        overlay.load(str(world.state), public, world.judged_by()["manifest"][0])
+    assert world.ask("load", {})["overlay"] is None
+
+
+def test_learning_anew_ends_it(world: World) -> None:
+    world.trust(*world.debs.values())
+    world.bring("3")
+    (world.root / "usr/bin/else").write_text("so that the list of files is another")
+    world.ask("learn", {"reason": "again"})
+    assert world.ask("load", {})["overlay"] is None
+
+
+def test_what_was_accepted_before_a_package_changed_it_no_longer_counts(world: World) -> None:
+    world.trust(*world.debs.values())
+    columns = {"type": "file", "sha256": b"a" * 32, "size": 3}
+    world.ask("rebase", {"accept": [["file", to_plain(TOOL), columns_to_plain(columns)]], "note": ""})
+    over = upgraded(world.bring("3")["overlay"])
+    assert over is not None
+    judging: Any = Judging.__new__(Judging)
+    judging.upgraded = over
+    assert judging.superseded(TOOL, columns)
+    assert not judging.superseded(TOOL, {**columns, "size": 4}), "what is accepted afterwards counts"
+    assert not judging.superseded("/usr/bin/other", columns)
+
+
+def test_what_a_package_changed_is_not_put_back(world: World) -> None:
+    trust = trust_of(world.settings)
+    baseline = world.store.current(trust.trusted, trust.device, 2**41)
+    assert baseline is not None
+    assert not packages_changed(world.settings, baseline, TOOL)
+    world.trust(*world.debs.values())
+    world.bring("3")
+    assert packages_changed(world.settings, baseline, TOOL)
+    assert not packages_changed(world.settings, baseline, "/etc/passwd")
+    Path(overlay.place(str(world.state))).write_bytes(b"nonsense")
+    with pytest.raises(RemediationRefused):
+        packages_changed(world.settings, baseline, TOOL)
+
+
+def test_an_unreadable_transaction_is_refused_by_name(world: World) -> None:
+    name = "0" * 20 + "-1"
+    (world.spool / name).mkdir()
+    os.mkfifo(world.spool / name / "apt")
+    (refused, why) = world.ask("prepare", {"transactions": [name]})["refused"]
+    assert refused == name
+    assert "regular" in why
