@@ -93,11 +93,13 @@ class Eye:
         self._flags = OPEN | os.O_NOATIME
         self.tee: Callable[[bytes | memoryview], object] | None = None  # gets what is read as it is read
 
-    def look(self, directory: int, name: str, watch: Watch) -> Seen:
-        """The file `name` in the open `directory`. FileNotFoundError if it is gone, CannotLook if it is unreadable."""
+    def look(self, directory: int, name: str, watch: Watch, at: os.stat_result | None = None) -> Seen:
+        """The file `name` in the open `directory`. FileNotFoundError if it is gone, CannotLook if it is unreadable.
+        `at`: its lstat of a moment ago, where the caller has it."""
         try:
             for _attempt in range(3):
-                seen = self._look(directory, name, watch)
+                seen = self._look(directory, name, watch, at or os.lstat(name, dir_fd=directory))
+                at = None
                 if seen is not None:
                     return seen
         except FileNotFoundError:
@@ -106,9 +108,8 @@ class Eye:
             raise CannotLook(error.strerror or str(error)) from error
         raise CannotLook("it is replaced again and again while it is being read")
 
-    def _look(self, directory: int, name: str, watch: Watch) -> Seen | None:
+    def _look(self, directory: int, name: str, watch: Watch, at: os.stat_result) -> Seen | None:
         """None: it was exchanged between two calls."""
-        at = os.lstat(name, dir_fd=directory)
         kind = S_IFMT(at.st_mode)
         if kind == S_IFREG and watch.content and self._wanted(directory, name, at, watch):
             return self._regular(directory, name, at, watch)

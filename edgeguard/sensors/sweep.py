@@ -357,7 +357,7 @@ class _Looker:
         stat = visit.stats[at]
         if self._vault is not None and watch.protect and watch.content and S_IFMT(stat.st_mode) == S_IFREG:
             return self._vault.look(self._eye, visit.fd, visit.names[at], path, stat.st_size, watch)
-        return self._eye.look(visit.fd, visit.names[at], watch)
+        return self._eye.look(visit.fd, visit.names[at], watch, stat if S_IFMT(stat.st_mode) == S_IFREG else None)
 
     def close(self) -> None:
         if self._vault is None:
