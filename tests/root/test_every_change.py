@@ -17,7 +17,7 @@ from file_acts import Act, Doer
 from file_guard import TREE, FileGuard, guarded
 
 from edgeguard.model import Origin
-from edgeguard.sensors.sweep import RACY_NS
+from edgeguard.sensors.looker import RACY_NS
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and fanotify marks")]
 
