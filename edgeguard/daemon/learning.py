@@ -22,8 +22,8 @@ from edgeguard.linux import priority
 from edgeguard.model import Columns, Status
 from edgeguard.sensors import TABLE, Context, sensor_class
 from edgeguard.sensors import sweep as sweeps
+from edgeguard.sensors.looker import Summary
 from edgeguard.sensors.packages import Ownership
-from edgeguard.sensors.sweep import Summary
 from edgeguard.settings import Settings
 
 NOT_LEARNED = ("files", "processes", "health")  # files go into the manifest; what runs is judged by its file

@@ -194,12 +194,12 @@ def _as_before(shelf: store.Store, trust: Trust, baseline: Baseline, kind: str, 
 
 def _protect(settings: Settings, baseline: Baseline, accepted: list[Any]) -> None:
     """Of protected files that were accepted as they are now, keep a copy: a later restore must give this content."""
-    from edgeguard.sensors import sweep
+    from edgeguard.sensors import revisit
 
     paths = [str(from_plain(subject)) for kind, subject, columns in accepted if kind == "file" and columns is not None]
     if paths:
         vault, most = f"{settings.paths.state}/vault", settings.budget.vault_bytes
-        sweep.protect(baseline.policy.watches, settings.paths.root, paths, vault, vault_max=most)
+        revisit.protect(baseline.policy.watches, settings.paths.root, paths, vault, vault_max=most)
 
 
 def install(settings: Settings, request: dict[str, Any], out: Out) -> None:

@@ -18,7 +18,8 @@ from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import sweep as sweeps
-from edgeguard.sensors.sweep import Progress, Summary
+from edgeguard.sensors.looker import Progress, Summary
+from edgeguard.sensors.revisit import revisit
 from edgeguard.settings import Settings
 
 READ = 1 << 20
@@ -46,7 +47,7 @@ def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
             with contextlib.suppress(FileNotFoundError):
                 observed = stack.enter_context(open(f"{settings.paths.state}/observed.db", "rb"))
             targets = [os.fsdecode(path) for path in request["targets"]]
-            summary = sweeps.revisit(
+            summary = revisit(
                 watches,
                 settings.paths.root,
                 manifest,

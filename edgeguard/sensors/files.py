@@ -140,12 +140,11 @@ class Files:
     @property
     def caught_up(self) -> bool:
         """Is everything told that happened until now? What came through an earlier event may still wait its turn."""
-        if self._waiting or self._targets or self._rescan:
+        if not self._pending.empty or self._targets or self._rescan:
             return False
         poll = select.poll()
-        for source in (self._fan, self._ino):
-            if source is not None:
-                poll.register(source.fileno(), select.POLLIN)
+        for source in self._sources:
+            poll.register(source.fileno(), select.POLLIN)
         return not poll.poll(0)
 
     def observe(self, now: int) -> Iterable[Observation]:  # noqa: ARG002 - looking at everything is a sweep's

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from edgeguard.codec import sha
 from edgeguard.codec.manifest import CAPS_MAX, PATH_MAX, TARGET_MAX, Entry
 from edgeguard.linux import fileflags, xattr
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Value, Watch
-from edgeguard.sensors import Column, content
+from edgeguard.sensors import Column
 
 KIND = "file"
 COLUMNS: Mapping[str, Column] = {
@@ -46,10 +47,15 @@ UNWATCHED = Watch("", "other")  # for a look at a path that no watch names
 
 
 def openssl() -> sha.Hash:
-    """Five times as fast as what the daemon has, and only loaded by helpers that read much."""
+    """Five times as fast as what the daemon has, and only loaded by helpers that read something."""
+    return _openssl_sha256()()
+
+
+@cache
+def _openssl_sha256() -> Callable[[], sha.Hash]:
     from hashlib import sha256
 
-    return sha256()
+    return sha256
 
 
 class Seen(NamedTuple):
@@ -87,11 +93,13 @@ class Eye:
         self._flags = OPEN | os.O_NOATIME
         self.tee: Callable[[bytes | memoryview], object] | None = None  # gets what is read as it is read
 
-    def look(self, directory: int, name: str, watch: Watch) -> Seen:
-        """The file `name` in the open `directory`. FileNotFoundError if it is gone, CannotLook if it is unreadable."""
+    def look(self, directory: int, name: str, watch: Watch, at: os.stat_result | None = None) -> Seen:
+        """The file `name` in the open `directory`. FileNotFoundError if it is gone, CannotLook if it is unreadable.
+        `at`: its lstat of a moment ago, where the caller has it."""
         try:
             for _attempt in range(3):
-                seen = self._look(directory, name, watch)
+                seen = self._look(directory, name, watch, at or os.lstat(name, dir_fd=directory))
+                at = None
                 if seen is not None:
                     return seen
         except FileNotFoundError:
@@ -100,16 +108,18 @@ class Eye:
             raise CannotLook(error.strerror or str(error)) from error
         raise CannotLook("it is replaced again and again while it is being read")
 
-    def _look(self, directory: int, name: str, watch: Watch) -> Seen | None:
+    def _look(self, directory: int, name: str, watch: Watch, at: os.stat_result) -> Seen | None:
         """None: it was exchanged between two calls."""
-        at = os.lstat(name, dir_fd=directory)
         kind = S_IFMT(at.st_mode)
         if kind == S_IFREG and watch.content and self._wanted(directory, name, at, watch):
             return self._regular(directory, name, at, watch)
         path = xattr.member(directory, name)
         target = os.fsencode(os.readlink(name, dir_fd=directory))[:TARGET_MAX] if kind == S_IFLNK else b""
-        caps = xattr.get(path, xattr.CAPABILITY)[:CAPS_MAX] if kind == S_IFREG else b""
-        digest = b"" if watch.only and kind == S_IFREG else self._xattrs(path)
+        caps, digest = self._attributes(path)
+        if kind != S_IFREG:
+            caps = b""
+        elif watch.only:
+            digest = b""
         return Seen(Entry(at.st_mode, at.st_uid, at.st_gid, 0, watch.category, b"", target, caps, digest))
 
     @staticmethod
@@ -131,7 +141,7 @@ class Eye:
                 return self._too_large(directory, name, opened, watch)
             digest, disk = self._digests(fd, opened.st_size)
             after = os.fstat(fd)
-            caps, others = xattr.get(fd, xattr.CAPABILITY)[:CAPS_MAX], self._xattrs(fd)
+            caps, others = self._attributes(fd)
         finally:
             os.close(fd)
         settled = (opened.st_size, opened.st_ctime_ns) == (after.st_size, after.st_ctime_ns)
@@ -144,7 +154,7 @@ class Eye:
 
     def _too_large(self, directory: int, name: str, at: os.stat_result, watch: Watch) -> Seen:
         path = xattr.member(directory, name)
-        caps, others = xattr.get(path, xattr.CAPABILITY)[:CAPS_MAX], self._xattrs(path)
+        caps, others = self._attributes(path)
         entry = Entry(at.st_mode, at.st_uid, at.st_gid, at.st_size, watch.category, b"", b"", caps, others)
         if self._postpone:
             return Seen(entry, LATER, settled=False)
@@ -162,7 +172,11 @@ class Eye:
 
     def _digests(self, fd: int, size: int) -> tuple[bytes, bytes]:
         """SHA-256 of the content, and of what lies on the disk if that is something else."""
-        there = content.on_disk(fd, size, self._new_hash) if self.thorough and size else None
+        if not self.thorough or not size:
+            return self._digest(fd, size), b""
+        from edgeguard.sensors.content import on_disk  # the daemon reads so only when somebody asks
+
+        there = on_disk(fd, size, self._new_hash)
         if there is None:
             return self._digest(fd, size), b""
         self.bytes_read += there.size
@@ -183,17 +197,20 @@ class Eye:
         self.bytes_read += size - left
         return value.digest()
 
-    def _xattrs(self, target: int | str) -> bytes:
-        found = xattr.lasting(xattr.names(target))
+    def _attributes(self, target: int | str) -> tuple[bytes, bytes]:
+        """The raw capability, and a digest over the other attributes and the flags that hold the file."""
+        names = xattr.names(target)
+        caps = xattr.get(target, xattr.CAPABILITY)[:CAPS_MAX] if xattr.CAPABILITY in names else b""
+        found = xattr.lasting(names)
         held = fileflags.text(fileflags.get(target) if isinstance(target, int) else fileflags.of_path(target))
         if not found and not held:
-            return b""
+            return caps, b""
         value = self._new_hash()
         for name in found:
             content = xattr.get(target, name)
             value.update(os.fsencode(name) + b"\0" + len(content).to_bytes(4, "little") + content)
         value.update(held)
-        return value.digest()
+        return caps, value.digest()
 
 
 def columns(entry: Entry) -> dict[str, Value]:

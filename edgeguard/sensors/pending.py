@@ -65,6 +65,11 @@ class Pending:
     def full(self) -> bool:
         return len(self._waiting) >= PENDING_MAX
 
+    @property
+    def empty(self) -> bool:
+        """Does nothing wait, and nothing that rests want another look?"""
+        return not self._waiting and all(rest.then is None for rest in self._resting.values())
+
     def add(self, path: str, waiting: Waiting) -> None:
         rest = self._resting.get(path) if self._resting else None
         if rest is not None and rest.until > time.monotonic():

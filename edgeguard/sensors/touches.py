@@ -64,6 +64,7 @@ class FanotifySource:
     )
     WRITES = MASK | fanotify.FAN_MODIFY
     INTO = fanotify.FAN_CLOSE_WRITE | fanotify.FAN_ATTRIB  # something happened to what is behind the name
+    NEW = fanotify.FAN_CREATE | fanotify.FAN_DELETE | fanotify.FAN_MOVED_FROM  # the name itself came or went
 
     def __init__(self, plan: Plan, root: str, on_exec: OnExec | None = None) -> None:
         self._group = fanotify.Group()
@@ -238,16 +239,17 @@ class FanotifySource:
 
     def _quiet(self, event: fanotify.Event, place: _Place) -> Touch | None:
         """Where no content is watched. A program with other rights may appear; and what is written may be a file that
-        has a watched name elsewhere."""
-        if event.mask == fanotify.FAN_MODIFY:
+        has a watched name elsewhere. Files that were just made are most of what happens here, and are not asked."""
+        mask = event.mask
+        if mask == fanotify.FAN_MODIFY:
             self._ignore(place.path, fanotify.FAN_MODIFY | fanotify.FAN_EVENT_ON_CHILD)
+            return None
+        if place.zone.dead and (mask & self.NEW or not mask & self.INTO):
             return None
         path = f"{place.path}/{os.fsdecode(event.name)}"
         if not place.zone.dead:
             return Touch(path, place.zone, event.pid)
-        if event.mask & self.INTO and self._links(path) > 1:
-            return Touch(path, place.zone, event.pid, linked=True)
-        return None
+        return Touch(path, place.zone, event.pid, linked=True) if self._links(path) > 1 else None
 
     def _written(self, path: str, place: _Place, pid: int) -> Touch | None:
         """Somebody writes to a file and keeps it open."""

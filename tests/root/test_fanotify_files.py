@@ -255,6 +255,34 @@ def test_marks_stay_when_the_right_to_make_them_is_gone(live):
     assert live.seen(lambda found: "/etc/dropped" in found)["/etc/dropped"].actor.pid
 
 
+def test_a_log_wakes_nobody_twice_also_when_the_right_to_mark_is_gone(live):
+    """Each write of a file that stays open is told, so what nobody watches must be ignored from the first one on."""
+    script = "exec 3>>srv/plain; echo one >&3; echo told; read go; echo two >&3; echo told; read go"
+    words = {"cwd": live.world.root, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(["sh", "-c", script], **words) as writer:
+        writer.stdout.readline()
+        poll = select.poll()
+        poll.register(live.sensor.fileno(), select.POLLIN)
+        assert poll.poll(0)
+
+        def unprivileged():  # capabilities belong to a thread
+            capabilities.give_up(capabilities.CAP_SYS_ADMIN)
+            assert list(live.sensor.ready(1)) == []
+
+        thread = threading.Thread(target=unprivileged)
+        thread.start()
+        thread.join()
+        assert not poll.poll(0)
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+        assert not poll.poll(0)
+        writer.stdin.write(b"\n")
+        writer.stdin.close()
+    live.sh("exec 3>>etc/passwd; echo x >&3; mv srv/plain etc/plain")
+    live.seen(lambda found: {"/etc/passwd", "/etc/plain"} <= found.keys())
+
+
 def test_any_event_bytes_parse_or_fail_cleanly(live):
     group = fanotify.Group()
     group.mark(str(live.mount), fanotify.FAN_CREATE | fanotify.FAN_ONDIR)

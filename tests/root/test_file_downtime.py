@@ -71,7 +71,7 @@ from edgeguard.sensors import observed, sweep
 if point == "it begins":
     sweeping.sweep = die
 elif point == "some directories are looked at":
-    sweep._Sweep._merge = after(3, sweep._Sweep._merge)
+    sweep.Sweep._merge = after(3, sweep.Sweep._merge)
 elif point == "some of its memory is written":
     observed.Writer.keep = after(5, observed.Writer.keep)
     observed.Writer.put = after(3, observed.Writer.put)

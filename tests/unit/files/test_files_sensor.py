@@ -223,6 +223,16 @@ def test_observe_path(live, world):
     assert live.sensor.observe_path("/etc", 1).columns["type"] == "directory"
 
 
+def test_it_has_caught_up_when_all_that_happened_is_told(live, world):
+    assert live.sensor.caught_up
+    world.write("/etc/passwd", b"changed")
+    assert not live.sensor.caught_up, "in the kernel's queue"
+    list(live.sensor.ready(1))
+    assert not live.sensor.caught_up, "waits for its look"
+    live.seen(lambda found: "/etc/passwd" in found)
+    assert live.sensor.caught_up
+
+
 def test_hostile_names_arrive_whole(live, world):
     names = [b"new\nline", b"\x1b[2J", b"\xff\xfe", b"y" * 255]
     for name in names:

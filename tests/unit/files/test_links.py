@@ -7,7 +7,7 @@ import pytest
 
 from edgeguard.model import NOBODY, Actor, Origin, Watch
 from edgeguard.sensors import links as module
-from edgeguard.sensors import sweep
+from edgeguard.sensors import revisit, sweep
 from edgeguard.sensors.links import Links
 
 ACTOR = Actor(pid=7)
@@ -67,14 +67,14 @@ def test_the_helper_finds_the_watched_name(tree):
         sweep.learn(watches, str(tree), manifest, observed)
     observed.seek(0)
     seen = []
-    sweep.revisit(
+    revisit.revisit(
         watches, str(tree), None, ["/beside/a", "/beside/own"], 1, Origin.SWEEP, seen.append, observed_in=observed
     )
     assert [item.subject for item in seen] == ["/watched/a"]
 
 
 def test_a_damaged_memory_is_said(tree):
-    summary = sweep.revisit(
+    summary = revisit.revisit(
         [Watch("/watched", "config")],
         str(tree),
         None,

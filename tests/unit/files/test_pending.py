@@ -102,3 +102,14 @@ def test_the_timer_goes_off_for_what_is_due_first():
     assert made.went_off()
     assert made.take() == ("/log", Waiting(ONE, None, writing=True))
     timer.close()
+
+
+def test_it_is_empty_when_nothing_wants_a_look(pending, clock):
+    assert pending.empty
+    pending.add("/a", Waiting(ONE, None, writing=True))
+    assert not pending.empty
+    path, waiting = pending.take()
+    pending.looked(path, waiting, 0.0)
+    assert pending.empty, "it rests, and nothing happened to it meanwhile"
+    pending.add("/a", Waiting(ONE, None))
+    assert not pending.empty

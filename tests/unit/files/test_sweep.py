@@ -15,7 +15,7 @@ from files_world import ABSENT, PRESENT, UNREADABLE, World, statuses
 
 from edgeguard.errors import DecodeError
 from edgeguard.model import Origin, Watch
-from edgeguard.sensors import observed, sweep
+from edgeguard.sensors import observed, revisit, sweep
 from edgeguard.sensors.sweep import Plan, count, identity
 
 
@@ -352,7 +352,7 @@ def test_accepted_files_are_protected_too(world, tmp_path):
     world.write("/etc/ssh/sshd_config", b"accepted")
     paths = ["/etc/ssh/sshd_config", "/etc/passwd", "/etc/ssh/none", "/etc/ssh/deep"]
     digest = hashlib.sha256(b"accepted").digest()
-    assert sweep.protect(world.watches, str(world.root), paths, str(vault)) == [digest]
+    assert revisit.protect(world.watches, str(world.root), paths, str(vault)) == [digest]
     assert os.listdir(vault) == [digest.hex()]
 
 
@@ -376,7 +376,7 @@ def test_revisit_tells_the_path_and_what_differs_below(world):
     world.write("/etc/passwd", b"changed")
     seen = []
     targets = ["/etc/passwd", "/etc/ssh", "/etc/gone"]
-    sweep.revisit(world.watches, str(world.root), world.manifest, targets, 1, Origin.LIVE, seen.append)
+    revisit.revisit(world.watches, str(world.root), world.manifest, targets, 1, Origin.LIVE, seen.append)
     assert {o.subject: o.status for o in seen} == {
         "/etc/passwd": PRESENT,
         "/etc/ssh": PRESENT,
@@ -392,7 +392,7 @@ def test_revisit_of_a_tree_that_only_matters_for_setid(world):
     world.write("/srv/new/plain")
     seen = []
     targets = ["/srv/new", "/srv/new/plain"]
-    sweep.revisit(world.watches, str(world.root), world.manifest, targets, 1, Origin.LIVE, seen.append)
+    revisit.revisit(world.watches, str(world.root), world.manifest, targets, 1, Origin.LIVE, seen.append)
     assert [o.subject for o in seen] == ["/srv/new/su"]
 
 

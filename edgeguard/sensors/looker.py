@@ -1,0 +1,177 @@
+"""Looking at the files of one directory after the other while learning and sweeping, and carrying over what needs no
+look. Which directories, and what comes of what is seen, is not known here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from stat import S_IFMT, S_IFREG
+from typing import NamedTuple
+
+from edgeguard.codec.manifest import Entry
+from edgeguard.model import Observation, Origin, Watch
+from edgeguard.sensors import observed
+from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, openssl, present, unreadable
+from edgeguard.sensors.observed import STAT, UNSURE
+from edgeguard.sensors.vault import Vault
+from edgeguard.sensors.walk import Visit
+
+RACY_NS = 2_000_000_000  # a file changed less than this before the look may change again within the same ctime tick
+NOTES_MAX = 100  # lines kept in a summary; a broken disk could give one a file
+
+Looks = dict[bytes, tuple[bytes, Entry | None]]
+
+
+class Progress(NamedTuple):
+    files: int
+    bytes: int
+    total_files: int
+    total_bytes: int
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a sweep or learning did."""
+
+    files: int = 0  # names looked at
+    subjects: int = 0
+    directories: int = 0
+    bytes_read: int = 0
+    emitted: int = 0
+    unreadable: int = 0
+    protected: int = 0  # bytes of new protected copies
+    written: bool = False  # observed.db differs: the caller renames the new one into place
+    damaged: bool = False  # the old observed.db could not be read: everything was read again
+    notes: list[str] = field(default_factory=list)  # plain sentences: what has a limit
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (mount point, why it was not entered)
+
+    def note(self, line: str) -> None:
+        if len(self.notes) < NOTES_MAX:
+            self.notes.append(line)
+        elif len(self.notes) == NOTES_MAX:
+            self.notes.append("there are more notes than these")
+
+
+class Looker:
+    """Looks at the files of one directory after the other, and carries over what needs no look."""
+
+    def __init__(
+        self,
+        summary: Summary,
+        hash_file_max: int,
+        vault: Vault | None,
+        clock_ns: Callable[[], int],
+        *,
+        thorough: bool = False,
+    ) -> None:
+        self._summary = summary
+        self._eye = Eye(hash_file_max, thorough=thorough, new_hash=openssl)
+        self._vault = vault
+        self._clock_ns = clock_ns
+
+    def directory(
+        self, visit: Visit, old: Looks, reference: dict[bytes, Entry], *, reread: bool
+    ) -> tuple[Looks, dict[bytes, str]]:
+        """All names with packed stat and entry, and notes for some. `reread`: nothing is carried over."""
+        looks: Looks = {}
+        notes: dict[bytes, str] = {}
+        summary = self._summary
+        summary.directories += 1
+        summary.files += len(visit.names)
+        for at, name in enumerate(visit.joined.split(b"\0")):
+            watch = visit.watch or visit.watches[at]
+            packed = visit.packed[STAT.size * at : STAT.size * (at + 1)]
+            before = old.get(name)
+            if before is not None and before[0] == packed and not reread and _suffices(before[1], watch):
+                entry = before[1]
+                looks[name] = (packed, entry and entry._replace(category=watch.category))
+            else:
+                look = self._one(visit, at, name, watch, packed, notes, reference.get(name))
+                if look is not None:
+                    looks[name] = look
+            if name in looks and looks[name][1] is not None:
+                summary.subjects += 1
+        summary.bytes_read = self._eye.bytes_read
+        return looks, notes
+
+    def _one(
+        self,
+        visit: Visit,
+        at: int,
+        name: bytes,
+        watch: Watch,
+        packed: bytes,
+        notes: dict[bytes, str],
+        expected: Entry | None,
+    ) -> tuple[bytes, Entry | None] | None:
+        """None: it vanished."""
+        stat = visit.stats[at]
+        path = f"{visit.path}/{visit.names[at]}"
+        if watch.only == "setid" and S_IFMT(stat.st_mode) != S_IFREG:
+            return packed, None
+        if watch.only == "setid" and not stat.st_mode & 0o6111:
+            return packed, None  # neither set-id nor executable: capabilities would be without effect
+        try:
+            seen = self._look(visit, at, path, watch).judged(expected)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except CannotLook as why:
+            # Its attributes are kept, so that the next look, or its end, is a change that is told.
+            notes[name] = f"!{why}"
+            self._summary.unreadable += 1
+            self._summary.note(f"{path}: {why}")
+            return _unsure(packed), Entry(stat.st_mode, stat.st_uid, stat.st_gid, 0, watch.category)
+        if seen.note:
+            notes[name] = seen.note
+            self._summary.note(f"{path}: {seen.note}")
+        if not seen.settled or stat.st_ctime_ns > self._clock_ns() - RACY_NS:
+            packed = _unsure(packed)
+        return packed, seen.entry if is_subject(seen.entry, watch) else None
+
+    def _look(self, visit: Visit, at: int, path: str, watch: Watch) -> Seen:
+        stat = visit.stats[at]
+        if self._vault is not None and watch.protect and watch.content and S_IFMT(stat.st_mode) == S_IFREG:
+            return self._vault.look(self._eye, visit.fd, visit.names[at], path, stat.st_size, watch)
+        return self._eye.look(visit.fd, visit.names[at], watch, stat if S_IFMT(stat.st_mode) == S_IFREG else None)
+
+    def close(self) -> None:
+        if self._vault is None:
+            return
+        self._vault.sync()
+        self._summary.protected = self._vault.bytes_written
+        for path in self._vault.refused:
+            self._summary.note(f"{path}: no protected copy, the vault is full")
+
+
+def _suffices(entry: Entry | None, watch: Watch) -> bool:
+    """Does what was kept of an unchanged file answer what this watch asks? Else it was kept under another policy."""
+    if entry is None:
+        return watch.only == "setid"
+    if watch.only == "setid" and not entry.setid:
+        return False
+    return entry.st_mode >> 12 != S_IFREG >> 12 or bool(entry.sha256) == watch.content
+
+
+def observation_of(
+    visit: Visit, name: bytes, entry: Entry, notes: dict[bytes, str], now: int, origin: Origin
+) -> Observation:
+    path = f"{visit.path}/{os.fsdecode(name)}"
+    note = notes.get(name, "")
+    if note.startswith("!"):
+        return unreadable(path, entry.category, note[1:], now, origin)
+    return present(path, Seen(entry, note), now, origin)
+
+
+def record_of(visit: Visit, looks: Looks) -> bytes:
+    subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
+    return observed.encode(directory_of(visit), list(looks), b"".join(stat for stat, _ in looks.values()), subjects)
+
+
+def _unsure(packed: bytes) -> bytes:
+    inode, _, size = STAT.unpack(packed)
+    return STAT.pack(inode, UNSURE, size)
+
+
+def directory_of(visit: Visit) -> bytes:
+    return os.fsencode(visit.path)

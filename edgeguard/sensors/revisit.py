@@ -1,0 +1,122 @@
+"""Looking at some paths because somebody has a reason: what the resident daemon leaves to a helper (large files, large
+new trees, other names of a touched file), findings that are looked at again, and copies of what was accepted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from stat import S_IFMT, S_IFREG
+from typing import BinaryIO
+
+from edgeguard.codec.layers import Lookup
+from edgeguard.errors import DecodeError
+from edgeguard.model import Origin, Watch
+from edgeguard.sensors import observed
+from edgeguard.sensors.look import CannotLook, Eye, observe, openssl
+from edgeguard.sensors.looker import Summary
+from edgeguard.sensors.sweep import HASH_FILE_MAX, VAULT_MAX, Emit, Sweep
+from edgeguard.sensors.vault import Vault
+from edgeguard.sensors.walk import resolved
+from edgeguard.sensors.watching import Plan
+
+
+def revisit(
+    watches: Sequence[Watch],
+    root: str,
+    manifest: Lookup | None,
+    targets: Sequence[str],
+    now: int,
+    origin: Origin,
+    emit: Emit,
+    *,
+    observed_in: BinaryIO | None = None,
+    hash_file_max: int = HASH_FILE_MAX,
+) -> Summary:
+    """Look at some paths and all that is below them; emit the paths themselves and, below, what differs from the
+    manifest. For what the resident daemon leaves to a helper: large files, large new trees, and files that were touched
+    under a name that nobody watches (their watched names are found in `observed_in`)."""
+    summary = Summary()
+    plan = Plan(resolved(watches, root))
+    eye = Eye(hash_file_max, thorough=True, new_hash=openssl)
+    names = _watched_names(plan, root, targets, observed_in, summary) if observed_in is not None else []
+    for target in (*targets, *names):
+        watch = plan.decide(target)
+        expected = manifest.lookup(os.fsencode(target)) if manifest is not None else None
+        seen = observe(eye, watch, root, target, now, origin, expected=expected)
+        summary.files += 1
+        known = expected is not None
+        if watch is not None and (watch.only != "setid" or seen.columns.get("setid") or known):
+            emit(seen)
+            summary.emitted += 1
+        inner = Summary()
+        Sweep(plan, root, manifest, now, origin, emit, inner, target).run(
+            None, None, None, True, hash_file_max, time.time_ns, None
+        )
+        summary.files += inner.files
+        summary.emitted += inner.emitted
+        summary.bytes_read += inner.bytes_read
+    summary.bytes_read += eye.bytes_read
+    return summary
+
+
+def _watched_names(plan: Plan, root: str, targets: Sequence[str], observed_in: BinaryIO, summary: Summary) -> list[str]:
+    """Watched names of those targets that have several names of which nobody watches this one."""
+    wanted: set[tuple[int, int]] = set()
+    prefix = root.rstrip("/")
+    for target in targets:
+        watch = plan.decide(target)
+        if watch is not None and not watch.only:
+            continue
+        with contextlib.suppress(OSError):
+            at = os.lstat(prefix + target)
+            if at.st_nlink > 1 and S_IFMT(at.st_mode) == S_IFREG:
+                wanted.add((at.st_dev, at.st_ino))
+    if not wanted:
+        return []
+    numbers = {number for _, number in wanted}
+    found = []
+    try:
+        for record in observed.Reader(observed_in).records():
+            found += [os.fsdecode(path) for path, number in record.inodes() if number in numbers]
+    except DecodeError as error:
+        summary.note(f"observed.db cannot be searched: {error}")
+    return [path for path in found if path not in targets and _inode(prefix + path) in wanted]
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    """On other file systems other files have the same number."""
+    try:
+        at = os.lstat(path)
+    except OSError:
+        return None
+    return at.st_dev, at.st_ino
+
+
+def protect(
+    watches: Sequence[Watch], root: str, paths: Sequence[str], vault: str, *, vault_max: int = VAULT_MAX
+) -> list[bytes]:
+    """Keep copies of these files as they are now (after they were accepted). Digests of what is in the vault then;
+    paths that no watch protects, or that cannot be read, are left out."""
+    plan = Plan(resolved(watches, root))
+    store = Vault(vault, vault_max)
+    eye = Eye(HASH_FILE_MAX, new_hash=openssl)
+    kept = []
+    for path in paths:
+        watch = plan.decide(path)
+        if watch is None or not watch.protect or not watch.content:
+            continue
+        parent, _, name = (root.rstrip("/") + path).rpartition("/")
+        try:
+            fd = os.open(parent or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                seen = store.look(eye, fd, name, path, os.lstat(name, dir_fd=fd).st_size, watch)
+            finally:
+                os.close(fd)
+        except (OSError, CannotLook):
+            continue
+        if seen.entry.sha256 and os.path.exists(f"{vault}/{seen.entry.sha256.hex()}"):
+            kept.append(seen.entry.sha256)
+    store.sync()
+    return kept
