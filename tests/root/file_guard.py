@@ -179,10 +179,10 @@ class FileGuard:
     def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
         """Wait for something true; what it was."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while (began := time.monotonic()) < deadline:
             if found := condition():
                 return found
-            time.sleep(0.02)
+            time.sleep(max(0.02, 2 * (time.monotonic() - began)))  # thousands of findings take long to be read
         log = (self.base / "log").read_text(errors="replace")
         found = [item.subject for item in self.findings()]
         pytest.fail(f"it did not come true; findings: {found[:20]}; log: {log[-3000:]}")

@@ -115,12 +115,12 @@ def test_differences_whose_end_was_lost_end_all_the_same(tmp_path: Path) -> None
         (guard.watched / "stale").mkdir()
         for number in range(STALE):
             (guard.watched / f"stale/{number}").write_text("new")
-        guard.until(lambda: len(guard.findings()) == STALE + 1)
+        guard.until(lambda: len(guard.findings()) == STALE + 1, PATIENCE_S)
         guard.daemon.send_signal(signal.SIGSTOP)
         subprocess.run([sys.executable, "-c", FILL, str(guard.top), str(QUEUE), str(STALE)], check=True)
         guard.daemon.send_signal(signal.SIGCONT)
         guard.until(lambda: guard.findings("health"))
-        guard.until(lambda: not guard.findings())
+        guard.until(lambda: not guard.findings(), PATIENCE_S)
 
 
 def expected(guard: FileGuard) -> set[str]:
