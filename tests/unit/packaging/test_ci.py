@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -123,7 +124,8 @@ def test_tests_that_skip_are_listed(place: Place) -> None:
     assert "        SKIPPED [1] tests/x.py:1: no such thing here" in said
 
 
-def test_nothing_is_left_when_it_is_ended(place: Place) -> None:
+@pytest.mark.parametrize("everywhere", [False, True], ids=["itself", "with its lanes"])
+def test_nothing_is_left_when_it_is_ended(place: Place, everywhere: bool) -> None:
     place.stand_in("bin/make", "sleep 300")
     runner = subprocess.Popen(
         ["/bin/bash", ".ci/run"], cwd=place.base, env=place.environment(), stdout=subprocess.DEVNULL
@@ -131,7 +133,9 @@ def test_nothing_is_left_when_it_is_ended(place: Place) -> None:
     deadline = time.monotonic() + 60
     while not (place.log.exists() and "make" in place.log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    runner.terminate()
+    lanes = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
+    for pid in (*map(int, lanes if everywhere else ()), runner.pid):
+        os.kill(pid, signal.SIGTERM)
     runner.wait(60)
     while (left := below(place.base)) and time.monotonic() < deadline + 60:
         time.sleep(0.05)
