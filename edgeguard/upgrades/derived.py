@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from edgeguard.codec.layers import ABSENT, Lookup
 from edgeguard.codec.manifest import Entry
+from edgeguard.upgrades import pam
 from edgeguard.upgrades.judge import Judge
 from edgeguard.upgrades.kinds import (
     ALTERNATIVE,
@@ -35,6 +36,19 @@ from edgeguard.upgrades.kinds import (
 
 COMPILE_S = 600  # a thousand modules on a slow board
 CERTIFICATES_MAX = 16 << 20
+EMPTY = sha256(b"").digest()
+# What links of update-alternatives may show although no watch reads it: nobody runs it.
+SHOWN = re.compile(rb"/usr/share/(?:man|info|doc|icons|pixmaps|images|backgrounds|wallpapers|desktop-base|plymouth)/")
+GUARDED = (
+    b"/etc/pam.d/",
+    b"/etc/systemd/",
+    b"/etc/sudoers",
+    b"/etc/ssh/",
+    b"/etc/cron",
+    b"/etc/ld.so",
+    b"/etc/init.d/",
+)
+"""A link there decides who gets in or what runs: only its own rule explains one."""
 
 
 class Held(NamedTuple):
@@ -74,15 +88,15 @@ class Derived:
             return ABSENT if before is not None and self._gone(held) else None
         if seen.uid or seen.gid or seen.setid or seen.caps or (seen.st_mode & 0o022 and seen.type != "symlink"):
             return None  # nothing of this kind runs with other rights or is for others to write
-        if before is not None and seen.xattrs != before.xattrs:
-            return None
+        if before is not None and (seen.xattrs != before.xattrs or seen.type != before.type):
+            return None  # a program or a settings file does not become a link by being upgraded
         return seen if self._right(held, seen) else None
 
     def _right(self, held: Held, seen: Entry) -> bool:
         if PYC.fullmatch(held.path):
-            return seen.type == "file" and self._modules.get(held.path, b"") == seen.sha256
+            return seen.type == "file" and bool(seen.sha256) and self._modules.get(held.path) == seen.sha256
         if seen.type == "symlink":
-            return held.maker != BY_OTHERS and self._link(held.path, seen.target)
+            return held.maker != BY_OTHERS and self._link(held.path, seen)
         if seen.type == "file" and CERTIFICATE.fullmatch(held.path) and self._certificates(held.path):
             return True
         if CACHES.fullmatch(held.path):
@@ -94,14 +108,25 @@ class Derived:
     def _by_script(self, held: Held, seen: Entry) -> bool:
         """Settings that a maintainer script copied from a file of its package (ucf does), or that it made at a path
         which it names: both are signed."""
-        if seen.sha256 in self._judge.vouched and self._made(held, count=False):
-            return True
-        new = self._references.lookup(held.path) is None and seen.category in ("config", "script")
-        if not new or held.maker != BY_DPKG:
+        if seen.category not in ("config", "script"):
             return False
-        named = re.search(re.escape(held.path) + rb"(?![\w./-])", self._judge.scripts) is not None
-        self.unproven += named
-        return named
+        copied = seen.sha256 in self._judge.vouched and seen.sha256 != EMPTY
+        if copied and self._made(held, count=False) and (self._named(held.path) or self._by_ucf(held.path)):
+            return True
+        new = self._references.lookup(held.path) is None
+        if not new or held.maker != BY_DPKG or not self._named(held.path):
+            return False
+        self.unproven += 1
+        return True
+
+    def _named(self, path: bytes) -> bool:
+        """Does a signed script of these packages speak of this very path?"""
+        return re.search(rb"(?<![\w./-])" + re.escape(path) + rb"(?![\w./-])", self._judge.scripts) is not None
+
+    def _by_ucf(self, path: bytes) -> bool:
+        """Is it one of the settings files that ucf looks after?"""
+        rows = (row.split(maxsplit=1) for row in self._small(b"/var/lib/ucf/registry").splitlines())
+        return any(len(row) == 2 and row[1].strip() == path for row in rows)
 
     def _made(self, held: Held, *, count: bool = True) -> bool:
         """By dpkg, or, where nobody knows, in its time. The clock of an inode cannot be set from outside."""
@@ -135,32 +160,42 @@ class Derived:
     def _known(self, path: bytes) -> bool:
         return self._references.lookup(path) is not None
 
-    def _link(self, path: bytes, target: bytes) -> bool:
-        place = self._target(path, target)
+    def _link(self, path: bytes, seen: Entry) -> bool:
+        place = self._target(path, seen.target)
         if ALTERNATIVE.fullmatch(path):
-            return self._known(place) or self._unwatched(place)
-        if ALTERNATIVE.fullmatch(place):
-            return True  # where it leads from there is what the line above is about
+            return self._known(place) or SHOWN.match(place) is not None
         if ENABLED.fullmatch(path):
-            return UNITS.fullmatch(place) is not None and self._unit(place)
+            return UNITS.fullmatch(place) is not None and self._unit(path, place)
+        if ALTERNATIVE.fullmatch(place):
+            return not path.startswith(GUARDED) and self._alternative(place)
         if match := RUNLEVEL.fullmatch(path):
             return place == b"/etc/init.d/" + match["name"] and self._known(place)
         if CERTIFICATE.fullmatch(path):
             inside = CERTIFICATE.fullmatch(place) is not None
             return inside or (place.startswith(b"/usr/share/ca-certificates/") and self._known(place))
-        inside = path.startswith(b"/etc/") or CACHES.fullmatch(path) is not None
-        return inside and self._known(place)
+        if CACHES.fullmatch(path):
+            return self._known(place)
+        fits = path.rpartition(b"/")[2] == place.rpartition(b"/")[2] or self._named(path)
+        return path.startswith(b"/etc/") and not path.startswith(GUARDED) and fits and self._known(place)
 
-    def _unit(self, place: bytes) -> bool:
-        """An instance of a template is not there by itself."""
-        stem, at, instance = place.partition(b"@")
-        template = stem + b"@." + instance.rpartition(b".")[2] if at else place
-        return self._known(place) or self._known(template)
+    def _alternative(self, path: bytes) -> bool:
+        """Does this link of update-alternatives lead where it may?"""
+        watch = self._judge.plan.decide(os.fsdecode(path))
+        seen = self._judge.look(path, watch) if watch is not None else None
+        return seen is not None and seen.type == "symlink" and self._link(path, seen)
 
-    def _unwatched(self, place: bytes) -> bool:
-        """A manual page or a picture, say, that no watch reads."""
-        watch = self._judge.plan.decide(os.fsdecode(place))
-        return watch is None or watch.only == "setid"
+    def _unit(self, path: bytes, place: bytes) -> bool:
+        """A unit under its own name, an instance of it, or an alias that the unit itself asks for."""
+        name, unit = path.rpartition(b"/")[2], place.rpartition(b"/")[2]
+        template, file = _template(unit), place
+        if not self._known(place):  # an instance of a template is not there by itself
+            file = place.rpartition(b"/")[0] + b"/" + template
+        if not self._as_known(file):
+            return False
+        if name == unit or (unit == template and _template(name) == template):
+            return True
+        aliases = (line[6:].split() for line in self._small(file).splitlines() if line.startswith(b"Alias="))
+        return any(name in words for words in aliases)
 
     # -- content that can be made again
 
@@ -197,19 +232,14 @@ class Derived:
         return all(_bare(found) in known for found in names.findall(bundle))
 
     def _pam(self, path: bytes) -> bool:
-        """What pam-auth-update makes: each line calls a module just as some package's profile says."""
-        known = b""
-        for folder in (b"/usr/share/pam-configs", b"/usr/share/pam"):
-            for name in _names(self._judge.world.under(folder)):
-                if self._as_known(inner := folder + b"/" + name):
-                    known += b" ".join(self._small(inner).split()) + b" "
-        for line in self._small(path).split(b"\n"):
-            words = PAM_LINE.fullmatch(line.partition(b"#")[0].strip())
-            if words is not None and b" ".join(words["call"].split()) + b" " not in known:
-                return False
-            if words is None and line.strip() and not line.startswith(b"#"):
-                return False
-        return bool(known)
+        """What pam-auth-update makes of a template and profiles that are as they should be."""
+        template = b"/usr/share/pam/" + path.rpartition(b"/")[2]
+        if not self._as_known(template):
+            return False
+        folder = b"/usr/share/pam-configs"
+        profiles = [folder + b"/" + name for name in _names(self._judge.world.under(folder))]
+        said = [self._small(profile) for profile in profiles if self._as_known(profile)]
+        return pam.made_of(self._small(path), self._small(template), said)
 
     def _as_known(self, path: bytes) -> bool:
         watch = self._judge.plan.decide(os.fsdecode(path))
@@ -224,7 +254,9 @@ class Derived:
             return file.read(CERTIFICATES_MAX) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
 
 
-PAM_LINE = re.compile(rb"[a-z]+\s+(?:\[[^\]]*\]|[a-z]+)\s+(?P<call>\S.*)")
+def _template(unit: bytes) -> bytes:
+    stem, at, instance = unit.partition(b"@")
+    return stem + b"@." + instance.rpartition(b".")[2] if at else unit
 
 
 def _names(folder: bytes) -> list[bytes]:

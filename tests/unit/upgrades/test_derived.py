@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -126,11 +127,36 @@ def test_alternatives(world: World) -> None:
     assert world.explained("/usr/bin/vi") is not None
     assert world.explained("/etc/alternatives/vi", BY_OTHERS) is None
     assert world.explained("/usr/bin/vi", BY_OTHERS) is None
-    world.make("/etc/alternatives/editor", link="/tmp/evil")
+    world.make("/etc/alternatives/vi.1.gz", link="/usr/share/man/man1/vim.1.gz")
+    assert world.explained("/etc/alternatives/vi.1.gz") is not None, "no watch reads manual pages"
     world.make("/usr/bin/evil")
-    world.make("/etc/alternatives/pager", link="/usr/bin/evil")
-    assert world.explained("/etc/alternatives/editor") is not None, "what no watch reads (a manual page)"
-    assert world.explained("/etc/alternatives/pager") is None
+    for name, target in (("editor", "/tmp/evil"), ("pager", "/usr/bin/evil"), ("view", "/var/tmp/evil")):
+        world.make(f"/etc/alternatives/{name}", link=target)
+        world.make(f"/usr/bin/{name}", link=f"/etc/alternatives/{name}")
+        assert world.explained(f"/etc/alternatives/{name}", BY_UNKNOWN) is None
+        assert world.explained(f"/usr/bin/{name}", BY_UNKNOWN) is None
+
+
+def test_a_program_does_not_become_a_link(world: World) -> None:
+    world.make("/usr/bin/vim.tiny", known=True)
+    world.make("/etc/alternatives/vi", link="/usr/bin/vim.tiny")
+    world.make("/usr/sbin/sshd", known=True)
+    (world.root / "usr/sbin/sshd").unlink()
+    world.make("/usr/sbin/sshd", link="/etc/alternatives/vi")
+    assert world.explained("/usr/sbin/sshd", BY_DPKG) is None
+    world.make("/etc/pam.d/runuser", known=True)
+    world.make("/etc/pam.d/new", link="runuser")
+    assert world.explained("/etc/pam.d/new", scripts=b"ln -s runuser /etc/pam.d/new") is None
+
+
+def test_other_links_in_etc(world: World) -> None:
+    world.make("/etc/tool/available/x.conf", known=True)
+    world.make("/etc/tool/enabled/x.conf", link="../available/x.conf")
+    world.make("/etc/tool/enabled/y.conf", link="../available/x.conf")
+    assert world.explained("/etc/tool/enabled/x.conf") is not None
+    assert world.explained("/etc/tool/enabled/x.conf", BY_OTHERS) is None
+    assert world.explained("/etc/tool/enabled/y.conf") is None
+    assert world.explained("/etc/tool/enabled/y.conf", scripts=b"ln -s x /etc/tool/enabled/y.conf\n") is not None
 
 
 def test_links_that_led_to_what_is_gone(world: World) -> None:
@@ -161,6 +187,22 @@ def test_units(world: World) -> None:
         world.make(path, link=target)
         assert (world.explained(path) is not None) == fine, name
         assert world.explained(path, BY_OTHERS) is None
+
+
+def test_a_unit_under_another_name(world: World) -> None:
+    world.make("/usr/lib/systemd/system/ssh.service", "[Install]\nAlias=sshd.service\n", known=True)
+    world.make("/usr/lib/systemd/system/getty@.service", known=True)
+    world.make("/usr/lib/systemd/system/debug-shell.service", known=True)
+    for path, target, fine in (
+        ("/etc/systemd/system/sshd.service", "ssh.service", True),
+        ("/etc/systemd/system/getty.target.wants/getty@tty1.service", "getty@.service", True),
+        ("/etc/systemd/system/edgeguard.service", "debug-shell.service", False),
+        ("/etc/systemd/system/edgeguard@tty1.service", "getty@.service", False),
+    ):
+        world.make(path, link=f"/usr/lib/systemd/system/{target}")
+        assert (world.explained(path) is not None) == fine, path
+    world.make("/usr/lib/systemd/system/ssh.service", "[Install]\nAlias=sshd.service edgeguard.service\n")
+    assert world.explained("/etc/systemd/system/sshd.service") is None, "the unit is not as it should be"
 
 
 def test_run_levels(world: World) -> None:
@@ -195,15 +237,20 @@ def test_certificates(world: World) -> None:
 
 def test_what_pam_auth_update_writes(world: World) -> None:
     world.make("/usr/share/pam-configs/unix", "Auth:\n\t[success=end default=ignore]\tpam_unix.so nullok\n", known=True)
-    world.make("/usr/share/pam/common-auth", "auth required pam_permit.so\n", known=True)
+    template = "# made\n$auth_primary\nauth requisite pam_deny.so\nauth required pam_permit.so\n$auth_additional\n"
+    world.make("/usr/share/pam/common-auth", template, known=True)
     path = "/etc/pam.d/common-auth"
-    good = "# made\nauth\t[success=1 default=ignore]\tpam_unix.so nullok\nauth required pam_permit.so\n"
+    unix = "auth\t[success=1 default=ignore]\tpam_unix.so nullok\n"
+    good = template.replace("$auth_primary\n", unix).replace("$auth_additional\n", "")
     world.make(path, good)
     assert world.explained(path) is not None
     assert world.explained(path, BY_OTHERS) is None
     for evil in ("auth sufficient pam_evil.so\n", "auth sufficient pam_unix.so nullok evil\n", "@include evil\n"):
         world.make(path, good + evil)
         assert world.explained(path) is None, evil
+    world.make(path, good)
+    world.make("/usr/share/pam/common-auth", good)
+    assert world.explained(path) is None, "the template is not as it should be"
 
 
 def test_images_and_caches_are_dpkgs_childrens(world: World) -> None:
@@ -223,9 +270,16 @@ def test_settings_that_scripts_make(world: World) -> None:
     world.make("/etc/tool.conf", "as in the package\n", known=True)
     digest = world.known[b"/etc/tool.conf"].sha256
     world.make("/etc/copy.conf", "as in the package\n")
-    assert world.explained("/etc/copy.conf", vouched=digest) is not None
-    assert world.explained("/etc/copy.conf", BY_OTHERS, vouched=digest) is None
+    script = b"cp /usr/share/tool.conf /etc/copy.conf\n"
+    assert world.explained("/etc/copy.conf", BY_UNKNOWN, vouched=digest, scripts=script) is not None
+    assert world.explained("/etc/copy.conf", BY_OTHERS, vouched=digest, scripts=script) is None
+    assert world.explained("/etc/copy.conf", vouched=digest) is None, "nobody speaks of it"
     assert world.explained("/etc/copy.conf") is None
+    world.make("/var/lib/ucf/registry", "tool /etc/copy.conf\nother /etc/else.conf\n")
+    assert world.explained("/etc/copy.conf", vouched=digest) is not None
+    world.make("/etc/else.conf", "")
+    empty = hashlib.sha256(b"").digest()
+    assert world.explained("/etc/else.conf", vouched=empty) is None, "any package has an empty file"
     world.make("/etc/named.conf", "whatever\n")
     script = b"#!/bin/sh\ncat >/etc/named.conf <<END\n"
     assert world.explained("/etc/named.conf", scripts=script) is not None
