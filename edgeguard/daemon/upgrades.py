@@ -40,8 +40,15 @@ STARTING_S = 30.0  # so long its caller counts as at work even where dpkg has no
 UNREAD_S = 300.0  # how long any difference is held while nobody knows yet what the packages will do
 HOLD_S = 600.0  # how long a difference is held at all
 HELD_MAX = 8192  # paths that are held, 250 bytes each; beyond, they are found by a sweep afterwards
-RELEASE_SLICE = 32  # paths looked at in one turn of the loop
+RELEASE_S = 0.05  # of looking in one turn of the loop
+OPEN_S = 7200.0  # then a transaction has ended, whoever holds dpkg's lock
 PREPARE_S, EXPLAIN_S = 3600.0, 900.0
+# By these it is decided what an archive vouches for. A difference that ends before it is judged is told all the same.
+ANCHORS = (
+    *("/etc/apt/sources.list", "/etc/apt/trusted.gpg", "/etc/apt/keyrings/", "/usr/share/keyrings/"),
+    *("/usr/bin/gpgv", "/usr/bin/sqv", "/usr/bin/dpkg-deb", "/usr/lib/apt/"),
+)
+ANCHORS_MAX = 64
 NOT_BY_IT = "changed while packages were installed, and not by them"
 DPKG = ("/usr/bin/dpkg", "/usr/bin/dpkg-divert", "/usr/bin/dpkg-statoverride")
 
@@ -88,6 +95,7 @@ class Upgrades:
         self._readers: dict[str, Reader] = {}  # of those that are prepared
         self._fds: dict[str, int] = {}
         self._held: dict[str, _Held] = {}
+        self._anchors: dict[str, Observation] = {}  # held ones that decide which packages are believed
         self._batch: dict[str, _Held] = {}  # what the running helper is asked about
         self._release: list[tuple[str, _Held]] = []
         self._overflowed = False
@@ -152,11 +160,15 @@ class Upgrades:
         """Does this difference wait? Only files do, only while packages are installed, only what these may explain."""
         if not self._open or observation.kind != "file":
             return False
+        if observation.subject in self._anchors and not self._river.deviates(observation, now_ms()):
+            self._judge(self._anchors.pop(observation.subject))  # for a while somebody else could vouch for packages
         if not self._may_be_explained(observation):
             return False
         if not self._river.deviates(observation, now_ms()):
             self._held.pop(observation.subject, None)
             return False
+        if observation.subject.startswith(ANCHORS) and len(self._anchors) < ANCHORS_MAX:
+            self._anchors.setdefault(observation.subject, observation)
         if len(self._held) >= HELD_MAX and observation.subject not in self._held:
             self._overflowed = True
             return True
@@ -234,7 +246,7 @@ class Upgrades:
         quiet = now - self._quiet_since
         ended = quiet >= SETTLE_S and not self._sweeping() and (self._caught_up() or quiet >= BEHIND_S)
         if "explain" not in self._helpers.running and not self._release and self._open:
-            if ready and ended:
+            if ready and (ended or now - min(self._open.values()) > OPEN_S):
                 self._explain(final=True)
             elif now - oldest >= HOLD_S:
                 self._explain(final=False)
@@ -262,11 +274,19 @@ class Upgrades:
         if not names:
             self._let_go(self._batch)
             return
-        held = [
-            [os.fsencode(path), _maker(item.actor)]
-            for path, item in self._batch.items()
-            if not any(reader.lookup(os.fsencode(path)) for reader in self._readers.values())
-        ]
+        try:
+            held = [
+                [os.fsencode(path), _maker(item.actor)]
+                for path, item in self._batch.items()
+                if not any(reader.lookup(os.fsencode(path)) for reader in self._readers.values())
+            ]
+        except DecodeError as error:  # a card that fails: what is held is told, and no later start stumbles over it
+            self._trouble.helper_failed("explain", str(error))
+            batch, self._batch = self._batch, {}
+            for name in names:
+                self._drop(name)
+            self._let_go(batch)
+            return
         answer: dict[str, Any] = {}
         request = {"transactions": names, "held": held, **self._judging.for_sweeps()}
         self._helpers.start(
@@ -298,9 +318,9 @@ class Upgrades:
         if not self._open:
             self._let_go(self._held)
             self._held = {}
-            if self._overflowed:
-                self._overflowed = False
-                self._compare()
+        if self._overflowed:
+            self._overflowed = False
+            self._compare()
 
     def _tell(self, package: dict[str, Any], answer: dict[str, Any]) -> None:
         text = package["text"]
@@ -333,9 +353,13 @@ class Upgrades:
 
     def _look(self) -> None:
         """Look at some of the paths again: what is as expected now never was a finding."""
-        slice_, self._release = self._release[:RELEASE_SLICE], self._release[RELEASE_SLICE:]
         files: Any = self._sensing.sensor("files")
-        for path, held in slice_ if files is not None else ():
+        end = time.monotonic() + RELEASE_S
+        while self._release and time.monotonic() < end:
+            path, held = self._release.pop(0)
+            self._anchors.pop(path, None)
+            if files is None:
+                continue
             seen = files.observe_path(path, now_ms(), held.actor, held.origin)
             if seen.note == LATER:
                 continue  # too large to be read here: a helper has been asked, and tells

@@ -32,7 +32,9 @@ VERIFY_S = 30
 VERIFIERS = ("/usr/bin/gpgv", "/usr/bin/sqv")
 APT_HELPER = "/usr/lib/apt/apt-helper"  # reads an index however it is compressed
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
+COMPRESSED = ("lz4", "xz", "gz", "bz2", "zst", "lzma")
 _DIGEST = re.compile(rb"\nSHA256: ([0-9a-f]{64})\n")
+FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _LISTED = re.compile(rb" ([0-9a-f]{64}) +(\d+) (\S+)")
 
 
@@ -41,6 +43,7 @@ class Source(NamedTuple):
 
     prefix: str  # of the names of its files in /var/lib/apt/lists
     keyrings: tuple[str, ...]  # files; empty: those that apt trusts for all sources
+    fingerprints: frozenset[str]  # of the only keys that may sign; empty: any of the keyrings
     keys: bytes  # an armoured key written into the source itself
     trusted: bool  # [trusted=yes]
 
@@ -85,7 +88,11 @@ def _ask(
         if "_Packages" not in name:
             continue
         inner = name[len(source.prefix) :]
-        hits, digest = _search(f"{folder}/{mark}{name}", wanted)
+        try:
+            hits, digest = _search(f"{folder}/{mark}{name}", wanted)
+        except OSError as error:  # `apt update` has just replaced it
+            troubles.append(f"{name}: {error.strerror}")
+            continue
         if source.trusted or (release is not None and digest in listed(release, inner)):
             for hit in hits:
                 found.setdefault(hit, word)
@@ -102,11 +109,16 @@ def _release(root: str, folder: str, mark: str, source: Source) -> bytes | None:
         return None
     if (signed := _content(base + "InRelease", TEXT_MAX)) is not None:
         parts = clear_signed(signed)
-        return parts[0] if parts is not None and verified(*parts, keyring) else None
+        return parts[0] if parts is not None and _trusted(source, signers(*parts, keyring)) else None
     text, signature = _content(base + "Release", TEXT_MAX), _content(base + "Release.gpg", TEXT_MAX)
     if text is None or signature is None:
         return None
-    return text if verified(text, signature, keyring) else None
+    return text if _trusted(source, signers(text, signature, keyring)) else None
+
+
+def _trusted(source: Source, fingerprints: frozenset[str]) -> bool:
+    """One good signature is enough: an archive that changes its key signs with both for a while."""
+    return bool(fingerprints & source.fingerprints if source.fingerprints else fingerprints)
 
 
 def clear_signed(data: bytes) -> tuple[bytes, bytes] | None:
@@ -126,19 +138,19 @@ def clear_signed(data: bytes) -> tuple[bytes, bytes] | None:
     return b"\n".join(line.rstrip(b" \t\r") for line in lines), armour
 
 
-def verified(text: bytes, signature: bytes, keyring: bytes) -> bool:
-    """Did a key of the keyring sign this text? Asked of whichever verifier apt has here."""
+def signers(text: bytes, signature: bytes, keyring: bytes) -> frozenset[str]:
+    """The fingerprints of keys of the keyring that signed this text. Asked of whichever verifier apt has here."""
     program = next((name for name in VERIFIERS if os.path.exists(name)), "")
     if not program:
-        return False
+        return frozenset()
     fds = [_memory(data) for data in (keyring, signature, text)]
     try:
         ring, sig, message = (f"/proc/self/fd/{fd}" for fd in fds)
-        options = ["--keyring", ring]
+        options = ["--keyring", ring, *(["--status-fd", "1"] if program.endswith("gpgv") else [])]
         done = subprocess.run(
             [program, *options, sig, message],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=fds,
             env=ENVIRONMENT,
@@ -146,11 +158,32 @@ def verified(text: bytes, signature: bytes, keyring: bytes) -> bool:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return False
+        return frozenset()
     finally:
         for fd in fds:
             os.close(fd)
-    return done.returncode == 0
+    if program.endswith("gpgv"):
+        return good_signatures(done.stdout)
+    words = done.stdout.decode("ascii", "replace").split() if done.returncode == 0 else []
+    return frozenset(word.upper() for word in words)
+
+
+def good_signatures(status: bytes) -> frozenset[str]:
+    """Fingerprints (of the key and of the primary one) out of what gpgv reports. It ends with an error as soon as one
+    of several signatures is by a key that it does not have; an expired or revoked key gives no GOODSIG."""
+    found: set[str] = set()
+    good = False
+    for line in status.split(b"\n"):
+        words = line.decode("ascii", "replace").split()
+        if words[:1] != ["[GNUPG:]"] or len(words) < 3:
+            good = good and words[1:2] != ["NEWSIG"]
+        elif words[1] == "NEWSIG":
+            good = False
+        elif words[1] == "GOODSIG":
+            good = True
+        elif words[1] == "VALIDSIG" and good:
+            found |= {words[2].upper(), words[-1].upper()}
+    return frozenset(found)
 
 
 def _memory(data: bytes) -> int:
@@ -202,7 +235,8 @@ def listed(release: bytes, index: str) -> set[bytes]:
 
 
 def _uncompressed(name: str) -> str:
-    return name[: name.index("_Packages") + len("_Packages")] if "_Packages" in name else name
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot and extension in COMPRESSED else name
 
 
 # -- Packages indexes
@@ -222,8 +256,10 @@ def _search(path: str, wanted: frozenset[bytes]) -> tuple[set[bytes], bytes]:
 
 def _text(path: str) -> Iterator[bytes]:
     if path.endswith("_Packages"):
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            yield from _pieces(file)
+        # A link is followed: apt makes one for an archive on this device, and what it leads to is measured anyway.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                yield from _pieces(file)
         return
     # By its extension apt knows how it is compressed, so it is given under its whole name.
     words = [APT_HELPER, "cat-file", path]
@@ -300,14 +336,17 @@ def _deb822(text: str, root: str) -> Iterator[Source]:
 
 
 def _source(uri: str, suite: str, signed_by: str, trusted: str, root: str) -> Source:
-    place = uri.rstrip("/") + "/" + (suite if suite.endswith("/") else f"dists/{suite}/")
+    inner = suite.lstrip("/") if suite.endswith("/") else f"dists/{suite}/"
+    place = uri.rstrip("/") + "/" + inner
     keys = b""
     keyrings: tuple[str, ...] = ()
     if "BEGIN PGP" in signed_by:
         keys = "\n".join("" if line == "." else line for line in signed_by.split("\n")).encode("utf-8", "replace")
     else:
         keyrings = tuple(root.rstrip("/") + word for word in signed_by.split() if word.startswith("/"))
-    return Source(file_name(place), keyrings, keys, trusted.lower() in ("yes", "true", "1", "on"))
+    marks = (word.rstrip("!").upper() for word in signed_by.split() if not keys and not word.startswith("/"))
+    fingerprints = frozenset(mark for mark in marks if FINGERPRINT.fullmatch(mark))
+    return Source(file_name(place), keyrings, fingerprints, keys, trusted.lower() in ("yes", "true", "1", "on"))
 
 
 def file_name(uri: str) -> str:

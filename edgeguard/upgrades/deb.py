@@ -68,8 +68,13 @@ class Package:
     """One .deb, open. What is read of it and what is hashed are the same bytes: `dpkg-deb` gets them from us."""
 
     def __init__(self, path: str) -> None:
+        """Raises DecodeError for what is no regular file, OSError."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         self._digests: set[bytes] = set()
+        self._unread = ""  # why the disk did not give all of it
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.close(self._fd)
+            raise DecodeError("not a regular file")
 
     def control(self) -> Control:
         """The control part. Raises DecodeError."""
@@ -111,23 +116,29 @@ class Package:
             finally:
                 child.kill()
                 feeder.join()
+        if self._unread:
+            raise DecodeError(self._unread)
         if child.returncode not in (0, -9):
             raise DecodeError("dpkg-deb cannot read it")
 
     def _feed(self, pipe: IO[bytes]) -> None:
         """The whole file, also where dpkg-deb has read enough of it."""
         value, offset, listening = sha256(), 0, True
-        while chunk := os.pread(self._fd, CHUNK, offset):
-            value.update(chunk)
-            offset += len(chunk)
-            if listening:
-                try:
-                    pipe.write(chunk)
-                except OSError:
-                    listening = False
-        self._digests.add(value.digest())
-        with suppress(OSError):
-            pipe.close()
+        try:
+            while chunk := os.pread(self._fd, CHUNK, offset):
+                value.update(chunk)
+                offset += len(chunk)
+                if listening:
+                    try:
+                        pipe.write(chunk)
+                    except OSError:
+                        listening = False
+            self._digests.add(value.digest())
+        except OSError as error:  # of the disk: dpkg-deb must not wait for what will not come
+            self._unread = error.strerror or str(error)
+        finally:
+            with suppress(OSError):
+                pipe.close()
 
 
 def controlled(tar: tarfile.TarFile) -> Control:

@@ -24,8 +24,13 @@ CACHES = re.compile(
     rb"|".join(
         (
             rb"/boot/(?:initrd\.img|initramfs)[^/]*",  # update-initramfs
+            rb"/boot/(?:boot\.scr|uInitrd|uImage)[^/]*",  # flash-kernel, for u-boot
+            rb"/boot/dtbs?(?:[-.][^/]*|/.+)?",  # the same
+            rb"/boot/extlinux/extlinux\.conf",  # u-boot-menu
+            rb"/boot/(?:efi/)?loader/entries/[^/]+\.conf",  # kernel-install
+            rb"/usr/lib/modules/[^/]+/updates/dkms/[^/]+\.ko(?:\.xz|\.gz|\.zst)?",  # dkms
             rb"/boot/grub/.*",  # update-grub, grub-install
-            rb"/boot/(?:firmware|efi)/.*",  # raspi-firmware, flash-kernel
+            rb"/boot/(?:firmware|efi)/.*",  # raspi-firmware
             rb"/usr/lib/modules/[^/]+/modules\.[a-z.]+",  # depmod
             rb"/usr/lib/udev/hwdb\.bin",  # systemd-hwdb
             rb"/usr/lib/locale/(?:locale-archive|[^/]+(?:/.*)?)",  # localedef

@@ -13,6 +13,7 @@ import pytest
 from edgeguard.codec.manifest import Entry
 from edgeguard.daemon import upgrades as module
 from edgeguard.daemon.upgrades import BEHIND_S, HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
+from edgeguard.errors import DecodeError
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Severity, Status
 from edgeguard.settings import Paths, Settings
 from edgeguard.upgrades import expected, transactions
@@ -333,3 +334,47 @@ def test_what_waits_at_the_start_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     desk = Desk(tmp_path, monkeypatch)
     assert desk.upgrades.active
     assert "prepare" in desk.helpers.running
+
+
+def test_a_key_that_was_there_for_a_while_is_told(desk: Desk) -> None:
+    """Somebody adds a source, lets a package be vouched for, and takes the source away."""
+    path = "/etc/apt/sources.list.d/evil.list"
+    desk.arrive("/usr/bin/a", prepared=False)
+    assert desk.take(seen(path, category="config", at=7))
+    desk.helpers.answer("prepare", {"prepared": next(iter(desk.upgrades._open)), "troubles": []})
+    desk.stub.wrong.discard(path)
+    assert not desk.take(seen(path, category="config", at=8), wrong=False)
+    assert [(one.subject, one.at) for one in desk.judged] == [(path, 7)]
+
+
+def test_a_keyring_that_a_package_brings_is_not_told_before_it_is_judged(desk: Desk) -> None:
+    path = "/usr/share/keyrings/archive.gpg"
+    desk.arrive(path)
+    assert desk.take(seen(path))
+    desk.end()
+    assert [one.subject for one in desk.judged] == [path]
+
+
+def test_a_damaged_manifest_of_a_transaction_ends_it(desk: Desk) -> None:
+    name = desk.arrive("/usr/bin/a")
+    assert desk.take(seen("/usr/bin/a"))
+
+    class Damaged:
+        def lookup(self, _path: bytes) -> None:
+            raise DecodeError("torn")
+
+    desk.upgrades._readers[name] = Damaged()  # type: ignore[assignment]
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    desk.loop.turn()
+    assert desk.stub.looked == ["/usr/bin/a"]
+    assert desk.stub.failed
+    assert not desk.upgrades.active
+    assert not (desk.spool / name).exists(), "no later start stumbles over it"
+
+
+def test_whoever_holds_dpkgs_lock_for_ever_gains_hours_at_most(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    desk.pass_time(module.OPEN_S + 1)
+    desk.helpers.answer("explain", ANSWER)
+    assert not desk.upgrades.active

@@ -144,3 +144,48 @@ def test_clear_signed_text_is_taken_apart_strictly() -> None:
     assert parts[0] + b"\n" == (SIGNED / "Release").read_bytes()
     assert clear_signed(data.replace(b"Hash: ", b"Text: ")) is None
     assert clear_signed(data.replace(b"Origin: Test", b"-----BEGIN PGP SIGNED MESSAGE-----")) is None
+
+
+def test_an_archive_on_this_device(root: Path) -> None:
+    """apt makes a link to it."""
+    index = root / f"var/lib/apt/lists/{PREFIX}main_binary-all_Packages"
+    index.rename(root / "Packages")
+    index.symlink_to(root / "Packages")
+    assert asked(root) == ARCHIVE
+    (root / "Packages").unlink()
+    assert asked(root) == "", "gone meanwhile, and nothing else is"
+
+
+def test_only_the_keys_that_are_named_count(root: Path) -> None:
+    (root / "etc/apt/trusted.gpg.d").mkdir()
+    shutil.copy(SIGNED / "archive.asc", root / "etc/apt/trusted.gpg.d/archive.asc")
+    release = (SIGNED / "Release").read_bytes()
+    (signer, *_) = archive.signers(
+        release, (SIGNED / "Release.gpg").read_bytes(), dearmoured((SIGNED / "archive.asc").read_bytes())
+    )
+    for mark, word in ((signer, ARCHIVE), (signer.lower() + "!", ARCHIVE), ("0" * 40, "")):
+        text = f"deb [signed-by={mark}] http://deb.example.org/debian test main\n"
+        (root / "etc/apt/sources.list.d/test.sources").unlink(missing_ok=True)
+        (root / "etc/apt/sources.list").write_text(text)
+        assert asked(root) == word, mark
+
+
+def test_one_good_signature_of_several_is_enough() -> None:
+    good = b"[GNUPG:] NEWSIG\n[GNUPG:] GOODSIG 89AB x\n[GNUPG:] VALIDSIG AA 2026 1 0 4 0 22 10 00 BB\n"
+    absent = b"[GNUPG:] NEWSIG\n[GNUPG:] ERRSIG 0123 22 10 00 1 9 CC\n[GNUPG:] NO_PUBKEY 0123\n"
+    expired = b"[GNUPG:] NEWSIG\n[GNUPG:] EXPKEYSIG 4567 x\n[GNUPG:] VALIDSIG DD 2026 1 0 4 0 22 10 00 DD\n"
+    both = frozenset({"AA", "BB"})
+    assert archive.good_signatures(good + absent) == archive.good_signatures(absent + good) == both
+    assert archive.good_signatures(good + expired) == archive.good_signatures(expired + good) == both
+    assert archive.good_signatures(absent + expired) == frozenset()
+    assert archive.good_signatures(b"gpgv: Good signature\nGOODSIG VALIDSIG AA\n") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("suite", "prefix"), [("/", "x.example_deb_"), ("./", "x.example_deb_._"), ("sub/", "x.example_deb_sub_")]
+)
+def test_an_archive_without_suites(root: Path, suite: str, prefix: str) -> None:
+    (source,) = archive.read_sources(f"deb http://x.example/deb {suite}\n", str(root))
+    assert source.prefix == prefix
+    release = b"Origin: x\nSHA256:\n " + ONE.hex().encode() + b" 3 Packages\n"
+    assert archive.listed(release, "Packages.lz4") == archive.listed(release, "Packages") == {ONE}

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -247,3 +248,21 @@ def test_the_hooks_do_nothing_without_the_program() -> None:
     command = line.partition("=")[2].strip('"').replace("/usr/lib/edgeguard/edgeguard-pin", "/nonexistent/pin")
     done = subprocess.run(["sh", "-c", command], env={"DPKG_HOOK_ACTION": "install"}, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_oldest_go_before_the_disk_is_full(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link keeps what apt deletes afterwards."""
+    by_apt(device, upgrade(device))
+    (device / "spool/00000000000000000001-0").mkdir()
+    (device / "spool/00000000000000000001-0/inner").mkdir()  # nothing of ours
+    real = os.fstatvfs
+
+    def nearly_full(fd: int) -> Any:
+        there = real(fd)
+        return types.SimpleNamespace(f_bavail=1, f_frsize=there.f_frsize)
+
+    monkeypatch.setattr(os, "fstatvfs", nearly_full)
+    PIN.Pin(str(device / "root"), str(device / "spool"), 8).apt([upgrade(device).encode()])
+    other, kept = sorted(os.listdir(device / "spool"))
+    assert other == "00000000000000000001-0"
+    assert kept.endswith("-8"), "the old one is gone, the new one is there"
