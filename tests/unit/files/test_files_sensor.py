@@ -215,6 +215,27 @@ def test_large_files_and_trees_are_left_to_a_helper(live, world, monkeypatch):
     live.seen(lambda found: {"/etc/many", "/etc/large"} <= {t for _, targets in live.work for t in targets})
 
 
+def test_a_large_file_that_is_touched_all_the_time_is_told_and_not_read_all_the_time(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INLINE_MAX", 4)
+    live = Live(world, tmp_path)
+    world.write("/etc/large", b"large")
+    live.seen(lambda found: live.work == [(False, ("/etc/large",))])
+    answer = live.sensor.observe_path("/etc/large", 1)
+    for number in range(20):
+        world.write("/etc/large", b"large%d" % number)
+        list(live.sensor.ready(1))
+        assert live.sensor.found(answer) is not None, "whoever touches it must not keep it from being told"
+        time.sleep(0.01)
+    asked = len(live.work)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        world.write("/etc/large", b"again")
+        list(live.sensor.ready(1))
+        time.sleep(0.01)
+    assert len(live.work) <= asked + 2
+    live.sensor.close()
+
+
 def test_observe_path(live, world):
     assert live.sensor.observe_path("/etc/passwd", 1).columns["size"] == 11
     assert live.sensor.observe_path("/etc/passwd", 1, origin=Origin.SWEEP).origin is Origin.SWEEP
