@@ -283,6 +283,23 @@ def test_a_log_wakes_nobody_twice_also_when_the_right_to_mark_is_gone(live):
     live.seen(lambda found: {"/etc/passwd", "/etc/plain"} <= found.keys())
 
 
+def test_nobody_can_have_a_watched_directory_ignored_by_a_symlink_in_place_of_another(live):
+    """What its directory was called when a file was written may lead elsewhere when that is to be ignored."""
+    live.sh("mkdir srv/d; echo x > srv/d/f; echo told > etc/ssh/told")
+    live.seen(lambda found: "/etc/ssh/told" in found)
+    live.sensor._sources._fan._hear_all()
+    swap = "exec 3>>srv/d/f; echo x >&3; rm -r srv/d; ln -s ../etc srv/d; echo more > etc/ssh/told; echo; read go"
+    write = "exec 3>>etc/passwd; echo x >&3; read go"
+    words = {"cwd": live.world.root, "stdin": subprocess.PIPE}
+    with subprocess.Popen(["sh", "-c", swap], stdout=subprocess.PIPE, **words) as swapper:
+        swapper.stdout.readline()
+        live.seen(lambda found: "/etc/ssh/told" in found)
+        with subprocess.Popen(["sh", "-c", write], **words) as writer:
+            live.seen(lambda found: "/etc/passwd" in found, seconds=5)
+            writer.stdin.close()
+        swapper.stdin.close()
+
+
 def test_any_event_bytes_parse_or_fail_cleanly(live):
     group = fanotify.Group()
     group.mark(str(live.mount), fanotify.FAN_CREATE | fanotify.FAN_ONDIR)
