@@ -238,7 +238,7 @@ class Files:
             path, waiting = taken
             yield from self._settled(path, waiting, now)
             ended = time.monotonic()
-            self._pending.looked(path, waiting, ended - began)
+            self._pending.looked(path, waiting, ended - began, told=path in self._told)
             began = ended
 
     def _settled(self, path: str, waiting: Waiting, now: int) -> Iterator[Observation]:
