@@ -177,10 +177,12 @@ class Files:
             for touch in touches:
                 path = touch.path
                 if touch.linked:
-                    self._linked(path, touch.pid)
+                    self._linked(path, touch.pid, writing=touch.writing)
                     continue
                 watch = touch.zone.decide(path)
                 moved = touch.came or touch.went  # what is below may be watched even if the path itself is not
+                if watch is None and not moved and not touch.named:  # excluded, between names that are watched
+                    self._linked(path, touch.pid)
                 if not moved and (watch is None or (watch.only and not self._may_be_setid(path, touch.pid))):
                     continue
                 waiting = Waiting(self._actor(touch.pid), watch, touch.came, touch.went, writing=touch.writing)
@@ -189,11 +191,11 @@ class Files:
             self._lost += 1
         self._arm(SETTLE_S)
 
-    def _linked(self, path: str, pid: int) -> None:
-        """A file was touched under a name that nobody watches, and it has others."""
+    def _linked(self, path: str, pid: int, *, writing: bool = False) -> None:
+        """A file was touched under a name that nobody watches, and it may have others."""
         actor = self._actor(pid)
         for name in self._links.touched(path, actor):
-            self._pending.add(name, Waiting(actor, self._plan.decide(name), alias=True))
+            self._pending.add(name, Waiting(actor, self._plan.decide(name), alias=True, writing=writing))
 
     def _may_be_setid(self, path: str, pid: int = 0) -> bool:
         """The cheap question for the many files that no other watch concerns: could this be a subject at all?"""
@@ -243,6 +245,8 @@ class Files:
 
     def _settled(self, path: str, waiting: Waiting, now: int) -> Iterator[Observation]:
         seen = self._one(path, waiting.watch, waiting.actor, now, Origin.LIVE, self._eye)
+        if waiting.watch is not None:
+            self._links.found(path)
         if seen is not None:
             yield seen
             if not waiting.alias:
@@ -269,8 +273,8 @@ class Files:
         if path in self._pending and not self._too_large(path):
             return None
         actor = self._postponed.answered(path)
-        if actor == NOBODY:
-            actor = self._links.found(path)
+        other = self._links.found(path)
+        actor = other if actor == NOBODY else actor
         return observation if actor == NOBODY else observation._replace(actor=actor, origin=Origin.LIVE)
 
     def _too_large(self, path: str) -> bool:
@@ -374,6 +378,7 @@ class Files:
             count += len(visit.names)
             if count > TREE_MAX:
                 self._postponed.leave(path, actor)
+                self._links.forget()  # what is as it should be is not told from there, but has watched names now
                 return
             for at, name in enumerate(visit.names):
                 watch = visit.watch or visit.watches[at]

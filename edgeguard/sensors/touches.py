@@ -43,6 +43,7 @@ class Touch(NamedTuple):
     went: bool = False
     writing: bool = False  # it was written to and is still open, so more of it may follow
     linked: bool = False  # nobody watches this name of it, but it has others
+    named: bool = False  # only the name came or went: what is behind it is as before
 
 
 class _Place(NamedTuple):
@@ -238,7 +239,8 @@ class FanotifySource:
             return self._written(path, place, event)
         if self._hushed and mask & (fanotify.FAN_MOVED_TO | fanotify.FAN_CREATE):
             self._hear_all()  # an ignored file may have got this name
-        return Touch(path, place.zone, event.pid, came, went)
+        named = not mask & (self.INTO | fanotify.FAN_MODIFY)
+        return Touch(path, place.zone, event.pid, came, went, named=named)
 
     def _quiet(self, event: fanotify.Event, place: _Place) -> Touch | None:
         """Where no content is watched. A program with other rights may appear; and what is written may be a file that
@@ -259,6 +261,8 @@ class FanotifySource:
         watch = place.zone.decide(path)
         if watch is not None and watch.content and not watch.only:
             return Touch(path, place.zone, event.pid, writing=True)
+        if self._links(path) > 1:  # one of the other names may be watched
+            return Touch(path, place.zone, event.pid, writing=True, linked=True)
         self._ignore(event, event.name)
         return None
 
@@ -402,7 +406,8 @@ class InotifySource:
             return Touch(place.path, self._plan.zone(place.path.rpartition("/")[0]), 0) if place.path else None
         path = f"{place.path}/{os.fsdecode(event.name)}"
         if not event.mask & inotify.IN_ISDIR:
-            return Touch(path, place.zone, 0, writing=event.mask == inotify.IN_MODIFY)
+            named = not event.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_ATTRIB | inotify.IN_MODIFY)
+            return Touch(path, place.zone, 0, writing=event.mask == inotify.IN_MODIFY, named=named)
         came = bool(event.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO))
         went = bool(event.mask & (inotify.IN_DELETE | inotify.IN_MOVED_FROM))
         if went:

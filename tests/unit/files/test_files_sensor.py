@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 from files_world import ABSENT, PRESENT, World, statuses
 
 from edgeguard.codec.manifest import Reader
-from edgeguard.model import Origin, Watch
+from edgeguard.model import NOBODY, Origin, Watch
 from edgeguard.sensors import Context
 from edgeguard.sensors import files as module
 from edgeguard.sensors.files import Files
@@ -179,6 +179,32 @@ def test_a_hard_link_that_a_sweep_found_different_is_looked_at_with_the_first_na
     assert live.sensor.found(live.sensor.observe_path("/etc/ssh/second", 1, origin=Origin.SWEEP)) is not None
     os.link(world.path("/etc/ssh/second"), world.path("/etc/third"))
     live.seen(lambda found: found.keys() >= {"/etc/third", "/etc/ssh/second"})
+
+
+def test_what_is_written_under_an_excluded_name_is_searched_for_by_its_other_names(world, tmp_path):
+    world.watches = [Watch("/etc", "config", exclude=("/etc/*.dpkg-new",))]
+    os.link(world.path("/etc/passwd"), world.path("/etc/x.dpkg-new"))
+    live = Live(world, tmp_path)
+    world.write("/etc/x.dpkg-new", b"evil")
+    live.seen(lambda _found: live.work)
+    assert live.work == [(False, ("/etc/x.dpkg-new",))]
+    live.sensor.found(live.sensor.observe_path("/etc/passwd", 1))
+    world.write("/etc/x.dpkg-new", b"again")
+    live.seen(lambda found: "/etc/passwd" in found)
+    os.link(world.path("/etc/ssh/sshd_config"), world.path("/etc/y.dpkg-new"))
+    os.unlink(world.path("/etc/y.dpkg-new"))
+    world.write("/etc/ssh/keys/host", b"evil")
+    live.seen(lambda found: "/etc/ssh/keys/host" in found)
+    assert len(live.work) == 1, "a name that comes and goes changes no file"
+    live.sensor.close()
+
+
+def test_a_file_that_gets_a_watched_name_after_it_was_searched_for(live, world):
+    os.link(world.path("/opt/two"), world.path("/opt/three"))
+    assert list(live.sensor._links.touched("/opt/three", NOBODY)) == []
+    os.rename(world.path("/opt/two"), world.path("/etc/ssh/sshd_config"))  # with the same content
+    live.seen(lambda found: "/etc/ssh/sshd_config" in found)
+    assert list(live.sensor._links.touched("/opt/three", NOBODY)) == ["/etc/ssh/sshd_config"]
 
 
 def test_what_a_sweep_sees_of_an_act_that_the_kernel_told_of_is_left_to_the_live_look(live, world):
