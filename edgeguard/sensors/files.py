@@ -76,6 +76,7 @@ class Files:
         self._rungs = rungs
         self._postpones = hash_file_max > INLINE_MAX
         self._eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones)
+        self._told_eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones, thorough=True)
         self._patient_eye = Eye(min(ASKED_MAX, hash_file_max), postpone=hash_file_max > ASKED_MAX, thorough=True)
         self._sources = Sources(self._plan, context.root, proof, self._note, on_exec)
         self._epoll: select.epoll | None = None
@@ -263,14 +264,14 @@ class Files:
         self._hand_over()
         return seen
 
-    def found(self, observation: Observation) -> Observation | None:
+    def found(self, observation: Observation, *, always: bool = False) -> Observation | None:
         """What a helper saw, with the actor that was seen here. None: we are about to look there ourselves, because
         the kernel told of it, too; that look knows who did it and when. A file that we would leave to a helper again
-        is told as this one saw it, however busy it is."""
+        is told as this one saw it, however busy it is. `always`: the caller looks once more anyway."""
         path = observation.subject
         self._take_in()
         self.remember((path,))
-        if path in self._pending and not self._too_large(path):
+        if path in self._pending and not always and not self._too_large(path):
             return None
         actor = self._postponed.answered(path)
         other = self._links.found(path)
@@ -325,6 +326,9 @@ class Files:
         if watch is None and not always:
             return None
         expected = self._reference(path)
+        if eye is self._eye and path in self._told:
+            # What differs on the disk alone was found by a thorough look, and must not end because of any other.
+            eye = self._told_eye
         seen = observe(eye, watch, self._context.root, path, now, origin, actor, expected)
         if seen.note == LATER:
             self._postponed.leave(path, actor)

@@ -12,9 +12,10 @@ from files_world import ABSENT, PRESENT, World, statuses
 
 from edgeguard.codec.manifest import Reader
 from edgeguard.model import NOBODY, Origin, Watch
-from edgeguard.sensors import Context
+from edgeguard.sensors import Context, content
 from edgeguard.sensors import files as module
 from edgeguard.sensors.files import Files
+from edgeguard.sensors.look import ONLY_DISK
 from edgeguard.sensors.sources import BLIND_ACTOR, BLIND_SETID
 
 WATCHES = [
@@ -224,6 +225,29 @@ def test_what_had_a_finding_before_a_restart_is_told_when_it_ends(world, tmp_pat
     os.unlink(world.path("/opt/x"))
     assert made.sensor._may_be_setid("/opt/x")
     made.sensor.close()
+
+
+def test_what_differs_on_the_disk_alone_is_not_ended_by_a_touch(live, world, monkeypatch):
+    asked = []
+
+    def on_disk(_fd, size, _new):
+        asked.append(size)
+        return content.OnDisk(b"e" * 32, size, False)
+
+    monkeypatch.setattr(content, "on_disk", on_disk)
+    live.sensor.remember(["/etc/passwd"])  # as a deep sweep told it
+    os.utime(world.path("/etc/passwd"))
+    os.utime(world.path("/etc/ssh/sshd_config"))
+    seen = live.seen(lambda found: {"/etc/passwd", "/etc/ssh/sshd_config"} <= found.keys())
+    assert (seen["/etc/passwd"].columns["sha256"], seen["/etc/passwd"].note) == (b"e" * 32, ONLY_DISK)
+    assert asked == [11]
+
+
+def test_a_touch_does_not_drop_what_the_caller_looks_at_anyway(live, world):
+    deep = live.sensor.observe_path("/etc/passwd", 1, origin=Origin.SWEEP)
+    os.utime(world.path("/etc/passwd"))
+    assert live.sensor.found(deep) is None
+    assert live.sensor.found(deep, always=True) == deep
 
 
 def test_a_new_home_is_watched(live, world):
