@@ -9,7 +9,6 @@ file all the time must not make us read it all the time.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -54,12 +53,14 @@ class Waiting(NamedTuple):
         )
 
 
-@dataclass(slots=True)
 class _Rest:
-    until: float  # monotonic
-    closed: float  # the same if it is closed meanwhile, or something else happens to it
-    length: float  # seconds
-    then: Waiting | None  # what happened since
+    __slots__ = ("closed", "length", "then", "until")
+
+    def __init__(self, until: float, closed: float, length: float, then: Waiting | None) -> None:
+        self.until = until  # monotonic
+        self.closed = closed  # the same if the file is closed meanwhile, or something else happens to it
+        self.length = length  # seconds
+        self.then = then  # what happened since
 
 
 class Pending:

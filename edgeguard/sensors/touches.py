@@ -113,15 +113,16 @@ class FanotifySource:
 
     def _hear_writes(self) -> None:
         """Whoever hears of each write must be able to say where it does not matter: else every log would wake us."""
-        fd = os.open(self._prefix or "/", os.O_PATH | os.O_CLOEXEC)
         try:
-            self._group.ignore(fd, fanotify.FAN_MODIFY)
+            fd = os.open(self._prefix or "/", os.O_PATH | os.O_CLOEXEC)
+            try:
+                self._group.ignore(fd, fanotify.FAN_MODIFY)
+            finally:
+                os.close(fd)
             self._group.ignore_nothing()
-        except Unavailable as why:
+        except (Unavailable, OSError) as why:
             self._mask &= ~fanotify.FAN_MODIFY
             self.deaf_to_writes = str(why)
-        finally:
-            os.close(fd)
 
     def _mark_programs(self, table: list[mounts.Mount]) -> None:
         """No watch names /tmp or /dev/shm where they are file systems of their own, but a program that starts there
