@@ -122,6 +122,18 @@ def test_content_mode_new_and_gone(live, world):
     assert seen["/etc/passwd"].origin is Origin.LIVE
 
 
+def test_a_rewrite_that_takes_its_time_is_not_seen_half_done(live, world):
+    live.seen(lambda _found: live.sensor.caught_up)
+    with open(world.path("/etc/passwd"), "wb") as file:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            assert list(live.sensor.ready(1)) == []
+            time.sleep(0.01)
+        file.write(b"root:x:0:0\n")
+    assert live.seen(lambda found: "/etc/passwd" in found)["/etc/passwd"].columns["size"] == 11
+    assert "/etc/passwd" not in live.sensor._told
+
+
 def test_rename_over_link_and_symlink_swap(live, world):
     world.write("/etc/passwd.new", b"evil")
     os.rename(world.path("/etc/passwd.new"), world.path("/etc/passwd"))
