@@ -22,6 +22,7 @@ from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
 from edgeguard.daemon.telling import Telling
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.model import Observation, Origin
+from edgeguard.sensors.look import LATER
 from edgeguard.settings import Settings
 
 LIVE_FILES_MAX = 4096
@@ -112,17 +113,24 @@ class Rounds:
             self._take(observation)
         elif self._live_files.get(observation.subject, 0) >= observation.at:
             # It changed after the sweep began: what the sweep saw may be from before, so look now.
-            self._take(files.observe_path(observation.subject, now_ms()))
+            self._took(files.observe_path(observation.subject, now_ms()))
         elif (known := files.found(observation)) is not None:
             self._take(known)
 
     def _found_deep(self, observation: Observation) -> None:
-        """What a slice read may be some time ago: look now, as thoroughly."""
+        """What a slice read may be some time ago: look now, as thoroughly, also where the file is touched all the
+        time: a look that follows a touch is a lesser one."""
         files: Any = self._sensing.sensor("files")
         if files is None:
             self._take(observation)
-        elif (known := files.found(observation)) is not None:
-            self._take(files.observe_path(known.subject, now_ms(), known.actor, Origin.SWEEP))
+        else:
+            known = files.found(observation, always=True)
+            self._took(files.observe_path(known.subject, now_ms(), known.actor, Origin.SWEEP))
+
+    def _took(self, seen: Observation) -> None:
+        """A look of the sensor's own. What it leaves to a helper comes back by `_found`."""
+        if seen.note != LATER:
+            self._take(seen)
 
     def _swept(self, request: Request, answer: dict[str, Any]) -> None:
         self._live_files.clear()

@@ -139,11 +139,12 @@ class Group:
     def unmark(self, path: str, mask: int) -> None:
         self._mark(FAN_MARK_REMOVE | FAN_MARK_FILESYSTEM, path, mask)
 
-    def ignore(self, path: str, mask: int) -> None:
-        """Not to be woken by this (Linux 6.0): of a file, or with FAN_EVENT_ON_CHILD of what lies in a directory. The
-        kernel forgets it together with the inode when memory is short. Raises Unavailable."""
+    def ignore(self, fd: int, mask: int) -> None:
+        """Not to be woken by this (Linux 6.0): of the open file, or with FAN_EVENT_ON_CHILD of what lies in the open
+        directory. A path would not do: by now it may lead to what must be heard. The kernel forgets it together with
+        the inode when memory is short. Raises Unavailable."""
         flags = FAN_MARK_ADD | FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_EVICTABLE
-        self._mark(flags, path, mask)
+        self._mark(flags, f"/proc/self/fd/{fd}", mask)  # O_PATH descriptors are taken no other way
 
     def ignore_nothing(self) -> None:
         """Take back every `ignore`."""

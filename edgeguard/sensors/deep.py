@@ -86,8 +86,9 @@ def read_slice(
 
     Raises DecodeError for a damaged observed.db or manifest: the next sweep makes the former anew.
     """
-    if not position.total:
-        position = Position(now, max(1, _cost(observed.Reader(observed_in))))
+    if not position.total or position.done >= position.total:  # or there is more by now than when the round began
+        total = max(1, _cost(observed.Reader(observed_in)))
+        position = position._replace(total=total) if position.total else Position(now, total)
         observed_in.seek(0)
     reading = _Reading(Plan(resolved(watches, root)), root.rstrip("/"), manifest, now, emit, hash_file_max)
     end = clock() + seconds
@@ -112,7 +113,7 @@ def _budget(position: Position, now: int, period_s: float, slices: int) -> int:
 
 
 def _cost(old: observed.Reader) -> int:
-    """Of a whole round. Only asked where no round before tells."""
+    """Of a whole round. Only asked where no round before tells, or what it told was too little."""
     total = 0
     for record in old.records():
         total += sum(entry.size + FILE_COST for _, entry in record.looks().values() if entry and entry.sha256)

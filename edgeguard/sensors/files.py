@@ -26,6 +26,7 @@ from edgeguard.sensors import Context, Rung
 from edgeguard.sensors.links import Links
 from edgeguard.sensors.look import COLUMNS, KIND, LATER, Eye, observe
 from edgeguard.sensors.pending import SETTLE_S, Pending, Waiting
+from edgeguard.sensors.postponed import Postponed
 from edgeguard.sensors.sources import LADDER, Sources
 from edgeguard.sensors.touches import OnExec, Touch
 from edgeguard.sensors.walk import Walker, resolved
@@ -36,7 +37,6 @@ INLINE_MAX = 8 << 20  # bytes; a larger file is read by a helper (0.03 s at 300 
 ASKED_MAX = 16 << 20  # bytes; the same where somebody waits for the answer (0.3 s on a small ARM core)
 TREE_MAX = 1000  # entries of a directory that came or went which are looked at here; larger ones are a helper's
 TOLD_MAX = 4096  # paths remembered as different from the manifest, 150 bytes each
-REMEMBERED_MAX = 256  # actors kept for what a helper will observe
 
 OnWork = Callable[[bool, tuple[str, ...]], None]
 
@@ -74,7 +74,9 @@ class Files:
         self._on_work = on_work
         self._on_lost = on_lost
         self._rungs = rungs
-        self._eye = Eye(min(INLINE_MAX, hash_file_max), postpone=hash_file_max > INLINE_MAX)
+        self._postpones = hash_file_max > INLINE_MAX
+        self._eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones)
+        self._told_eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones, thorough=True)
         self._patient_eye = Eye(min(ASKED_MAX, hash_file_max), postpone=hash_file_max > ASKED_MAX, thorough=True)
         self._sources = Sources(self._plan, context.root, proof, self._note, on_exec)
         self._epoll: select.epoll | None = None
@@ -83,9 +85,8 @@ class Files:
         self._links = Links(context.root)
         self._actors: dict[int, Actor] = {}  # of one turn: a burst has one actor
         self._told: dict[str, None] = {}  # a set in order: what was said to differ, so that its end is said too
-        self._remembered: dict[str, Actor] = {}
+        self._postponed = Postponed()
         self._rescan = False
-        self._targets: dict[str, None] = {}
         self._lost = 0
 
     # -- life
@@ -140,7 +141,7 @@ class Files:
     @property
     def caught_up(self) -> bool:
         """Is everything told that happened until now? What came through an earlier event may still wait its turn."""
-        if not self._pending.empty or self._targets or self._rescan:
+        if not self._pending.empty or not self._postponed.empty or self._rescan:
             return False
         poll = select.poll()
         for source in self._sources:
@@ -170,17 +171,19 @@ class Files:
         self._count_lost()
 
     def _arm(self, settle: float = SETTLE_S) -> None:
-        self._pending.arm(settle, self._links.due)
+        self._pending.arm(settle, min(self._links.due, self._postponed.due))
 
     def _note(self, touches: Iterator[Touch]) -> None:
         try:
             for touch in touches:
                 path = touch.path
                 if touch.linked:
-                    self._linked(path, touch.pid)
+                    self._linked(path, touch.pid, writing=touch.writing)
                     continue
                 watch = touch.zone.decide(path)
                 moved = touch.came or touch.went  # what is below may be watched even if the path itself is not
+                if watch is None and not moved and not touch.named:  # excluded, between names that are watched
+                    self._linked(path, touch.pid)
                 if not moved and (watch is None or (watch.only and not self._may_be_setid(path, touch.pid))):
                     continue
                 waiting = Waiting(self._actor(touch.pid), watch, touch.came, touch.went, writing=touch.writing)
@@ -189,11 +192,11 @@ class Files:
             self._lost += 1
         self._arm(SETTLE_S)
 
-    def _linked(self, path: str, pid: int) -> None:
-        """A file was touched under a name that nobody watches, and it has others."""
+    def _linked(self, path: str, pid: int, *, writing: bool = False) -> None:
+        """A file was touched under a name that nobody watches, and it may have others."""
         actor = self._actor(pid)
         for name in self._links.touched(path, actor):
-            self._pending.add(name, Waiting(actor, self._plan.decide(name), alias=True))
+            self._pending.add(name, Waiting(actor, self._plan.decide(name), alias=True, writing=writing))
 
     def _may_be_setid(self, path: str, pid: int = 0) -> bool:
         """The cheap question for the many files that no other watch concerns: could this be a subject at all?"""
@@ -224,12 +227,9 @@ class Files:
         self._on_lost(lost)
 
     def _hand_over(self) -> None:
-        for path in self._links.ask():
-            self._targets[path] = None
-        if self._rescan or self._targets:
-            rescan, targets = self._rescan, tuple(self._targets)
-            self._rescan = False
-            self._targets.clear()
+        targets = tuple(dict.fromkeys((*self._links.ask(), *self._postponed.ask())))
+        if self._rescan or targets:
+            rescan, self._rescan = self._rescan, False
             self._on_work(rescan, targets)
 
     # -- looking
@@ -241,11 +241,13 @@ class Files:
             path, waiting = taken
             yield from self._settled(path, waiting, now)
             ended = time.monotonic()
-            self._pending.looked(path, waiting, ended - began)
+            self._pending.looked(path, waiting, ended - began, told=path in self._told)
             began = ended
 
     def _settled(self, path: str, waiting: Waiting, now: int) -> Iterator[Observation]:
         seen = self._one(path, waiting.watch, waiting.actor, now, Origin.LIVE, self._eye)
+        if waiting.watch is not None:
+            self._links.found(path)
         if seen is not None:
             yield seen
             if not waiting.alias:
@@ -262,18 +264,27 @@ class Files:
         self._hand_over()
         return seen
 
-    def found(self, observation: Observation) -> Observation | None:
+    def found(self, observation: Observation, *, always: bool = False) -> Observation | None:
         """What a helper saw, with the actor that was seen here. None: we are about to look there ourselves, because
-        the kernel told of it, too; that look knows who did it and when."""
+        the kernel told of it, too; that look knows who did it and when. A file that we would leave to a helper again
+        is told as this one saw it, however busy it is. `always`: the caller looks once more anyway."""
         path = observation.subject
         self._take_in()
         self.remember((path,))
-        if path in self._pending:
+        if path in self._pending and not always and not self._too_large(path):
             return None
-        actor = self._remembered.pop(path, NOBODY)
-        if actor == NOBODY:
-            actor = self._links.found(path)
+        actor = self._postponed.answered(path)
+        other = self._links.found(path)
+        actor = other if actor == NOBODY else actor
         return observation if actor == NOBODY else observation._replace(actor=actor, origin=Origin.LIVE)
+
+    def _too_large(self, path: str) -> bool:
+        """Would a look of ours leave the content to a helper?"""
+        try:
+            at = os.lstat(self._context.root.rstrip("/") + path)
+        except OSError:
+            return False
+        return S_ISREG(at.st_mode) and self._postpones and at.st_size > self._eye.largest
 
     def remember(self, paths: Iterable[str]) -> None:
         """These differ, or did: whatever happens to them is told, also where a watch asks for set-id programs only."""
@@ -315,9 +326,12 @@ class Files:
         if watch is None and not always:
             return None
         expected = self._reference(path)
+        if eye is self._eye and path in self._told:
+            # What differs on the disk alone was found by a thorough look, and must not end because of any other.
+            eye = self._told_eye
         seen = observe(eye, watch, self._context.root, path, now, origin, actor, expected)
         if seen.note == LATER:
-            self._leave(path, actor)
+            self._postponed.leave(path, actor)
             if not always:
                 return None
             return seen._replace(status=Status.UNREADABLE, columns={"category": seen.columns["category"]})
@@ -351,7 +365,7 @@ class Files:
                 for raw, _ in self._manifest.below(os.fsencode(path)):
                     count += 1
                     if count > TREE_MAX:
-                        self._leave(path, actor)
+                        self._postponed.leave(path, actor)
                         return
                     known.append(os.fsdecode(raw))
             except DecodeError:
@@ -367,20 +381,13 @@ class Files:
         for visit in Walker(self._plan, self._context.root, path):
             count += len(visit.names)
             if count > TREE_MAX:
-                self._leave(path, actor)
+                self._postponed.leave(path, actor)
+                self._links.forget()  # what is as it should be is not told from there, but has watched names now
                 return
             for at, name in enumerate(visit.names):
                 watch = visit.watch or visit.watches[at]
                 if watch.only != "setid" or (S_ISREG(visit.stats[at].st_mode) and visit.stats[at].st_mode & 0o6111):
                     self._pending.add(f"{visit.path}/{name}", Waiting(actor, watch))
-
-    def _leave(self, path: str, actor: Actor) -> None:
-        """This is for a helper."""
-        self._targets[path] = None
-        if actor != NOBODY:
-            if len(self._remembered) >= REMEMBERED_MAX:
-                self._remembered.pop(next(iter(self._remembered)))
-            self._remembered[path] = actor
 
     def _reference(self, path: str) -> Entry | None:
         if self._manifest is None:

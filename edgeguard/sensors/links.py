@@ -16,7 +16,7 @@ from edgeguard.model import NOBODY, Actor
 INODES_MAX = 1024  # inodes with several names that something happened to, 200 bytes each
 ASK_S = 1.0  # between two requests to a helper; the first one goes out at once
 ASK_MAX_S = 60.0  # the same where one follows the other
-WANTED_MAX = 256  # inodes in one request; those beyond are found by the next sweep
+WANTED_MAX = 256  # inodes in one request; those beyond are asked for when they are touched again
 
 Inode = tuple[int, int]  # device, number
 
@@ -37,22 +37,23 @@ class Links:
         inode = self._inode(path)
         if inode is None:
             return ()
-        if actor != NOBODY:
-            self._actors[inode] = actor
         names = self._names.get(inode)
-        if names is None:
+        if names is None and len(self._wanted) < WANTED_MAX:
             if len(self._names) >= INODES_MAX:
                 oldest = next(iter(self._names))
                 del self._names[oldest]
                 self._actors.pop(oldest, None)
-            self._names[inode] = {}
-            if len(self._wanted) < WANTED_MAX:
-                self._wanted[path] = None
+            self._names[inode] = names = {}
+            self._wanted[path] = None
+        if names is None:  # the next time that something happens to it
             return ()
+        if actor != NOBODY:
+            self._actors[inode] = actor
         return tuple(names)
 
     def found(self, path: str) -> Actor:
-        """A helper tells of a watched file: is it one that was searched for, and who touched it?"""
+        """A watched name of a file was looked at: is it one that was searched for, and who touched it? A file may get
+        watched names after the search."""
         inode = self._inode(path) if self._names else None
         if inode not in self._names or inode is None:
             return NOBODY

@@ -43,6 +43,7 @@ class Touch(NamedTuple):
     went: bool = False
     writing: bool = False  # it was written to and is still open, so more of it may follow
     linked: bool = False  # nobody watches this name of it, but it has others
+    named: bool = False  # only the name came or went: what is behind it is as before
 
 
 class _Place(NamedTuple):
@@ -113,9 +114,13 @@ class FanotifySource:
     def _hear_writes(self) -> None:
         """Whoever hears of each write must be able to say where it does not matter: else every log would wake us."""
         try:
-            self._group.ignore(self._prefix or "/", fanotify.FAN_MODIFY)
+            fd = os.open(self._prefix or "/", os.O_PATH | os.O_CLOEXEC)
+            try:
+                self._group.ignore(fd, fanotify.FAN_MODIFY)
+            finally:
+                os.close(fd)
             self._group.ignore_nothing()
-        except Unavailable as why:
+        except (Unavailable, OSError) as why:
             self._mask &= ~fanotify.FAN_MODIFY
             self.deaf_to_writes = str(why)
 
@@ -232,17 +237,18 @@ class FanotifySource:
             return Touch(place.path, self._plan.zone(parent), event.pid) if place.path else None
         path = f"{place.path}/{os.fsdecode(event.name)}"
         if mask == fanotify.FAN_MODIFY:
-            return self._written(path, place, event.pid)
+            return self._written(path, place, event)
         if self._hushed and mask & (fanotify.FAN_MOVED_TO | fanotify.FAN_CREATE):
             self._hear_all()  # an ignored file may have got this name
-        return Touch(path, place.zone, event.pid, came, went)
+        named = not mask & (self.INTO | fanotify.FAN_MODIFY)
+        return Touch(path, place.zone, event.pid, came, went, named=named)
 
     def _quiet(self, event: fanotify.Event, place: _Place) -> Touch | None:
         """Where no content is watched. A program with other rights may appear; and what is written may be a file that
         has a watched name elsewhere. Files that were just made are most of what happens here, and are not asked."""
         mask = event.mask
         if mask == fanotify.FAN_MODIFY:
-            self._ignore(place.path, fanotify.FAN_MODIFY | fanotify.FAN_EVENT_ON_CHILD)
+            self._ignore(event)
             return None
         if place.zone.dead and (mask & self.NEW or not mask & self.INTO):
             return None
@@ -251,19 +257,45 @@ class FanotifySource:
             return Touch(path, place.zone, event.pid)
         return Touch(path, place.zone, event.pid, linked=True) if self._links(path) > 1 else None
 
-    def _written(self, path: str, place: _Place, pid: int) -> Touch | None:
+    def _written(self, path: str, place: _Place, event: fanotify.Event) -> Touch | None:
         """Somebody writes to a file and keeps it open."""
         watch = place.zone.decide(path)
         if watch is not None and watch.content and not watch.only:
-            return Touch(path, place.zone, pid, writing=True)
-        if self._links(path) == 1:  # more names: one of them may be watched
-            self._ignore(path, fanotify.FAN_MODIFY)
-            self._hushed = True
+            return Touch(path, place.zone, event.pid, writing=True)
+        if self._links(path) > 1:  # one of the other names may be watched
+            return Touch(path, place.zone, event.pid, writing=True, linked=True)
+        self._ignore(event, event.name)
         return None
 
-    def _ignore(self, path: str, mask: int) -> None:
-        with contextlib.suppress(Unavailable):  # gone meanwhile: nothing more will come from there
-            self._group.ignore(self._prefix + path or "/", mask)
+    def _ignore(self, event: fanotify.Event, name: bytes = b"") -> None:
+        """Hear no more of writes to the event's file `name`; without one, to all that lies in its directory.
+
+        By the event's own handle: what its directory was called then may be a symlink to another one by now.
+        """
+        with contextlib.suppress(Unavailable, OSError):  # gone meanwhile: nothing more will come from there
+            directory = _opened(self._point(event) or "", event.handle)
+            try:
+                if name:
+                    self._ignore_file(directory, name)
+                else:
+                    self._group.ignore(directory, fanotify.FAN_MODIFY | fanotify.FAN_EVENT_ON_CHILD)
+            finally:
+                os.close(directory)
+
+    def _ignore_file(self, directory: int, name: bytes) -> None:
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            at = os.fstat(fd)
+            if S_ISREG(at.st_mode) and at.st_nlink == 1:  # more names: one of them may be watched
+                self._group.ignore(fd, fanotify.FAN_MODIFY)
+                self._hushed = True
+        finally:
+            os.close(fd)
+
+    def _point(self, event: fanotify.Event) -> str | None:
+        """A mount of the file system where it happened."""
+        key = fanotify.fsid_key(event.fsid)
+        return self._points.get(key) or self._program_points.get(key)
 
     def _links(self, path: str) -> int:
         """How many names a regular file has; 0 where there is none."""
@@ -275,8 +307,7 @@ class FanotifySource:
 
     def _resolve(self, event: fanotify.Event, key: bytes) -> _Place | None:
         """The directory behind a handle; None if it is gone, or not in our tree."""
-        file_system = fanotify.fsid_key(event.fsid)
-        point = self._points.get(file_system) or self._program_points.get(file_system)
+        point = self._point(event)
         if point is None:
             return None
         try:
@@ -376,7 +407,8 @@ class InotifySource:
             return Touch(place.path, self._plan.zone(place.path.rpartition("/")[0]), 0) if place.path else None
         path = f"{place.path}/{os.fsdecode(event.name)}"
         if not event.mask & inotify.IN_ISDIR:
-            return Touch(path, place.zone, 0, writing=event.mask == inotify.IN_MODIFY)
+            named = not event.mask & (inotify.IN_CLOSE_WRITE | inotify.IN_ATTRIB | inotify.IN_MODIFY)
+            return Touch(path, place.zone, 0, writing=event.mask == inotify.IN_MODIFY, named=named)
         came = bool(event.mask & (inotify.IN_CREATE | inotify.IN_MOVED_TO))
         went = bool(event.mask & (inotify.IN_DELETE | inotify.IN_MOVED_FROM))
         if went:
@@ -455,14 +487,19 @@ def _mount_of(path: str, table: list[mounts.Mount]) -> str:
     return best.point if best.root == "/" or not whole else whole[0]
 
 
-def _path_of(mount: str, handle: bytes) -> str | None:
-    """The path of a directory by its handle; None if that path leads elsewhere (hidden by a mount, or unlinked)."""
+def _opened(mount: str, handle: bytes) -> int:
+    """An O_PATH descriptor of a directory by its handle."""
     # Opened each time: a descriptor that is kept would keep the file system from being unmounted.
     through = os.open(mount, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fd = fanotify.open_handle(through, handle)
+        return fanotify.open_handle(through, handle)
     finally:
         os.close(through)
+
+
+def _path_of(mount: str, handle: bytes) -> str | None:
+    """The path of a directory by its handle; None if that path leads elsewhere (hidden by a mount, or unlinked)."""
+    fd = _opened(mount, handle)
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")
         there, here = os.fstat(fd), os.lstat(path)

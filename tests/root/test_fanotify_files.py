@@ -20,7 +20,11 @@ from edgeguard.sensors.files import Files
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and fanotify marks")]
 
-WATCHES = [Watch("/etc", "config"), Watch("/usr/bin", "program"), Watch("/", "other", only="setid")]
+WATCHES = [
+    Watch("/etc", "config", exclude=("/etc/*.skip",)),
+    Watch("/usr/bin", "program"),
+    Watch("/", "other", only="setid"),
+]
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
@@ -281,6 +285,36 @@ def test_a_log_wakes_nobody_twice_also_when_the_right_to_mark_is_gone(live):
         writer.stdin.close()
     live.sh("exec 3>>etc/passwd; echo x >&3; mv srv/plain etc/plain")
     live.seen(lambda found: {"/etc/passwd", "/etc/plain"} <= found.keys())
+
+
+def test_a_file_that_stays_open_under_an_excluded_name_is_told_by_its_watched_one(live):
+    live.sh("ln etc/passwd etc/x.skip; echo told > etc/ssh/told")
+    live.seen(lambda found: "/etc/ssh/told" in found)
+    script = "exec 3>>etc/x.skip; while echo x >&3; do read go || exit 0; done"
+    with subprocess.Popen(["sh", "-c", script], cwd=live.world.root, stdin=subprocess.PIPE) as writer:
+        live.seen(lambda _found: (False, ("/etc/x.skip",)) in live.work)
+        live.sensor.found(live.sensor.observe_path("/etc/passwd", 1))  # as a helper answers
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+        assert live.seen(lambda found: "/etc/passwd" in found)["/etc/passwd"].actor.pid == writer.pid
+        writer.stdin.close()
+
+
+def test_nobody_can_have_a_watched_directory_ignored_by_a_symlink_in_place_of_another(live):
+    """What its directory was called when a file was written may lead elsewhere when that is to be ignored."""
+    live.sh("mkdir srv/d; echo x > srv/d/f; echo told > etc/ssh/told")
+    live.seen(lambda found: "/etc/ssh/told" in found)
+    live.sensor._sources._fan._hear_all()
+    swap = "exec 3>>srv/d/f; echo x >&3; rm -r srv/d; ln -s ../etc srv/d; echo more > etc/ssh/told; echo; read go"
+    write = "exec 3>>etc/passwd; echo x >&3; read go"
+    words = {"cwd": live.world.root, "stdin": subprocess.PIPE}
+    with subprocess.Popen(["sh", "-c", swap], stdout=subprocess.PIPE, **words) as swapper:
+        swapper.stdout.readline()
+        live.seen(lambda found: "/etc/ssh/told" in found)
+        with subprocess.Popen(["sh", "-c", write], **words) as writer:
+            live.seen(lambda found: "/etc/passwd" in found, seconds=5)
+            writer.stdin.close()
+        swapper.stdin.close()
 
 
 def test_any_event_bytes_parse_or_fail_cleanly(live):

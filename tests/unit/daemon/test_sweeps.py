@@ -59,6 +59,14 @@ def test_too_many_targets_are_a_whole_sweep() -> None:
     assert helpers.asked[-1]["targets"] == []
 
 
+def test_what_nobody_waits_for_gives_way() -> None:
+    sweeps, helpers = made()
+    sweeps.ask(Request(Origin.SWEEP, targets=("/opt/database",)))
+    helpers.done("")
+    sweeps.ask(Request(Origin.SWEEP, targets=("/etc/passwd",), on_done=lambda _answer: None))
+    assert [asked["low"] for asked in helpers.asked] == [True, False]
+
+
 def test_a_failed_sweep_is_asked_again_as_it_was() -> None:
     again = Request(Origin.DOWN, full=True, compare=True, targets=("/a",), on_done=lambda _answer: None).again()
     assert (again.origin, again.full, again.compare, again.targets, again.on_done) == (

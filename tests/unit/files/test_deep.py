@@ -77,6 +77,17 @@ def test_what_a_sweep_cannot_see_is_found(world):
     assert {item.subject for item in again} == {item.subject for item in seen}
 
 
+def test_a_round_in_which_much_is_added_ends_in_time_all_the_same(world):
+    slices = [slice_of(world, Position())]
+    for number in range(40):
+        world.write(f"/etc/later/file{number:02d}", b"x" * 200_000)
+    world.sweep()
+    while not slices[-1].complete:
+        slices.append(slice_of(world, slices[-1].position, len(slices) * DAY_S * 200))
+    assert sum(part.files for part in slices) == 82
+    assert len(slices) <= 10
+
+
 def test_what_is_known_to_differ_is_told_again_until_it_does_not(world):
     world.write("/etc/1/file01", b"evil")
     world.sweep()

@@ -11,10 +11,11 @@ sys.path.insert(0, os.path.dirname(__file__))
 from files_world import ABSENT, PRESENT, World, statuses
 
 from edgeguard.codec.manifest import Reader
-from edgeguard.model import Origin, Watch
-from edgeguard.sensors import Context
+from edgeguard.model import NOBODY, Origin, Watch
+from edgeguard.sensors import Context, content
 from edgeguard.sensors import files as module
 from edgeguard.sensors.files import Files
+from edgeguard.sensors.look import ONLY_DISK
 from edgeguard.sensors.sources import BLIND_ACTOR, BLIND_SETID
 
 WATCHES = [
@@ -121,6 +122,18 @@ def test_content_mode_new_and_gone(live, world):
     assert seen["/etc/passwd"].origin is Origin.LIVE
 
 
+def test_a_rewrite_that_takes_its_time_is_not_seen_half_done(live, world):
+    live.seen(lambda _found: live.sensor.caught_up)
+    with open(world.path("/etc/passwd"), "wb") as file:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            assert list(live.sensor.ready(1)) == []
+            time.sleep(0.01)
+        file.write(b"root:x:0:0\n")
+    assert live.seen(lambda found: "/etc/passwd" in found)["/etc/passwd"].columns["size"] == 11
+    assert "/etc/passwd" not in live.sensor._told
+
+
 def test_rename_over_link_and_symlink_swap(live, world):
     world.write("/etc/passwd.new", b"evil")
     os.rename(world.path("/etc/passwd.new"), world.path("/etc/passwd"))
@@ -181,6 +194,32 @@ def test_a_hard_link_that_a_sweep_found_different_is_looked_at_with_the_first_na
     live.seen(lambda found: found.keys() >= {"/etc/third", "/etc/ssh/second"})
 
 
+def test_what_is_written_under_an_excluded_name_is_searched_for_by_its_other_names(world, tmp_path):
+    world.watches = [Watch("/etc", "config", exclude=("/etc/*.dpkg-new",))]
+    os.link(world.path("/etc/passwd"), world.path("/etc/x.dpkg-new"))
+    live = Live(world, tmp_path)
+    world.write("/etc/x.dpkg-new", b"evil")
+    live.seen(lambda _found: live.work)
+    assert live.work == [(False, ("/etc/x.dpkg-new",))]
+    live.sensor.found(live.sensor.observe_path("/etc/passwd", 1))
+    world.write("/etc/x.dpkg-new", b"again")
+    live.seen(lambda found: "/etc/passwd" in found)
+    os.link(world.path("/etc/ssh/sshd_config"), world.path("/etc/y.dpkg-new"))
+    os.unlink(world.path("/etc/y.dpkg-new"))
+    world.write("/etc/ssh/keys/host", b"evil")
+    live.seen(lambda found: "/etc/ssh/keys/host" in found)
+    assert len(live.work) == 1, "a name that comes and goes changes no file"
+    live.sensor.close()
+
+
+def test_a_file_that_gets_a_watched_name_after_it_was_searched_for(live, world):
+    os.link(world.path("/opt/two"), world.path("/opt/three"))
+    assert list(live.sensor._links.touched("/opt/three", NOBODY)) == []
+    os.rename(world.path("/opt/two"), world.path("/etc/ssh/sshd_config"))  # with the same content
+    live.seen(lambda found: "/etc/ssh/sshd_config" in found)
+    assert list(live.sensor._links.touched("/opt/three", NOBODY)) == ["/etc/ssh/sshd_config"]
+
+
 def test_what_a_sweep_sees_of_an_act_that_the_kernel_told_of_is_left_to_the_live_look(live, world):
     world.write("/etc/passwd", b"evil")
     swept = live.sensor.observe_path("/etc/passwd", 1, origin=Origin.DOWN)
@@ -200,6 +239,29 @@ def test_what_had_a_finding_before_a_restart_is_told_when_it_ends(world, tmp_pat
     made.sensor.close()
 
 
+def test_what_differs_on_the_disk_alone_is_not_ended_by_a_touch(live, world, monkeypatch):
+    asked = []
+
+    def on_disk(_fd, size, _new):
+        asked.append(size)
+        return content.OnDisk(b"e" * 32, size, False)
+
+    monkeypatch.setattr(content, "on_disk", on_disk)
+    live.sensor.remember(["/etc/passwd"])  # as a deep sweep told it
+    os.utime(world.path("/etc/passwd"))
+    os.utime(world.path("/etc/ssh/sshd_config"))
+    seen = live.seen(lambda found: {"/etc/passwd", "/etc/ssh/sshd_config"} <= found.keys())
+    assert (seen["/etc/passwd"].columns["sha256"], seen["/etc/passwd"].note) == (b"e" * 32, ONLY_DISK)
+    assert asked == [11]
+
+
+def test_a_touch_does_not_drop_what_the_caller_looks_at_anyway(live, world):
+    deep = live.sensor.observe_path("/etc/passwd", 1, origin=Origin.SWEEP)
+    os.utime(world.path("/etc/passwd"))
+    assert live.sensor.found(deep) is None
+    assert live.sensor.found(deep, always=True) == deep
+
+
 def test_a_new_home_is_watched(live, world):
     world.write("/home/eve/.ssh/authorized_keys")
     live.seen(lambda found: "/home/eve/.ssh/authorized_keys" in found)
@@ -213,6 +275,27 @@ def test_large_files_and_trees_are_left_to_a_helper(live, world, monkeypatch):
     with open(world.path("/etc/large"), "wb") as file:
         file.truncate(module.INLINE_MAX + 1)
     live.seen(lambda found: {"/etc/many", "/etc/large"} <= {t for _, targets in live.work for t in targets})
+
+
+def test_a_large_file_that_is_touched_all_the_time_is_told_and_not_read_all_the_time(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INLINE_MAX", 4)
+    live = Live(world, tmp_path)
+    world.write("/etc/large", b"large")
+    live.seen(lambda found: live.work == [(False, ("/etc/large",))])
+    answer = live.sensor.observe_path("/etc/large", 1)
+    for number in range(20):
+        world.write("/etc/large", b"large%d" % number)
+        list(live.sensor.ready(1))
+        assert live.sensor.found(answer) is not None, "whoever touches it must not keep it from being told"
+        time.sleep(0.01)
+    asked = len(live.work)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        world.write("/etc/large", b"again")
+        list(live.sensor.ready(1))
+        time.sleep(0.01)
+    assert len(live.work) <= asked + 2
+    live.sensor.close()
 
 
 def test_observe_path(live, world):

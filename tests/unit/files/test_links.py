@@ -39,6 +39,20 @@ def test_a_search_is_asked_for_once_and_its_answer_is_kept(tree):
     assert links.due < float("inf")
 
 
+def test_what_did_not_fit_into_one_request_is_asked_for_when_it_is_touched_again(tree, monkeypatch):
+    monkeypatch.setattr(module, "WANTED_MAX", 1)
+    links = Links(str(tree))
+    for _ in range(3):
+        links.touched("/beside/a", ACTOR)
+        links.touched("/beside/own", ACTOR)
+    assert list(links.ask()) == ["/beside/a"]
+    assert links.found("/watched/a") == ACTOR
+    links.touched("/beside/own", ACTOR)
+    monkeypatch.setattr(module.time, "monotonic", lambda: links.due)
+    assert list(links.ask()) == ["/beside/own"]
+    assert len(links._actors) == 2
+
+
 def test_requests_that_follow_each_other_come_ever_less_often(tree, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])

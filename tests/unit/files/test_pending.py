@@ -3,6 +3,7 @@ then, and nothing that happened is forgotten."""
 
 import select
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -41,15 +42,65 @@ def test_what_happens_together_is_one_look(pending):
 
 
 def test_a_file_that_stays_open_is_looked_at_once_a_second(pending, clock):
-    pending.add("/log", Waiting(ONE, None, writing=True))
-    path, waiting = pending.take()
-    pending.looked(path, waiting, 0.001)
-    pending.add("/log", Waiting(TWO, None, writing=True))
-    assert "/log" in pending
+    for actor in (ONE, TWO, ONE):
+        pending.add("/log", Waiting(actor, None, writing=True))
+        assert "/log" in pending
+        assert pending.take() is None
+        clock.now += module.REST_S
+        pending.wake()
+        path, waiting = pending.take()
+        assert (path, waiting.actor, waiting.writing) == ("/log", actor, True)
+        pending.looked(path, waiting, 0.001)
+
+
+def test_a_slow_rewrite_is_looked_at_when_it_is_closed(pending, clock):
+    pending.add("/etc/foo.conf", Waiting(ONE, None, writing=True))  # empty now
+    clock.now += 0.9 * module.REST_S
+    pending.wake()
     assert pending.take() is None
+    pending.add("/etc/foo.conf", Waiting(NOBODY, None))
+    assert pending.take() == ("/etc/foo.conf", Waiting(ONE, None))
     clock.now += module.REST_S
     pending.wake()
-    assert pending.take() == ("/log", Waiting(TWO, None, writing=True))
+    assert pending.take() is None
+
+
+def looks(pending, clock, seconds, every, told, paths=("/log",)):
+    """When files that are written to `every` so often are looked at."""
+    times, began = [], clock.now
+    while clock.now < began + seconds:
+        for path in paths:
+            pending.add(path, Waiting(ONE, None, writing=True))
+        pending.wake()
+        while (taken := pending.take()) is not None:
+            times.append(clock.now - began)
+            pending.looked(*taken, 0.001, told=told)
+        clock.now += every
+    return times
+
+
+@pytest.mark.parametrize("every", [0.1, 3.0])
+def test_a_log_that_is_known_to_differ_is_looked_at_ever_less_often(pending, clock, every):
+    times = looks(pending, clock, 3600, every, told=True)
+    assert times[0] <= 2 * max(module.REST_S, every)
+    assert len(times) < 70
+    assert max(after - before for before, after in pairwise(times)) <= 64
+    pending.add("/log", Waiting(ONE, None))  # closed
+    assert pending.take() is not None
+    clock.now += 2 * module.REST_TOLD_S
+    assert looks(pending, clock, 3, 0.1, told=True)[0] < 2, "it is quiet for long, and the rest forgotten"
+
+
+def test_what_does_not_differ_yet_is_looked_at_within_the_promise(pending, clock):
+    times = looks(pending, clock, 60, 0.1, told=False)
+    assert max(after - before for before, after in pairwise(times)) < 1.5
+
+
+@pytest.mark.parametrize("count", [400, 6000])
+def test_many_open_files_are_looked_at_once_a_second_each(pending, clock, count):
+    paths = [f"/opt/{number}" for number in range(count)]
+    assert len(looks(pending, clock, 3.05, 0.1, told=False, paths=paths)) <= 3 * count
+    assert len(pending._resting) <= module.RESTING_MAX
 
 
 def test_what_is_closed_is_looked_at_at_once(pending):
@@ -72,7 +123,7 @@ def test_a_look_that_took_long_is_followed_by_a_rest_within_the_promise(pending,
 
 
 def test_more_resting_files_than_there_is_room_for_lose_nothing(pending, clock):
-    wanted = {f"/{number}" for number in range(3 * module.RESTING_MAX)}
+    wanted = {f"/{number}" for number in range(3 * module.RESTING_MAX)}  # their own rest, a shared one, and none
     for path in wanted:
         pending.looked(path, Waiting(ONE, None, writing=True), 0.0)
         pending.add(path, Waiting(ONE, None, writing=True))
@@ -100,7 +151,7 @@ def test_the_timer_goes_off_for_what_is_due_first():
     made.arm(0.0, NEVER)
     assert poll.poll(5000)
     assert made.went_off()
-    assert made.take() == ("/log", Waiting(ONE, None, writing=True))
+    assert made.take() == ("/log", Waiting(ONE, None, writing=True, rested=module.REST_S))
     timer.close()
 
 
@@ -108,6 +159,8 @@ def test_it_is_empty_when_nothing_wants_a_look(pending, clock):
     assert pending.empty
     pending.add("/a", Waiting(ONE, None, writing=True))
     assert not pending.empty
+    clock.now += module.REST_S
+    pending.wake()
     path, waiting = pending.take()
     pending.looked(path, waiting, 0.0)
     assert pending.empty, "it rests, and nothing happened to it meanwhile"

@@ -1,0 +1,68 @@
+"""What becomes of what sweeps find: deep sweeps' answers are looked at once more, whatever happens to the file."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgeguard.daemon.rounds import Rounds
+from edgeguard.model import NOBODY, Actor, Observation, Origin
+from edgeguard.sensors.look import LATER, unreadable
+
+PATH = "/etc/passwd"
+FOUND = unreadable(PATH, "config", "as a helper saw it", 5, Origin.SWEEP)
+
+
+class Files:
+    """A sensor that somebody keeps busy with touches of PATH."""
+
+    def __init__(self, note: str = "") -> None:
+        self.note = note
+        self.looks: list[tuple[str, Actor, Origin]] = []
+
+    def found(self, observation: Observation, *, always: bool = False) -> Observation | None:
+        return observation if always else None
+
+    def observe_path(self, path: str, now: int, actor: Actor = NOBODY, origin: Origin = Origin.LIVE) -> Observation:
+        self.looks.append((path, actor, origin))
+        return unreadable(path, "config", self.note, now, origin, actor)
+
+
+def made(files: Files) -> tuple[Any, list[Observation]]:
+    taken: list[Observation] = []
+    anything: Any = SimpleNamespace
+    settings = anything(budget=anything(deep_s=86_400, sweep_s=3600), paths=anything(state="/nowhere"))
+    rounds: Any = Rounds(
+        anything(),
+        settings,
+        anything(),
+        anything(for_sweeps=dict),
+        anything(),
+        anything(),
+        anything(sensor=lambda _name: files),
+        anything(),
+        anything(),
+        taken.append,
+        lambda: None,
+    )
+    return rounds, taken
+
+
+def test_touches_do_not_keep_what_a_deep_sweep_found_from_being_told() -> None:
+    rounds, taken = made(files := Files())
+    rounds._found(FOUND)
+    assert (taken, files.looks) == ([], []), "the look that follows the touch tells it"
+    rounds._found_deep(FOUND)
+    assert [seen.subject for seen in taken] == [PATH]
+    assert files.looks == [(PATH, NOBODY, Origin.SWEEP)]
+
+
+@pytest.mark.parametrize("way", ["_found", "_found_deep"])
+def test_what_a_look_leaves_to_a_helper_is_not_unreadable(way: str) -> None:
+    rounds, taken = made(files := Files(LATER))
+    rounds._live_files[PATH] = FOUND.at
+    getattr(rounds, way)(FOUND)
+    assert len(files.looks) == 1
+    assert taken == []
