@@ -172,7 +172,7 @@ def _packages(
     for owner, tally in zip(owners, tallies, strict=True):
         full = f"{owner.name}:{owner.architecture}"
         name = full if full in known else owner.name
-        if tally.missed:
+        if not tally.stood:
             continue
         standing = notable.pop(name, None)
         came.pop(name, None)

@@ -42,6 +42,7 @@ class Tally:
     others: list[bytes] = field(default_factory=list)  # paths that are neither
     other: int = 0
     missed: int = 0  # paths of a package that did not come to be installed
+    stood: bool = True  # dpkg calls it installed in this version, or, where it goes, no longer
     changed: int = 0  # paths whose reference value is another than before
     setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
 
@@ -73,8 +74,8 @@ class Judge:
         for transaction in pending:
             streams.append(marked(transaction.reader, len(owners)))
             owners += transaction.expected.owners
-        tallies += [Tally() for _ in owners]
-        self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY)
+        tallies += [Tally(stood=self._stands(owner)) for owner in owners]
+        self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY and self._stands(owner))
         for directory, names in together(*streams):
             found: dict[bytes, Entry] = {}
             for name, entry in names.items():
@@ -88,7 +89,8 @@ class Judge:
 
     def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, tally: Tally) -> Entry | None:
         """The reference value of a path from now on; None: as before."""
-        if signed.sha256 and owner.word != NOBODY:
+        stands = self._stands(owner)
+        if signed.sha256 and owner.word != NOBODY and stands:
             self.vouched.add(signed.sha256)
         watch = self.plan.decide(os.fsdecode(path))
         if watch is None:
@@ -106,6 +108,8 @@ class Judge:
             tally.setid += self.look(path, watch) != before
             return None
         seen = self.look(path, watch)
+        if not stands:  # else an old, weak file would be right because its .deb, which is signed, lies in the spool
+            return self._missed(seen, before, owner, kind, tally)
         if stat.S_ISDIR(signed.st_mode):
             return self._directory(path, signed, seen, before, watch, owner.scripts)
         wanted = self.wanted(path, signed, seen, before, watch, owner.scripts)
@@ -116,10 +120,6 @@ class Judge:
         if kind & CONFFILE:
             tally.kept += 1
             return None
-        if not self._stands(owner):
-            tally.missed += 1
-            gone = seen is None and before is not None and not self.world.installed(owner.name, owner.architecture)
-            return ABSENT if gone else None  # it was there, was removed, and did not come back
         if seen is None and (self.world.excluded(path) or kind & SCRIPT):
             return None
         if (place := self.world.diverted(path, owner.name)) is not None:
@@ -131,6 +131,12 @@ class Judge:
         if len(tally.others) < OTHERS_MAX:
             tally.others.append(path)
         return wanted
+
+    def _missed(self, seen: Entry | None, before: Entry | None, owner: Owner, kind: int, tally: Tally) -> Entry | None:
+        """A path of a package that did not come to be installed: nothing of it becomes right by that."""
+        tally.missed += not kind & CONFFILE
+        gone = seen is None and before is not None and not self.world.installed(owner.name, owner.architecture)
+        return ABSENT if gone and not kind & CONFFILE else None  # it was there, was removed, and did not come back
 
     def _moved(self, place: bytes, signed: Entry, owner: Owner, tally: Tally) -> None:
         """A file that dpkg put elsewhere."""

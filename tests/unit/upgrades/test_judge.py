@@ -171,6 +171,32 @@ def test_a_package_that_did_not_come_to_be_installed(world: World) -> None:
     assert "did not come to be installed" in judge.summed(world.owners[0], tally)
 
 
+def test_an_old_signed_file_comes_back_without_its_package(world: World) -> None:
+    """Its .deb, which an archive signed, is laid into the spool; dpkg never runs."""
+    world.upgrade()
+    world.base = world.learn()
+    name = world.transaction(world.one)
+    for path, mode in ((TOOL, 0o755), (SUID, 0o4755)):
+        (world.root / path[1:]).write_text(f"{Path(path).name} 1\n")
+        (world.root / path[1:]).chmod(mode)
+    layers, (tally,) = world.judged(name)
+    assert world.differs(layers, TOOL)
+    assert world.differs(layers, SUID)
+    assert not tally.stood
+    assert not world.eye.vouched, "nor is a copy of its files right"
+
+
+def test_a_package_whose_installation_broke_off(world: World) -> None:
+    name = world.upgrade()
+    world.say("tool", "2", "half-installed")
+    layers, _ = world.judged(name)
+    assert world.differs(layers, TOOL)
+    again = world.transaction(world.two)
+    world.install(world.two)
+    layers, _ = world.judged(name, again)
+    assert not world.differs(layers, TOOL)
+
+
 def test_rights_that_were_right_before_are_right_afterwards(world: World) -> None:
     (world.root / SUID[1:]).chmod(0o4750)  # an administrator's dpkg-statoverride, learned
     world.base = world.learn()
