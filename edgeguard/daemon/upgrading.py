@@ -20,6 +20,7 @@ from edgeguard.daemon.signing import trust_of
 from edgeguard.daemon.sweeping import now_ms, opened_manifest
 from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
+from edgeguard.sensors.packages import native, subject
 from edgeguard.settings import Settings
 from edgeguard.upgrades import expected, judge, overlay, transactions, versions
 from edgeguard.upgrades.archive import NOBODY
@@ -80,12 +81,14 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
         superseded = _superseded(standing, before, new, top)
     owners = [owner for item in pending for owner in item.expected.owners]
     known = _versions(standing, before)
-    owners = [_with_before(owner, known) for owner in owners]
+    home = native(root)
+    names = [_named(owner, known, home) for owner in owners]
+    owners = [_with_before(owner, known.get(name, "")) for owner, name in zip(owners, names, strict=True)]
     found = Overlay(
         base_digest,
         digest,
         size,
-        *_packages(owners, tallies, before, known),
+        *_packages(names, owners, tallies, before, known),
         superseded,
     )
     overlay.install(state, found, trust.seed)
@@ -155,29 +158,37 @@ def _versions(standing: Baseline | None, before: Overlay | None) -> dict[str, st
     return {**found, **(before.versions if before is not None else {})}
 
 
-def _with_before(owner: Owner, known: dict[str, str]) -> Owner:
+def _named(owner: Owner, known: dict[str, str], home: str) -> str:
+    """As the sensor names it (`sensors.packages.subject`). Who takes a package away may have left out that it is a
+    foreign one."""
+    if owner.architecture or owner.name in known:
+        return subject(owner.name, owner.architecture, home)
+    return next((name for name in sorted(known) if name.startswith(f"{owner.name}:")), owner.name)
+
+
+def _with_before(owner: Owner, last: str) -> Owner:
     """The later of what apt said and what is known here: nobody comes back to an old version by telling a story."""
-    last = known.get(f"{owner.name}:{owner.architecture}") or known.get(owner.name, "")
     if last and (not owner.before or versions.compare(last, owner.before) > 0):
         return owner._replace(before=last)
     return owner
 
 
 def _packages(
-    owners: Sequence[Owner], tallies: Sequence[Tally], before: Overlay | None, known: dict[str, str]
+    names: Sequence[str],
+    owners: Sequence[Owner],
+    tallies: Sequence[Tally],
+    before: Overlay | None,
+    known: dict[str, str],
 ) -> tuple[dict[str, str], tuple[Notable, ...]]:
     """The versions that are known from now on, and the packages that somebody should know of."""
     came = dict(before.versions) if before is not None else {}
     notable = {item.name: item for item in before.notable} if before is not None else {}
-    for owner, tally in zip(owners, tallies, strict=True):
-        full = f"{owner.name}:{owner.architecture}"
-        name = full if full in known else owner.name
+    for name, owner, tally in zip(names, owners, tallies, strict=True):
         if not tally.stood:
             continue
         standing = notable.pop(name, None)
-        came.pop(name, None)
         if not owner.version:
-            continue
+            continue  # its version is still known: one that is older than that is no new package
         came[name] = owner.version
         back = owner.before if owner.before and versions.compare(owner.version, owner.before) < 0 else ""
         # The same once more, as it was learned or accepted, brings nothing that nobody vouches for.

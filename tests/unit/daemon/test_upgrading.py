@@ -19,6 +19,8 @@ from edgeguard.daemon.frames import watches_to_plain
 from edgeguard.daemon.judging import Judging
 from edgeguard.daemon.signing import trust_of
 from edgeguard.errors import DecodeError, RemediationRefused
+from edgeguard.sensors import Context
+from edgeguard.sensors.packages import Packages
 from edgeguard.upgrades import overlay
 from tests.unit.daemon.test_signing import World as Signing
 from tests.unit.upgrades.debs import Home, needs_dpkg
@@ -164,6 +166,65 @@ def test_also_against_the_version_that_was_learned(world: World) -> None:
     over = upgraded(world.bring("1")["overlay"])
     assert over is not None
     assert [(item.name, item.before) for item in over.notable] == [("tool", "2")]
+
+
+def test_a_way_back_over_a_removal_is_notable(world: World) -> None:
+    world.trust(*world.debs.values())
+    world.install(world.debs["1"])
+    world.ask("learn", {"reason": "again"})
+    world.bring("3")
+    name = world.transaction(removed=("tool",))
+    world.say("tool", "3", "config-files")
+    world.ask("prepare", {"transactions": [name]})
+    gone = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert gone is not None
+    assert gone.notable == ()
+    name = world.transaction(world.debs["2"])
+    world.install(world.debs["2"])
+    world.ask("prepare", {"transactions": [name]})
+    back = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert back is not None
+    assert [(item.name, item.before) for item in back.notable] == [("tool", "3")]
+
+
+def test_a_package_of_a_foreign_architecture_has_the_name_that_the_sensor_asks_for(world: World) -> None:
+    world.say("dpkg", "1.21.22", architecture="amd64")
+    for architecture, name in (("i386", "foreign:i386"), ("amd64", "home"), ("all", "every")):
+        package = name.partition(":")[0]
+        path = f"/usr/bin/{package}"
+        deb = build(world.top, package, "1", {path: "x\n"}, architecture=architecture)
+        transaction = world.transaction(deb)
+        world.install(deb)
+        world.ask("prepare", {"transactions": [transaction]})
+        answer = world.ask("explain", {"transactions": [transaction], "held": [], **world.judged_by()})
+        over = upgraded(answer["overlay"])
+        assert over is not None
+        assert name in [item.name for item in over.notable]
+        asked: list[str] = []
+
+        def came(subject: str, asked: list[str] = asked) -> None:
+            asked.append(subject)
+
+        list(Packages(Context(root=str(world.root), came=came)).observe(1))
+        assert name in asked
+
+
+def test_a_foreign_package_that_dpkg_takes_away(world: World) -> None:
+    world.say("dpkg", "1.21.22", architecture="amd64")
+    deb = build(world.top, "foreign", "1", {"/usr/bin/foreign": "x\n"}, architecture="i386")
+    name = world.transaction(deb)
+    world.install(deb)
+    world.ask("prepare", {"transactions": [name]})
+    world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
+    name = world.transaction()
+    (world.spool / name / "apt").unlink()
+    (world.spool / name / "dpkg").write_bytes(b"remove\0--remove\0foreign:i386")
+    (world.root / "usr/bin/foreign").unlink()
+    world.say("foreign", "1", "config-files", "i386")
+    world.ask("prepare", {"transactions": [name]})
+    over = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert over is not None
+    assert over.notable == ()
 
 
 def test_what_is_not_as_signed_is_to_be_looked_at(world: World) -> None:
