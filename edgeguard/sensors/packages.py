@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from edgeguard.model import Observation, Origin, Status, Value
-from edgeguard.sensors import Column, Context, Rung, parse_dpkg, reading
+from edgeguard.sensors import Came, Column, Context, Rung, parse_dpkg, reading
 from edgeguard.sensors.snapshot import WHOLE_KIND
 
 STATUS = "/var/lib/dpkg/status"
@@ -70,6 +70,7 @@ class Packages:
         self._root = context.root
         self._native = ""
         self._came = context.came
+        self._notable: Callable[[], Iterable[str]] = getattr(context, "notable", tuple)
 
     def start(self) -> Rung:
         if os.path.isfile(reading.under(self._root, STATUS)):
@@ -87,26 +88,18 @@ class Packages:
         """One at a time out of the open file: 3,000 packages never lie in memory together."""
         try:
             self._native = self._native or native(self._root)
+            seen = set(self._notable())
             for package in _installed(self._root):
                 if package.status == "not-installed":
                     continue
                 name = subject(package.name, package.architecture, self._native)
-                columns: dict[str, Value] = {
-                    "version": package.version,
-                    "status": package.status,
-                    "architecture": package.architecture,
-                    "hold": package.hold,
-                    "reinstall": package.reinstall,
-                    "vouched": "",
-                    "files": 0,
-                    "came_from": "",
-                }
+                seen.discard(name)
+                yield self._observed(name, package, self._came(name), now)
+            for name in sorted(seen):  # dpkg may say what it likes: what came is known by signature
                 came = self._came(name)
-                if came is not None and came.version == package.version and package.status != "config-files":
-                    columns.update(came_from=came.before)
-                    if came.word == "nobody":
-                        columns.update(vouched=came.word, files=came.files)
-                yield Observation("package", name, columns, now, Status.PRESENT, Origin.SWEEP)
+                if came is not None:
+                    absent = parse_dpkg.Package(name, came.version, "", "not-installed", False, False)
+                    yield self._observed(name, absent, came, now)
         except FileNotFoundError:
             return  # no Debian; the rung says so
         except OSError as error:
@@ -115,6 +108,21 @@ class Packages:
 
     def close(self) -> None:
         pass
+
+    @staticmethod
+    def _observed(name: str, package: parse_dpkg.Package, came: Came | None, now: int) -> Observation:
+        nobody = came is not None and came.word == "nobody"
+        columns: dict[str, Value] = {
+            "version": package.version,
+            "status": package.status,
+            "architecture": package.architecture,
+            "hold": package.hold,
+            "reinstall": package.reinstall,
+            "vouched": "nobody" if nobody else "",
+            "files": came.files if came is not None and nobody else 0,
+            "came_from": came.before if came is not None else "",
+        }
+        return Observation("package", name, columns, now, Status.PRESENT, Origin.SWEEP)
 
 
 class Ownership:

@@ -22,6 +22,7 @@ from edgeguard.codec.layers import ABSENT, Lookup, together
 from edgeguard.codec.manifest import Block, Entry, Reader
 from edgeguard.model import Watch
 from edgeguard.sensors.look import CannotLook, Eye
+from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
 from edgeguard.upgrades.archive import NOBODY
@@ -29,6 +30,7 @@ from edgeguard.upgrades.expected import CONFFILE, MAY_GO, SCRIPT, Expected, Owne
 from edgeguard.upgrades.world import World, same_content, same_rights
 
 OTHERS_MAX = 100  # paths of one package that are named because they are not as signed
+BROUGHT_MAX = 4 << 20  # bytes of paths that packages brought for which nobody vouches; beyond, they are told one by one
 LOOK_MAX = 5000  # such paths of all packages that the daemon is to look at; beyond, it compares everything
 
 
@@ -44,6 +46,7 @@ class Tally:
     missed: int = 0  # paths of a package that did not come to be installed
     stood: bool = True  # dpkg calls it installed in this version, or, where it goes, no longer
     changed: int = 0  # paths whose reference value is another than before
+    known: int = 0  # paths of a package that nobody vouches for, known from elsewhere: they are told one by one
     setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
 
 
@@ -55,10 +58,21 @@ class Pending(NamedTuple):
 
 
 class Judge:
-    """Looks at every expected path once. `references`: what was expected until now."""
+    """Looks at every expected path once. `references`: what was expected until now; `brought`: paths whose reference
+    value is of a package that nobody vouches for, and the name of that package."""
 
-    def __init__(self, root: str, watches: Sequence[Watch], references: Lookup | None, hash_file_max: int) -> None:
+    def __init__(
+        self,
+        root: str,
+        watches: Sequence[Watch],
+        references: Lookup | None,
+        hash_file_max: int,
+        brought: Mapping[bytes, str] | None = None,
+    ) -> None:
         self.world = World(root)
+        self.native = native(root)
+        self.brought = dict(brought or {})
+        self.room = BROUGHT_MAX - sum(len(path) + 16 for path in self.brought)
         self.plan = Plan(resolved(watches, root))
         self.references = references
         self.vouched: set[bytes] = set()  # digests of all files of packages that somebody vouches for
@@ -108,15 +122,27 @@ class Judge:
             tally.setid += self.look(path, watch) != before
             return None
         seen = self.look(path, watch)
+        if stands and owner.word == NOBODY and not self._its_own(path, before, owner):
+            tally.known += 1
+            tally.changed += seen != before
+            self.others.append(path)
+            return None
         if not stands:  # else an old, weak file would be right because its .deb, which is signed, lies in the spool
             return self._missed(seen, before, owner, kind, tally)
         if stat.S_ISDIR(signed.st_mode):
-            return self._directory(path, signed, seen, before, watch, owner.scripts)
+            made = self._directory(path, signed, seen, before, watch, owner.scripts)
+            tally.changed += made is not None and made != before
+            if owner.word != NOBODY and before is not None and same_rights(signed, before):
+                self.brought.pop(path, None)  # a directory of several packages stays with the last of them
+            return made if made is None else self._counts(path, made, owner)
         wanted = self.wanted(path, signed, seen, before, watch, owner.scripts)
+        if owner.word == NOBODY and (wanted.setid or wanted.caps):
+            tally.setid += seen != before  # also if its own scripts give these rights
+            return None
         if seen is not None and same_content(wanted, seen) and same_rights(wanted, seen):
             tally.signed += 1
             tally.changed += wanted != before
-            return wanted
+            return self._counts(path, wanted, owner)
         if kind & CONFFILE:
             tally.kept += 1
             return None
@@ -130,7 +156,25 @@ class Judge:
         self.others.append(path)
         if len(tally.others) < OTHERS_MAX:
             tally.others.append(path)
-        return wanted
+        return self._counts(path, wanted, owner)
+
+    def _its_own(self, path: bytes, before: Entry | None, owner: Owner) -> bool:
+        """May a package that nobody vouches for say what this path is? Only where nothing else did."""
+        if path in self.brought:
+            return self.brought[path] == self._name(owner)
+        return before is None and self.room > 0
+
+    def _counts(self, path: bytes, reference: Entry, owner: Owner) -> Entry:
+        """The same reference value; who it is of is kept, as long as that is nobody who is known."""
+        if owner.word == NOBODY:
+            self.room -= 0 if path in self.brought else len(path) + 16
+            self.brought[path] = self._name(owner)
+        else:
+            self.brought.pop(path, None)
+        return reference
+
+    def _name(self, owner: Owner) -> str:
+        return subject(owner.name, owner.architecture, self.native)
 
     def _missed(self, seen: Entry | None, before: Entry | None, owner: Owner, kind: int, tally: Tally) -> Entry | None:
         """A path of a package that did not come to be installed: nothing of it becomes right by that."""
@@ -145,7 +189,12 @@ class Judge:
             return
         before = self.references.lookup(place) if self.references is not None else None
         seen = self.look(place, watch)
-        self.moved[place] = wanted = self.wanted(place, signed, seen, before, watch, owner.scripts)
+        if owner.word == NOBODY and not self._its_own(place, before, owner):
+            tally.known += 1
+            return
+        wanted = self.wanted(place, signed, seen, before, watch, owner.scripts)
+        self.moved[place] = self._counts(place, wanted, owner)
+        tally.changed += wanted != before
         tally.signed += seen == wanted
         tally.other += seen != wanted
 
@@ -282,6 +331,8 @@ def counts(owner: Owner, tally: Tally) -> str:
         parts.append(f"{tally.signed} of {total} files {WORDS[owner.word]}, {tally.other} not")
     else:
         parts.append(f"{total} files, all {WORDS[owner.word]}" if total else "no watched files")
+    if tally.known:
+        parts.append(f"{tally.known} known before and not believed")
     if tally.kept:
         parts.append(f"{tally.kept} settings kept")
     if tally.removed:

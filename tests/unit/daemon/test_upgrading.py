@@ -83,6 +83,16 @@ class World(Signing, Home):
         self.install(self.debs[version])
         return self.ask("explain", {"transactions": [name], "held": held or [], **self.judged_by()})
 
+    def judge(self, *names: str) -> tuple[Layers, tuple[overlay.Notable, ...]]:
+        """These transactions are explained; the reference values that came, and what somebody should know of."""
+        for name in names:
+            assert self.ask("prepare", {"transactions": [name]})["prepared"] == name
+        answer = self.ask("explain", {"transactions": list(names), "held": [], **self.judged_by()})
+        over = upgraded(answer["overlay"])
+        assert over is not None
+        top = Reader(os.open(overlay.manifest_path(str(self.state), over.sha256), os.O_RDONLY))
+        return Layers(None, top), over.notable
+
     def lookup(self, answer: dict[str, Any], path: str) -> Any:
         over = upgraded(answer["overlay"])
         assert over is not None
@@ -225,6 +235,83 @@ def test_a_foreign_package_that_dpkg_takes_away(world: World) -> None:
     over = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
     assert over is not None
     assert over.notable == ()
+
+
+class Stranger:
+    """A package of the intruder's own, installed and told, with a program that nobody knew."""
+
+    PATH = "/usr/bin/backdoor"
+
+    def __init__(self, world: World, name: str = "evil", path: str = PATH) -> None:
+        self.world = world
+        self.deb = build(world.top, name, "1", {path: "evil\n", TOOL: "evil\n"})
+        transaction = world.transaction(self.deb)
+        world.install(self.deb)
+        self.layers, self.notable = world.judge(transaction)
+
+    @property
+    def known(self) -> bool:
+        return self.layers.lookup(self.PATH.encode()) is not None
+
+
+def test_a_package_of_the_intruders_own_whitewashes_nothing(world: World) -> None:
+    stranger = Stranger(world)
+    assert stranger.known, "one finding for all files that are its own"
+    assert [item.name for item in stranger.notable] == ["evil"]
+    assert stranger.layers.lookup(TOOL.encode()) is None, "nothing is said of a file that was known"
+
+
+def test_a_forged_removal_leaves_no_reference_values(world: World) -> None:
+    stranger = Stranger(world)
+    world.say("evil", "1", "config-files")
+    layers, notable = world.judge(world.transaction(removed=("evil",)))
+    assert notable == ()
+    assert layers.lookup(stranger.PATH.encode()) is None
+    assert layers.went(stranger.PATH.encode())
+
+
+def test_a_signed_package_of_the_same_name_keeps_only_what_it_brings(world: World) -> None:
+    stranger = Stranger(world)
+    signed = build(world.top, "evil", "2", {"/usr/bin/good": "good\n"})
+    world.trust(signed)
+    name = world.transaction(signed)
+    world.install(signed)
+    layers, notable = world.judge(name)
+    assert notable == ()
+    assert layers.went(stranger.PATH.encode())
+    assert layers.lookup(b"/usr/bin/good") is not None
+
+
+def test_a_signed_package_with_the_same_files_keeps_them(world: World) -> None:
+    stranger = Stranger(world)
+    signed = build(world.top, "evil", "2", {stranger.PATH: "good\n"})
+    world.trust(signed)
+    name = world.transaction(signed)
+    world.install(signed)
+    layers, notable = world.judge(name)
+    assert notable == ()
+    assert layers.lookup(stranger.PATH.encode()) is not None
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "another"])
+def test_who_takes_away_what_is_kept_beside_the_overlay_ends_no_finding(world: World, how: str) -> None:
+    Stranger(world)
+    (kept,) = (world.state / "upgrades").glob("*.past")
+    if how == "gone":
+        kept.unlink()
+    elif how == "changed":
+        data = bytearray(kept.read_bytes())
+        data[len(data) // 2] ^= 1
+        kept.write_bytes(data)
+    else:
+        old = kept.read_bytes()
+        Stranger(world, "worse", "/usr/bin/worse")
+        (kept,) = (world.state / "upgrades").glob("*.past")
+        kept.write_bytes(old)
+    world.say("evil", "1", "config-files")
+    for _ in range(2):
+        _, notable = world.judge(world.transaction(removed=("evil",)))
+        assert "evil" in [item.name for item in notable]
 
 
 def test_what_is_not_as_signed_is_to_be_looked_at(world: World) -> None:

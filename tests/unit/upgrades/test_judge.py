@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ class World(Home):
         expected.write(target, paths)
         return Reader(os.open(target, os.O_RDONLY))
 
-    def judged(self, *names: str) -> tuple[Layers, list[Tally]]:
+    def judged(self, *names: str, brought: Mapping[bytes, str] | None = None) -> tuple[Layers, list[Tally]]:
         """The reference values afterwards, and what was counted."""
         pending = []
         for name in names:
@@ -68,7 +69,7 @@ class World(Home):
             fd = os.open(transactions.manifest_of(str(self.state), name), os.O_RDONLY)
             pending.append(Pending(found, Reader(fd)))
         tallies: list[Tally] = []
-        self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30)
+        self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30, brought)
         digest, _ = overlay.write_manifest(str(self.state), self.eye.run(pending, tallies))
         if self.eye.moved:
             new = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
@@ -315,6 +316,75 @@ def test_programs_with_other_rights_that_nobody_vouches_for(tmp_path: Path, monk
     assert not world.differs(layers, "/usr/bin/fine")
     assert tally.setid == 1
     assert "which no archive vouches for" in judge.summed(world.owners[0], tally)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_package_of_the_intruders_own_says_nothing_of_known_files(
+    world: World, tmp_path: Path, installed: bool
+) -> None:
+    world.word = archive.NOBODY
+    files = {TOOL: "evil\n", "/usr/bin/fresh": "x\n"}
+    package = build(tmp_path, "evil", "1", files, modes={TOOL: 0o755})
+    name = world.transaction(package)
+    world.install(package)
+    if not installed:
+        world.say("evil", "1", "not-installed")
+    layers, (tally,) = world.judged(name)
+    assert world.differs(layers, TOOL)
+    assert world.differs(layers, "/usr/bin/fresh") is not installed
+    assert tally.stood is installed
+    programs = {path: name for path, name in world.eye.brought.items() if path.startswith(b"/usr/bin/")}
+    assert programs == ({b"/usr/bin/fresh": "evil"} if installed else {})
+    if installed:
+        assert tally.known == 1
+        assert "1 known before and not believed" in judge.summed(world.owners[0], tally)
+
+
+def test_a_package_that_nobody_vouches_for_may_come_again(world: World, tmp_path: Path) -> None:
+    """A newer version of it says what its own files are; another one's package does not."""
+    world.word = archive.NOBODY
+    world.install(build(tmp_path, "own", "1", {"/usr/bin/own": "1\n"}))
+    world.base = world.learn()
+    package = build(tmp_path, "own", "2", {"/usr/bin/own": "2\n"})
+    name = world.transaction(package)
+    world.install(package)
+    layers, _ = world.judged(name, brought={b"/usr/bin/own": "own"})
+    assert not world.differs(layers, "/usr/bin/own")
+    layers, _ = world.judged(name, brought={b"/usr/bin/own": "other"})
+    assert world.differs(layers, "/usr/bin/own")
+    world.word = archive.ARCHIVE
+    (world.state / f"upgrades/{name}.cbor").unlink()
+    layers, _ = world.judged(name, brought={b"/usr/bin/own": "own"})
+    assert not world.differs(layers, "/usr/bin/own")
+    assert world.eye.brought == {}, "now it is of a package that somebody vouches for"
+
+
+def test_what_nobody_vouches_for_brings_only_so_many(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "BROUGHT_MAX", 124)
+    world.word = archive.NOBODY
+    package = build(tmp_path, "many", "1", {f"/usr/bin/{number:030d}": "x\n" for number in range(9)})
+    name = world.transaction(package)
+    world.install(package)
+    _, (tally,) = world.judged(name)
+    programs = [path for path in world.eye.brought if path.startswith(b"/usr/bin/")]
+    assert len(programs) == 2
+    assert tally.known == 7
+
+
+def test_rights_that_the_script_of_a_stranger_gives(world: World, tmp_path: Path) -> None:
+    world.word = archive.NOBODY
+    script = "#!/bin/sh\nchmod 4755 /usr/bin/su2\nchmod 640 /usr/bin/own\n"
+    package = build(tmp_path, "own", "1", {"/usr/bin/su2": "x\n", "/usr/bin/own": "x\n"}, postinst=script)
+    name = world.transaction(package)
+    world.install(package)
+    (world.root / "usr/bin/su2").chmod(0o4755)
+    (world.root / "usr/bin/own").chmod(0o640)
+    layers, (tally,) = world.judged(name)
+    assert layers.lookup(b"/usr/bin/su2") is None
+    assert tally.setid == 1
+    assert not world.differs(layers, "/usr/bin/own")
 
 
 def test_directories_that_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
