@@ -20,7 +20,6 @@ from edgeguard.daemon.signing import trust_of
 from edgeguard.daemon.sweeping import now_ms, opened_manifest
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.linux import priority
-from edgeguard.sensors.packages import subject
 from edgeguard.settings import Settings
 from edgeguard.upgrades import expected, judge, overlay, transactions, versions
 from edgeguard.upgrades.archive import NOBODY
@@ -36,6 +35,7 @@ class Past(NamedTuple):
     """What is kept of earlier packages beside an overlay, signed like it and for it alone: STATE/upgrades/*.past"""
 
     brought: dict[bytes, str]  # path -> package that nobody vouches for and that this path's reference value is of
+    gone: dict[str, int]  # package -> when the transaction began that took it away, ms
     lost: frozenset[str]  # such packages whose paths are not known any more: they stay findings
 
 
@@ -76,28 +76,32 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
         references: Lookup | None = Layers(base, top) if top is not None else base
         watches = watches_from_plain(request["watches"])
         past = _past(state, public, before)
-        eye = Judge(root, watches, references, settings.budget.hash_file_max, past.brought)
+        known = _versions(standing, before)
+        limit = settings.budget.hash_file_max
+        eye = Judge(root, watches, references, limit, past.brought, known or None, past.gone)
         old = [top.blocks()] if top is not None else []
         os.makedirs(expected.folder(state), mode=0o700, exist_ok=True)
         digest, size = overlay.write_manifest(state, *old, eye.run(pending, tallies))
         owners = [owner for item in pending for owner in item.expected.owners]
-        known = _versions(standing, before)
-        names = [_named(owner, known, eye.native) for owner in owners]
+        names = [eye.name(owner) for owner in owners]
+        began = [item.expected.began for item in pending for _ in item.expected.owners]
+        gone = _gone(names, owners, tallies, began, past.gone)
         owners = [_with_before(owner, known.get(name, "")) for owner, name in zip(owners, names, strict=True)]
         came, notable = _packages(names, owners, tallies, before, known, past.lost)
         unowned = _unowned(eye, notable)
         if unowned or eye.moved:
             digest, size = _over(state, digest, {**eye.moved, **unowned})
         held = [Held(path, maker) for path, maker in request["held"]]
-        began_ns = min((item.expected.began for item in pending), default=0) * 1_000_000
+        happened = [when for when, tally in zip(began, tallies, strict=True) if tally.stood]
         new = Reader(os.open(overlay.manifest_path(state, digest), os.O_RDONLY | os.O_CLOEXEC))
-        derived = Derived(eye, Layers(base, new), began_ns, expected.folder(state))
-        made = dict(derived.explain_all(held))
+        derived = Derived(eye, Layers(base, new), min(happened, default=0) * 1_000_000, expected.folder(state))
+        # Where no package came or went, nothing is made of one.
+        made = dict(derived.explain_all(held)) if happened else {}
         if made:
             digest, size = _over(state, digest, made)
         superseded = _superseded(standing, before, new, top)
     found = Overlay(base_digest, digest, size, came, notable, superseded)
-    _keep(state, found, past._replace(brought=eye.brought), trust.seed)
+    _keep(state, found, past._replace(brought=eye.brought, gone=gone), trust.seed)
     overlay.install(state, found, trust.seed)
     _tidy(state, found)
     out.say(
@@ -122,17 +126,18 @@ def _standing_overlay(state: str, public: bytes, base: bytes) -> Overlay | None:
 def _past(state: str, public: bytes, before: Overlay | None) -> Past:
     """What belongs to this overlay. Whoever takes it away ends no finding by that."""
     if before is None:
-        return Past({}, frozenset())
+        return Past({}, {}, frozenset())
     try:
         data = transactions.content(expected.folder(state), f"{before.sha256.hex()}.past", overlay.SIZE_MAX)
         plain_ = cbor.decode(cose.verify1(data, [public], cose.UPGRADES_AAD), depth=8, size=overlay.SIZE_MAX)
-        kind, base, digest, paths, lost = plain_
+        kind, base, digest, paths, gone, lost = plain_
         if (kind, base, digest) != ("past", before.base, before.sha256):
             raise DecodeError("upgrades: kept for another overlay")
         brought = {bytes(path): str(name) for name, several in paths for path in several}
-        return Past(brought, frozenset(map(str, lost)))
+        return Past(brought, {str(name): int(when) for name, when in gone}, frozenset(map(str, lost)))
     except (OSError, EdgeGuardError, TypeError, ValueError):
-        return Past({}, frozenset(item.name for item in before.notable if item.word == NOBODY))
+        lost_ = frozenset(item.name for item in before.notable if item.word == NOBODY)
+        return Past({}, dict.fromkeys(before.versions, 0), lost_)  # and no package that came since goes unheard
 
 
 def _keep(state: str, found: Overlay, past: Past, seed: bytes) -> None:
@@ -140,7 +145,9 @@ def _keep(state: str, found: Overlay, past: Past, seed: bytes) -> None:
     paths: dict[str, list[bytes]] = {}
     for path, name in past.brought.items():
         paths.setdefault(name, []).append(path)
-    plain_ = ["past", found.base, found.sha256, [[name, paths[name]] for name in sorted(paths)], sorted(past.lost)]
+    brought = [[name, paths[name]] for name in sorted(paths)]
+    gone = [list(pair) for pair in sorted(past.gone.items())]
+    plain_ = ["past", found.base, found.sha256, brought, gone, sorted(past.lost)]
     target = f"{expected.folder(state)}/{found.sha256.hex()}.past"
     expected.durably(target, cose.sign1(cbor.encode(plain_), seed, cose.UPGRADES_AAD))
 
@@ -149,6 +156,19 @@ def _tidy(state: str, found: Overlay) -> None:
     for name in os.listdir(expected.folder(state)):
         if name.endswith(".past") and name != f"{found.sha256.hex()}.past":
             os.unlink(f"{expected.folder(state)}/{name}")
+
+
+def _gone(
+    names: Sequence[str], owners: Sequence[Owner], tallies: Sequence[Tally], began: Sequence[int], past: dict[str, int]
+) -> dict[str, int]:
+    """The packages that were taken away, so that the same story told once more explains nothing."""
+    gone = dict(past)
+    for name, owner, tally, when in zip(names, owners, tallies, began, strict=True):
+        if tally.stood and owner.version:
+            gone.pop(name, None)
+        elif tally.stood:
+            gone[name] = when
+    return gone
 
 
 def _unowned(eye: Judge, notable: Sequence[Notable]) -> dict[bytes, Entry]:
@@ -215,14 +235,6 @@ def _versions(standing: Baseline | None, before: Overlay | None) -> dict[str, st
             if columns is not None and isinstance(version := columns.get("version"), str):
                 found[name] = version
     return {**found, **(before.versions if before is not None else {})}
-
-
-def _named(owner: Owner, known: dict[str, str], home: str) -> str:
-    """As the sensor names it (`sensors.packages.subject`). Who takes a package away may have left out that it is a
-    foreign one."""
-    if owner.architecture or owner.name in known:
-        return subject(owner.name, owner.architecture, home)
-    return next((name for name in sorted(known) if name.startswith(f"{owner.name}:")), owner.name)
 
 
 def _with_before(owner: Owner, last: str) -> Owner:

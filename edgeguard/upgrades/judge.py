@@ -59,7 +59,8 @@ class Pending(NamedTuple):
 
 class Judge:
     """Looks at every expected path once. `references`: what was expected until now; `brought`: paths whose reference
-    value is of a package that nobody vouches for, and the name of that package."""
+    value is of a package that nobody vouches for, and the name of that package; `known`: package -> version as this
+    device knows it, None where nobody learned packages; `gone`: package -> when it was taken away (ms)."""
 
     def __init__(
         self,
@@ -68,10 +69,15 @@ class Judge:
         references: Lookup | None,
         hash_file_max: int,
         brought: Mapping[bytes, str] | None = None,
+        known: Mapping[str, str] | None = None,
+        gone: Mapping[str, int] | None = None,
     ) -> None:
         self.world = World(root)
         self.native = native(root)
         self.brought = dict(brought or {})
+        self.known = known
+        self.gone = gone or {}
+        self.came: set[str] = set()  # packages that came in another version, and that somebody vouches for
         self.room = BROUGHT_MAX - sum(len(path) + 16 for path in self.brought)
         self.plan = Plan(resolved(watches, root))
         self.references = references
@@ -88,20 +94,27 @@ class Judge:
         for transaction in pending:
             streams.append(marked(transaction.reader, len(owners)))
             owners += transaction.expected.owners
-        tallies += [Tally(stood=self._stands(owner)) for owner in owners]
+        began = [transaction.expected.began for transaction in pending for _ in transaction.expected.owners]
+        self.came = {self.name(owner) for owner in owners if self._came(owner)}
+        tallies += [
+            Tally(stood=self._stands(owner) if owner.version else self._went(self.name(owner), when))
+            for owner, when in zip(owners, began, strict=True)
+        ]
         self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY and self._stands(owner))
         for directory, names in together(*streams):
             found: dict[bytes, Entry] = {}
             for name, entry in names.items():
                 number, kind = mark(entry)
                 place = directory + b"/" + name
-                reference = self._one(place, entry._replace(caps=b""), kind, owners[number], tallies[number])
+                reference = self._one(
+                    place, entry._replace(caps=b""), kind, owners[number], began[number], tallies[number]
+                )
                 if reference is not None:
                     found[name] = reference
             if found:
                 yield Block(directory, sorted(found), [found[name] for name in sorted(found)])
 
-    def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, tally: Tally) -> Entry | None:
+    def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, began: int, tally: Tally) -> Entry | None:
         """The reference value of a path from now on; None: as before."""
         stands = self._stands(owner)
         if signed.sha256 and owner.word != NOBODY and stands:
@@ -111,9 +124,10 @@ class Judge:
             return None
         before = self.references.lookup(path) if self.references is not None else None
         if kind & MAY_GO:
-            if before is None or self.look(path, watch) is not None:
+            if before is None or self.look(path, watch) is not None or not self._may_go(path, owner, began):
                 return None
             tally.removed += 1
+            self.brought.pop(path, None)
             return ABSENT
         setid = stat.S_ISREG(signed.st_mode) and bool(signed.st_mode & 0o6000)
         if watch.only == "setid" and not setid:
@@ -128,7 +142,10 @@ class Judge:
             self.others.append(path)
             return None
         if not stands:  # else an old, weak file would be right because its .deb, which is signed, lies in the spool
-            return self._missed(seen, before, owner, kind, tally)
+            tally.missed += not kind & CONFFILE
+            gone = seen is None and before is not None and owner.word != NOBODY and not kind & CONFFILE
+            # It was there, was removed, and did not come back.
+            return ABSENT if gone and self._went(self.name(owner), began) else None
         if stat.S_ISDIR(signed.st_mode):
             made = self._directory(path, signed, seen, before, watch, owner.scripts)
             tally.changed += made is not None and made != before
@@ -161,26 +178,47 @@ class Judge:
     def _its_own(self, path: bytes, before: Entry | None, owner: Owner) -> bool:
         """May a package that nobody vouches for say what this path is? Only where nothing else did."""
         if path in self.brought:
-            return self.brought[path] == self._name(owner)
+            return self.brought[path] == self.name(owner)
         return before is None and self.room > 0
 
     def _counts(self, path: bytes, reference: Entry, owner: Owner) -> Entry:
         """The same reference value; who it is of is kept, as long as that is nobody who is known."""
         if owner.word == NOBODY:
             self.room -= 0 if path in self.brought else len(path) + 16
-            self.brought[path] = self._name(owner)
+            self.brought[path] = self.name(owner)
         else:
             self.brought.pop(path, None)
         return reference
 
-    def _name(self, owner: Owner) -> str:
-        return subject(owner.name, owner.architecture, self.native)
+    def name(self, owner: Owner) -> str:
+        """As the sensor names it (`sensors.packages.subject`). Who takes a package away may have left out that it is a
+        foreign one."""
+        known = self.known or {}
+        if owner.architecture or owner.name in known:
+            return subject(owner.name, owner.architecture, self.native)
+        return next((name for name in sorted(known) if name.startswith(f"{owner.name}:")), owner.name)
 
-    def _missed(self, seen: Entry | None, before: Entry | None, owner: Owner, kind: int, tally: Tally) -> Entry | None:
-        """A path of a package that did not come to be installed: nothing of it becomes right by that."""
-        tally.missed += not kind & CONFFILE
-        gone = seen is None and before is not None and not self.world.installed(owner.name, owner.architecture)
-        return ABSENT if gone and not kind & CONFFILE else None  # it was there, was removed, and did not come back
+    def _may_go(self, path: bytes, owner: Owner, began: int) -> bool:
+        """Anybody can say that a package goes, and what was its own. dpkg must have come to it."""
+        name = self.name(owner)
+        if owner.word == NOBODY and owner.version and self._stands(owner):
+            return self.brought.get(path) == name
+        return name in self.came or self._went(name, began)
+
+    def _came(self, owner: Owner) -> bool:
+        """The same version once more takes nothing away."""
+        other = owner.version != (self.known or {}).get(self.name(owner), "")
+        return bool(owner.version) and owner.word != NOBODY and other and self._stands(owner)
+
+    def _went(self, name: str, began: int) -> bool:
+        """A package that this device knew and that dpkg no longer calls installed. Each goes once: what is told again
+        of it later explains nothing."""
+        if (self.known is not None and name not in self.known) or self.gone.get(name, began) != began:
+            return False
+        package, _, foreign = name.partition(":")
+        return not any(
+            self.world.installed(package, where) for where in ((foreign,) if foreign else (self.native, "all"))
+        )
 
     def _moved(self, place: bytes, signed: Entry, owner: Owner, tally: Tally) -> None:
         """A file that dpkg put elsewhere."""
@@ -322,7 +360,7 @@ WORDS: Mapping[str, str] = {
 def counts(owner: Owner, tally: Tally) -> str:
     """What became of its files, in words."""
     if not owner.version:
-        return f"{tally.removed} files gone"
+        return f"{tally.removed} files gone" if tally.stood else "not believed, as dpkg has it or it never was here"
     total = tally.signed + tally.other
     parts = []
     if tally.missed:

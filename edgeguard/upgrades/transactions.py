@@ -22,6 +22,7 @@ ENTRIES_MAX = 40_000  # names in one transaction: four a package
 LIST_MAX = 32 << 20  # bytes of the list of files of one package; a kernel's has 0.5 MB
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,127}")
 ARCHITECTURE = re.compile(r"[a-z0-9-]{0,40}")
+BEFORE_S = 60  # so much earlier than its directory's inode a transaction may say that it began
 INTERRUPTED_S = 10  # a hidden transaction that is older was not finished by its hook
 
 
@@ -105,9 +106,11 @@ def read(spool: str, name: str) -> Transaction:
     action, _, words = dpkg.partition(b"\0")
     if action in {b"remove", b"purge"}:
         removals = [Removal(name, "", where) for name, where in operands(words.split(b"\0"))]
+    # A name says anything; the inode's clock cannot be set back from outside.
+    began_ns = max(int(match[1]), os.stat(directory).st_ctime_ns - BEFORE_S * 10**9)
     return Transaction(
         name,
-        int(match[1]) // 1_000_000,
+        began_ns // 1_000_000,
         "apt" if apt else "dpkg",
         action.decode("ascii", "replace")[:40],
         debs,

@@ -22,6 +22,7 @@ from edgeguard.errors import DecodeError, RemediationRefused
 from edgeguard.sensors import Context
 from edgeguard.sensors.packages import Packages
 from edgeguard.upgrades import overlay
+from edgeguard.upgrades.kinds import BY_DPKG
 from tests.unit.daemon.test_signing import World as Signing
 from tests.unit.upgrades.debs import Home, needs_dpkg
 from tests.unit.upgrades.debs import deb as build
@@ -312,6 +313,30 @@ def test_who_takes_away_what_is_kept_beside_the_overlay_ends_no_finding(world: W
     for _ in range(2):
         _, notable = world.judge(world.transaction(removed=("evil",)))
         assert "evil" in [item.name for item in notable]
+
+
+def test_a_removal_that_is_told_once_more_explains_nothing(world: World) -> None:
+    (world.root / "usr/bin/guard").write_text("x\n")
+    world.ask("learn", {"reason": "again"})
+    for path, gone in ((TOOL, True), ("/usr/bin/guard", False)):
+        name = world.transaction(removed=("tool",))
+        (world.spool / name / "owned.tool.list").write_text(path + "\n")
+        (world.root / path[1:]).unlink()
+        world.say("tool", "2", "not-installed")
+        layers, _ = world.judge(name)
+        assert layers.went(path.encode()) is gone
+
+
+def test_a_transaction_without_a_package_explains_nothing(world: World) -> None:
+    world.trust(*world.debs.values())
+    (world.root / "usr/lib/udev").mkdir(parents=True)
+    (world.root / "usr/lib/udev/hwdb.bin").write_text("x\n")
+    held = [[b"/usr/lib/udev/hwdb.bin", BY_DPKG]]
+    name = world.transaction()
+    world.ask("prepare", {"transactions": [name]})
+    answer = world.ask("explain", {"transactions": [name], "held": held, **world.judged_by()})
+    assert answer["derived"] == 0
+    assert world.bring("3", held)["derived"] == 1
 
 
 def test_what_is_not_as_signed_is_to_be_looked_at(world: World) -> None:

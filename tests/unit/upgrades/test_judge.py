@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class World(Home):
         self.one, self.two = (self.version(top, number) for number in ("1", "2"))
         self.install(self.one)
         self.base = self.learn()
+        self.known: dict[str, str] | None = {"tool": "1"}
+        self.gone: dict[str, int] = {}
 
     @staticmethod
     def version(top: Path, number: str) -> Path:
@@ -69,7 +72,7 @@ class World(Home):
             fd = os.open(transactions.manifest_of(str(self.state), name), os.O_RDONLY)
             pending.append(Pending(found, Reader(fd)))
         tallies: list[Tally] = []
-        self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30, brought)
+        self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30, brought, self.known, self.gone)
         digest, _ = overlay.write_manifest(str(self.state), self.eye.run(pending, tallies))
         if self.eye.moved:
             new = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
@@ -287,12 +290,50 @@ def test_a_package_that_goes(world: World) -> None:
     name = world.transaction(removed=("tool",))
     for path in (TOOL, CONF):
         (world.root / path[1:]).unlink()
+    world.say("tool", "1", "config-files")
     layers, (tally,) = world.judged(name)
     assert layers.lookup(TOOL.encode()) is None
     assert world.differs(layers, TOOL) is False
     assert layers.lookup(LINK.encode()) is not None, "it is still there"
     assert tally.removed == 2
     assert judge.summed(world.owners[0], tally) == "tool 1 removed: 2 files gone"
+
+
+@pytest.mark.parametrize("how", ["installed", "unknown", "again", "same"])
+def test_a_removal_that_is_only_said(world: World, how: str) -> None:
+    """The spool says that the package goes, with a list; it did not go, never was here, or went long ago."""
+    if how == "same":  # its own .deb once more, which takes nothing away
+        name = world.transaction(world.one)
+        (world.spool / name / "owned.tool.list").write_text("/usr/lib/tool/alien\n")
+        (world.root / "usr/lib/tool/alien").write_text("x\n")
+        world.base = world.learn()
+        (world.root / "usr/lib/tool/alien").unlink()
+        layers, _ = world.judged(name)
+        assert layers.lookup(b"/usr/lib/tool/alien") is not None
+        return
+    name = world.transaction(removed=("tool",))
+    (world.root / TOOL[1:]).unlink()
+    if how != "installed":
+        world.say("tool", "1", "not-installed")
+    world.known = {} if how == "unknown" else {"tool": "1"}
+    world.gone = {"tool": 1} if how == "again" else {}
+    layers, (tally,) = world.judged(name)
+    assert world.differs(layers, TOOL)
+    assert not tally.stood
+    assert "not believed" in judge.summed(world.owners[0], tally)
+    world.known = None
+    layers, _ = world.judged(name)
+    assert world.differs(layers, TOOL) is (how != "unknown"), "where nobody learned packages, dpkg's word has to do"
+
+
+def test_a_transaction_did_not_begin_before_its_directory(world: World) -> None:
+    name = world.transaction(removed=("tool",))
+    forged = "00000000000000000001-0"
+    (world.spool / name).rename(world.spool / forged)
+    began = transactions.read(str(world.spool), forged).began
+    assert 0 <= time.time() * 1000 - began < 90_000
+    name = world.transaction(removed=("tool",))
+    assert transactions.read(str(world.spool), name).began == int(name[:20]) // 1_000_000
 
 
 def test_what_another_package_brought_may_not_go(world: World) -> None:
