@@ -21,6 +21,7 @@ from edgeguard.codec import sha
 from edgeguard.codec.layers import ABSENT, Lookup, together
 from edgeguard.codec.manifest import Block, Entry, Reader
 from edgeguard.model import Watch
+from edgeguard.sensors import parse_dpkg
 from edgeguard.sensors.look import CannotLook, Eye
 from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
@@ -277,7 +278,14 @@ class Judge:
         words = [rb"0?%o" % (seen.st_mode & 0o7777)] if seen.st_mode != wanted.st_mode else []
         words += [re.escape(os.fsencode(user))] if seen.uid != wanted.uid else []
         words += [re.escape(os.fsencode(group))] if seen.gid != wanted.gid else []
-        return all(_lines_with(scripts, path, re.compile(rb"(?<![\w-])" + word + rb"(?![\w-])")) for word in words)
+        patterns = [re.compile(rb"(?<![\w-])" + word + rb"(?![\w-])") for word in words]
+        setid = bool(seen.st_mode & 0o6000)
+        naming = _naming(scripts, path, whole=setid)
+        if not setid:
+            return all(any(pattern.search(line) for line in naming.values()) for pattern in patterns)
+        # With the rights of others it is one line, or the chown of this very path beside its chmod.
+        pairs = [line + b"\n" + naming.get(number + 1, b"") for number, line in naming.items()]
+        return any(all(pattern.search(pair) for pattern in patterns) for pair in pairs)
 
     def look(self, path: bytes, watch: Watch) -> Entry | None:
         """What lies there now; None: nothing. What cannot be read is as good as something else."""
@@ -318,14 +326,26 @@ def _with_rights(wanted: Entry, seen: Entry) -> Entry:
 
 
 def gives_capabilities(scripts: bytes, path: bytes) -> bool:
-    return _lines_with(scripts, path, re.compile(rb"\bsetcap\b"))
+    return any(re.search(rb"\bsetcap\b", line) for line in _naming(scripts, path, whole=False).values())
 
 
-def _lines_with(scripts: bytes, path: bytes, pattern: re.Pattern[bytes]) -> bool:
+def _naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
+    """The lines that name this path, by number: as a whole, perhaps below a variable ($DPKG_ROOT/etc/x), or, where that
+    is enough, by its last part. Not as a part of a longer name, and not in a remark."""
     name = path.rpartition(b"/")[2]
     if name not in scripts:
-        return False
-    return any(pattern.search(line) for line in scripts.replace(b"\\\n", b" ").split(b"\n"))
+        return {}
+    below = rb"(?:(?<![\w.+@/}$-])|\$\w+|\$\{\w+\})"
+    names = [below + b"/?" + re.escape(alias.lstrip(b"/")) for alias in parse_dpkg.aliases(path)]
+    if not whole:
+        names.append(rb"(?:(?<![\w.+@/}$-])|\$\w+/|\$\{\w+\}/)" + re.escape(name))
+    pattern = re.compile(rb"(?:" + b"|".join(names) + rb")/?(?![\w.+@/*?\[${-])")
+    lines = scripts.replace(b"\\\n", b" ").split(b"\n")
+    return {
+        number: line
+        for number, line in enumerate(lines)
+        if name in line and not line.lstrip().startswith(b"#") and pattern.search(line)
+    }
 
 
 def _openssl() -> sha.Hash:

@@ -224,6 +224,62 @@ def test_rights_that_a_signed_script_gives(world: World, tmp_path: Path) -> None
     assert world.differs(layers, "/usr/bin/other")
 
 
+BASE_FILES = rb"""
+install_directory() {
+    chown "root:$3" "$DPKG_ROOT/$1"
+    chmod "$2" "$DPKG_ROOT/$1"
+}
+  install_directory tmp 1777 root
+  install_directory var/tmp 1777 root
+    chmod 2775 "$DPKG_ROOT$1" 2> /dev/null || true
+  ensure_file_owner_mode /var/log/wtmp root:utmp 664
+  if [ -e "$DPKG_ROOT/etc/staff-group-for-usr-local" ] || [ -x /usr/bin/perl ]; then :; fi
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "mode", "given"),
+    [
+        (BASE_FILES, "/etc", 0o1777, False),
+        (BASE_FILES, "/etc", 0o2775, False),
+        (BASE_FILES, "/usr/bin", 0o1777, False),
+        (BASE_FILES, "/usr/bin", 0o2775, False),
+        (BASE_FILES, "/var/tmp", 0o1777, True),
+        (BASE_FILES, "/var/log/wtmp", 0o664, True),
+        (BASE_FILES, "/home/x/tmp/wtmp", 0o664, False),
+        (b"dpkg-statoverride --update --add root root 710 /etc/ssl/private", "/etc/ssl/private", 0o710, True),
+        (b"chmod 1730 $crondir/crontabs", "/var/spool/cron/crontabs", 0o1730, True),
+        (b"chmod 1730 $crondir/crontabs.old", "/var/spool/cron/crontabs", 0o1730, False),
+        (b"install -d -o root -m 0755 \\\n  /var/cache/man", "/var/cache/man", 0o755, True),
+        (b"chmod 4755 /usr/bin/helper", "/usr/bin/helper", 0o4755, True),
+        (b"chmod 4755 /usr/bin/helper/*", "/usr/bin/helper", 0o4755, False),
+        (b"chmod 4755 $dir/helper", "/usr/bin/helper", 0o4755, False),
+        (b"# chmod 4755 /usr/bin/helper", "/usr/bin/helper", 0o4755, False),
+        (b"chmod 4755 /bin/helper", "/usr/bin/helper", 0o4755, True),
+        (b"chmod 4755 /usr/bin/other\ntest -x /usr/bin/helper", "/usr/bin/helper", 0o4755, False),
+    ],
+)
+def test_a_mode_and_its_path_stand_in_one_line(world: World, script: bytes, path: str, mode: int, given: bool) -> None:
+    eye = Judge(str(world.root), WATCHES, None, 1 << 30)
+    wanted = Entry(0o100600, 0, 0, 0, "program")
+    seen = wanted._replace(st_mode=0o100000 | mode)
+    assert eye._given(script, path.encode(), wanted, seen) is given
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "given"),
+    [
+        (b"if setcap cap_net_raw+ep /bin/ping; then", "/usr/bin/ping", True),
+        (b"setcap cap_net_raw+ep $dir/ping", "/usr/bin/ping", True),
+        (b"setcap cap_net_raw+ep /bin/ping6", "/usr/bin/ping", False),
+        (b"setcap cap_net_raw+ep /bin/other\n: /bin/ping", "/usr/bin/ping", False),
+        (b"setcap cap_net_raw+ep /opt/bin/ping", "/usr/bin/ping", False),
+    ],
+)
+def test_capabilities_that_a_signed_script_gives(script: bytes, path: str, given: bool) -> None:
+    assert judge.gives_capabilities(script, path.encode()) is given
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to somebody else")
 def test_an_owner_that_a_signed_script_gives(world: World, tmp_path: Path) -> None:
     (world.root / "etc/group").write_text("root:x:0:\ngame:x:60:\nevil:x:61:\n")
