@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeguard.baseline import store
 from edgeguard.baseline.document import Baseline
-from edgeguard.codec import cose
-from edgeguard.codec.layers import Layers, Lookup
+from edgeguard.codec import cbor, cose
+from edgeguard.codec.layers import ABSENT, Layers, Lookup
 from edgeguard.codec.manifest import Block, Entry, Reader, order, split
 from edgeguard.daemon.frames import Out, watches_from_plain
 from edgeguard.daemon.signing import trust_of
 from edgeguard.daemon.sweeping import now_ms, opened_manifest
-from edgeguard.errors import DecodeError
+from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.linux import priority
 from edgeguard.settings import Settings
 from edgeguard.upgrades import expected, judge, overlay, transactions, versions
@@ -29,6 +29,14 @@ from edgeguard.upgrades.judge import Judge, Pending, Tally
 from edgeguard.upgrades.overlay import Notable, Overlay
 
 OTHERS_TOLD = 20  # paths of one package that go into the summary
+
+
+class Past(NamedTuple):
+    """What is kept of earlier packages beside an overlay, signed like it and for it alone: STATE/upgrades/*.past"""
+
+    brought: dict[bytes, str]  # path -> package that nobody vouches for and that this path's reference value is of
+    gone: dict[str, int]  # package -> when the transaction began that took it away, ms
+    lost: frozenset[str]  # such packages whose paths are not known any more: they stay findings
 
 
 def spool_of(settings: Settings) -> str:
@@ -59,36 +67,43 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     trust = trust_of(settings)
     standing = store.Store(state).load_verified(trust.trusted, trust.device, now_ms()).baseline
     base_digest = request["manifest"][0] if request["manifest"] is not None else b""
-    before = _standing_overlay(state, cose.public_of(trust.seed), base_digest)
+    public = cose.public_of(trust.seed)
+    before = _standing_overlay(state, public, base_digest)
     pending = _pending(state, request["transactions"])
     tallies: list[Tally] = []
     with opened_manifest(state, request["manifest"]) as base:
         top = overlay.opened(state, before)
         references: Lookup | None = Layers(base, top) if top is not None else base
         watches = watches_from_plain(request["watches"])
-        eye = Judge(root, watches, references, settings.budget.hash_file_max)
+        past = _past(state, public, before)
+        known = _versions(standing, before)
+        limit = settings.budget.hash_file_max
+        eye = Judge(root, watches, references, limit, past.brought, known or None, past.gone)
         old = [top.blocks()] if top is not None else []
         os.makedirs(expected.folder(state), mode=0o700, exist_ok=True)
         digest, size = overlay.write_manifest(state, *old, eye.run(pending, tallies))
+        owners = [owner for item in pending for owner in item.expected.owners]
+        names = [eye.name(owner) for owner in owners]
+        began = [item.expected.began for item in pending for _ in item.expected.owners]
+        gone = _gone(names, owners, tallies, began, past.gone)
+        owners = [_with_before(owner, known.get(name, "")) for owner, name in zip(owners, names, strict=True)]
+        came, notable = _packages(names, owners, tallies, before, known, past.lost)
+        unowned = _unowned(eye, notable)
+        if unowned or eye.moved:
+            digest, size = _over(state, digest, {**eye.moved, **unowned})
         held = [Held(path, maker) for path, maker in request["held"]]
-        began_ns = min((item.expected.began for item in pending), default=0) * 1_000_000
+        happened = [when for when, tally in zip(began, tallies, strict=True) if tally.stood]
         new = Reader(os.open(overlay.manifest_path(state, digest), os.O_RDONLY | os.O_CLOEXEC))
-        derived = Derived(eye, Layers(base, new), began_ns, expected.folder(state))
-        made = dict(derived.explain_all(held))
-        if made or eye.moved:
-            digest, size = overlay.write_manifest(state, new.blocks(), blocks_of({**eye.moved, **made}))
+        derived = Derived(eye, Layers(base, new), min(happened, default=0) * 1_000_000, expected.folder(state))
+        # Where no package came or went, nothing is made of one.
+        made = dict(derived.explain_all(held)) if happened else {}
+        if made:
+            digest, size = _over(state, digest, made)
         superseded = _superseded(standing, before, new, top)
-    owners = [owner for item in pending for owner in item.expected.owners]
-    known = _versions(standing, before)
-    owners = [_with_before(owner, known) for owner in owners]
-    found = Overlay(
-        base_digest,
-        digest,
-        size,
-        *_packages(owners, tallies, before, known),
-        superseded,
-    )
+    found = Overlay(base_digest, digest, size, came, notable, superseded)
+    _keep(state, found, past._replace(brought=eye.brought, gone=gone), trust.seed)
     overlay.install(state, found, trust.seed)
+    _tidy(state, found)
     out.say(
         {
             "overlay": plain(found),
@@ -106,6 +121,73 @@ def _standing_overlay(state: str, public: bytes, base: bytes) -> Overlay | None:
         return overlay.load(state, public, base)
     except DecodeError:
         return None  # said when the baseline was loaded; what it explained is told anew
+
+
+def _past(state: str, public: bytes, before: Overlay | None) -> Past:
+    """What belongs to this overlay. Whoever takes it away ends no finding by that."""
+    if before is None:
+        return Past({}, {}, frozenset())
+    try:
+        data = transactions.content(expected.folder(state), f"{before.sha256.hex()}.past", overlay.SIZE_MAX)
+        plain_ = cbor.decode(cose.verify1(data, [public], cose.UPGRADES_AAD), depth=8, size=overlay.SIZE_MAX)
+        kind, base, digest, paths, gone, lost = plain_
+        if (kind, base, digest) != ("past", before.base, before.sha256):
+            raise DecodeError("upgrades: kept for another overlay")
+        brought = {bytes(path): str(name) for name, several in paths for path in several}
+        return Past(brought, {str(name): int(when) for name, when in gone}, frozenset(map(str, lost)))
+    except (OSError, EdgeGuardError, TypeError, ValueError):
+        lost_ = frozenset(item.name for item in before.notable if item.word == NOBODY)
+        return Past({}, dict.fromkeys(before.versions, 0), lost_)  # and no package that came since goes unheard
+
+
+def _keep(state: str, found: Overlay, past: Past, seed: bytes) -> None:
+    """Before the overlay that it belongs to, so that this one never comes without it."""
+    paths: dict[str, list[bytes]] = {}
+    for path, name in past.brought.items():
+        paths.setdefault(name, []).append(path)
+    brought = [[name, paths[name]] for name in sorted(paths)]
+    gone = [list(pair) for pair in sorted(past.gone.items())]
+    plain_ = ["past", found.base, found.sha256, brought, gone, sorted(past.lost)]
+    target = f"{expected.folder(state)}/{found.sha256.hex()}.past"
+    expected.durably(target, cose.sign1(cbor.encode(plain_), seed, cose.UPGRADES_AAD))
+
+
+def _tidy(state: str, found: Overlay) -> None:
+    for name in os.listdir(expected.folder(state)):
+        if name.endswith(".past") and name != f"{found.sha256.hex()}.past":
+            os.unlink(f"{expected.folder(state)}/{name}")
+
+
+def _gone(
+    names: Sequence[str], owners: Sequence[Owner], tallies: Sequence[Tally], began: Sequence[int], past: dict[str, int]
+) -> dict[str, int]:
+    """The packages that were taken away, so that the same story told once more explains nothing."""
+    gone = dict(past)
+    for name, owner, tally, when in zip(names, owners, tallies, began, strict=True):
+        if tally.stood and owner.version:
+            gone.pop(name, None)
+        elif tally.stood:
+            gone[name] = when
+    return gone
+
+
+def _unowned(eye: Judge, notable: Sequence[Notable]) -> dict[bytes, Entry]:
+    """Paths that a package brought for which nobody vouches, and that is no longer one to know of: it went, or a signed
+    one took its place and does not speak of them. What still lies there is a finding from now on."""
+    there = {item.name for item in notable if item.word == NOBODY}
+    unowned = [path for path, name in eye.brought.items() if name not in there]
+    for path in unowned:
+        del eye.brought[path]
+    return dict.fromkeys(unowned, ABSENT)
+
+
+def _over(state: str, digest: bytes, entries: dict[bytes, Entry]) -> tuple[bytes, int]:
+    """A manifest with these entries instead."""
+    fd = os.open(overlay.manifest_path(state, digest), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return overlay.write_manifest(state, Reader(fd).blocks(), blocks_of(entries))
+    finally:
+        os.close(fd)
 
 
 def _pending(state: str, names: Sequence[str]) -> list[Pending]:
@@ -155,29 +237,32 @@ def _versions(standing: Baseline | None, before: Overlay | None) -> dict[str, st
     return {**found, **(before.versions if before is not None else {})}
 
 
-def _with_before(owner: Owner, known: dict[str, str]) -> Owner:
+def _with_before(owner: Owner, last: str) -> Owner:
     """The later of what apt said and what is known here: nobody comes back to an old version by telling a story."""
-    last = known.get(f"{owner.name}:{owner.architecture}") or known.get(owner.name, "")
     if last and (not owner.before or versions.compare(last, owner.before) > 0):
         return owner._replace(before=last)
     return owner
 
 
 def _packages(
-    owners: Sequence[Owner], tallies: Sequence[Tally], before: Overlay | None, known: dict[str, str]
+    names: Sequence[str],
+    owners: Sequence[Owner],
+    tallies: Sequence[Tally],
+    before: Overlay | None,
+    known: dict[str, str],
+    lost: frozenset[str],
 ) -> tuple[dict[str, str], tuple[Notable, ...]]:
     """The versions that are known from now on, and the packages that somebody should know of."""
     came = dict(before.versions) if before is not None else {}
     notable = {item.name: item for item in before.notable} if before is not None else {}
-    for owner, tally in zip(owners, tallies, strict=True):
-        full = f"{owner.name}:{owner.architecture}"
-        name = full if full in known else owner.name
-        if tally.missed:
+    for name, owner, tally in zip(names, owners, tallies, strict=True):
+        if not tally.stood:
             continue
-        standing = notable.pop(name, None)
-        came.pop(name, None)
+        standing = notable.get(name)
+        if name not in lost:
+            notable.pop(name, None)
         if not owner.version:
-            continue
+            continue  # its version is still known: one that is older than that is no new package
         came[name] = owner.version
         back = owner.before if owner.before and versions.compare(owner.version, owner.before) < 0 else ""
         # The same once more, as it was learned or accepted, brings nothing that nobody vouches for.

@@ -8,10 +8,13 @@ stood when its package was upgraded.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
+from struct import Struct
 from typing import NamedTuple
 
+_FLOCK = Struct("hhqqi4x")  # struct flock in fcntl(2), offsets of 64 bits: type, whence, start, length, pid
 PARENTS_MAX = 64  # processes on the way to init; more is a loop made by pids that are used again
 PROCESSES_MAX = 100_000  # looked at; pid_max is 4,194,304 but such a device has other worries
 
@@ -85,20 +88,40 @@ class Process(NamedTuple):
 
 def dpkg_running(proc: str, root: str = "/") -> str:
     """Is a package being installed? dpkg and apt hold a lock on one of these files as long as they work."""
-    inodes = set()
+    places = {}
     for name in ("lock-frontend", "lock"):
+        path = os.path.join(root, "var/lib/dpkg", name)
         try:
-            inodes.add(os.stat(os.path.join(root, "var/lib/dpkg", name)).st_ino)
+            status = os.stat(path)
         except OSError:
             continue  # no dpkg here: nothing to wait for
+        places[status.st_ino] = (path, f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}")
+    asked = set()
     for line in _read(os.path.join(proc, "locks")).splitlines():
-        words = line.split()
-        # "1: POSIX  ADVISORY  WRITE 2211 fe:00:1234 0 EOF". The device is not compared: on btrfs and overlayfs
-        # it is another than stat's; a wrong match only delays us.
-        place = words[5].split(":") if len(words) > 5 and words[1] != "->" else []
-        if len(place) == 3 and place[2].isdigit() and int(place[2]) in inodes:
+        words = line.split()  # "1: POSIX  ADVISORY  WRITE 2211 fe:00:1234 0 EOF"
+        device, _, inode = words[5].rpartition(":") if len(words) > 5 and words[1] != "->" else ("", "", "")
+        path, own = places.get(int(inode) if inode.isdigit() else -1, ("", ""))
+        # Anybody can make a file of the same inode number elsewhere. On btrfs and overlayfs the device is another than
+        # stat's, so the kernel is asked there; that cannot see a lock of our own process.
+        if path and (device == own or (path not in asked and _locked(path))):
             return "a package is being installed (dpkg holds its lock)"
+        asked.add(path)
     return ""
+
+
+def _locked(path: str) -> bool:
+    """Does another process hold a POSIX lock on it?"""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, wanted))[0] != fcntl.F_UNLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def processes(proc: str) -> dict[int, Process]:

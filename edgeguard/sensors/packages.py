@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from edgeguard.model import Observation, Origin, Status, Value
-from edgeguard.sensors import Column, Context, Rung, parse_dpkg, reading
+from edgeguard.sensors import Came, Column, Context, Rung, parse_dpkg, reading
 from edgeguard.sensors.snapshot import WHOLE_KIND
 
 STATUS = "/var/lib/dpkg/status"
@@ -40,6 +40,25 @@ _KIND: Mapping[str, Column] = {
 }
 
 
+def subject(name: str, architecture: str, native: str) -> str:
+    """What a package is called here: with its architecture where that is a foreign one."""
+    return name if architecture in (native, "all", "") else f"{name}:{architecture}"
+
+
+def native(root: str) -> str:
+    """The architecture of dpkg itself: the file that could say it exists only on multi-arch machines."""
+    try:
+        return next((package.architecture for package in _installed(root) if package.name == "dpkg"), "")
+    except OSError:
+        return ""
+
+
+def _installed(root: str) -> Iterator[parse_dpkg.Package]:
+    fd = os.open(reading.under(root, STATUS), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        yield from parse_dpkg.packages(iter(lambda: file.readline(parse_dpkg.LINE_MAX), b""))
+
+
 class Packages:
     name = "packages"
     kinds: Mapping[str, Mapping[str, Column]] = {"package": _KIND}
@@ -48,12 +67,13 @@ class Packages:
     triggers = (STATUS,)
 
     def __init__(self, context: Context) -> None:
-        self._status = reading.under(context.root, STATUS)
+        self._root = context.root
         self._native = ""
         self._came = context.came
+        self._notable: Callable[[], Iterable[str]] = getattr(context, "notable", tuple)
 
     def start(self) -> Rung:
-        if os.path.isfile(self._status):
+        if os.path.isfile(reading.under(self._root, STATUS)):
             return Rung("dpkg", proven=True)
         return Rung("dpkg", proven=False, blind=(f"packages: there is no {STATUS}",))
 
@@ -67,28 +87,19 @@ class Packages:
     def observe(self, now: int) -> Iterator[Observation]:
         """One at a time out of the open file: 3,000 packages never lie in memory together."""
         try:
-            native = self._native or self._find_native()
-            for package in self._read():
+            self._native = self._native or native(self._root)
+            seen = set(self._notable())
+            for package in _installed(self._root):
                 if package.status == "not-installed":
                     continue
-                foreign = package.architecture not in (native, "all", "")
-                subject = f"{package.name}:{package.architecture}" if foreign else package.name
-                columns: dict[str, Value] = {
-                    "version": package.version,
-                    "status": package.status,
-                    "architecture": package.architecture,
-                    "hold": package.hold,
-                    "reinstall": package.reinstall,
-                    "vouched": "",
-                    "files": 0,
-                    "came_from": "",
-                }
-                came = self._came(subject)
-                if came is not None and came.version == package.version and package.status != "config-files":
-                    columns.update(came_from=came.before)
-                    if came.word == "nobody":
-                        columns.update(vouched=came.word, files=came.files)
-                yield Observation("package", subject, columns, now, Status.PRESENT, Origin.SWEEP)
+                name = subject(package.name, package.architecture, self._native)
+                seen.discard(name)
+                yield self._observed(name, package, self._came(name), now)
+            for name in sorted(seen):  # dpkg may say what it likes: what came is known by signature
+                came = self._came(name)
+                if came is not None:
+                    absent = parse_dpkg.Package(name, came.version, "", "not-installed", False, False)
+                    yield self._observed(name, absent, came, now)
         except FileNotFoundError:
             return  # no Debian; the rung says so
         except OSError as error:
@@ -98,18 +109,20 @@ class Packages:
     def close(self) -> None:
         pass
 
-    def _read(self) -> Iterator[parse_dpkg.Package]:
-        fd = os.open(self._status, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            yield from parse_dpkg.packages(iter(lambda: file.readline(parse_dpkg.LINE_MAX), b""))
-
-    def _find_native(self) -> str:
-        """The architecture of dpkg itself: the file that could say it exists only on multi-arch machines."""
-        for package in self._read():
-            if package.name == "dpkg":
-                self._native = package.architecture
-                break
-        return self._native
+    @staticmethod
+    def _observed(name: str, package: parse_dpkg.Package, came: Came | None, now: int) -> Observation:
+        nobody = came is not None and came.word == "nobody"
+        columns: dict[str, Value] = {
+            "version": package.version,
+            "status": package.status,
+            "architecture": package.architecture,
+            "hold": package.hold,
+            "reinstall": package.reinstall,
+            "vouched": "nobody" if nobody else "",
+            "files": came.files if came is not None and nobody else 0,
+            "came_from": came.before if came is not None else "",
+        }
+        return Observation("package", name, columns, now, Status.PRESENT, Origin.SWEEP)
 
 
 class Ownership:

@@ -80,7 +80,7 @@ def prepare(state: str, spool: str, name: str, root: str) -> Expected:
     os.makedirs(folder(state), mode=0o700, exist_ok=True)
     _write(f"{folder(state)}/{name}.egm", draft.paths)
     found = Expected(name, transaction.began, transaction.action, tuple(draft.owners), tuple(draft.troubles[:100]))
-    _durably(f"{folder(state)}/{name}.cbor", _pack(found))
+    durably(f"{folder(state)}/{name}.cbor", _pack(found))
     return found
 
 
@@ -217,7 +217,8 @@ def _write(path: str, paths: Mapping[bytes, Entry]) -> None:
     os.rename(f"{path}.new", path)
 
 
-def _durably(path: str, data: bytes) -> None:
+def durably(path: str, data: bytes) -> None:
+    """A file under its name, whole or not at all."""
     with open(f"{path}.new", "wb") as file:
         file.write(data)
         file.flush()

@@ -21,7 +21,9 @@ from edgeguard.codec import sha
 from edgeguard.codec.layers import ABSENT, Lookup, together
 from edgeguard.codec.manifest import Block, Entry, Reader
 from edgeguard.model import Watch
+from edgeguard.sensors import parse_dpkg
 from edgeguard.sensors.look import CannotLook, Eye
+from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
 from edgeguard.upgrades.archive import NOBODY
@@ -29,6 +31,7 @@ from edgeguard.upgrades.expected import CONFFILE, MAY_GO, SCRIPT, Expected, Owne
 from edgeguard.upgrades.world import World, same_content, same_rights
 
 OTHERS_MAX = 100  # paths of one package that are named because they are not as signed
+BROUGHT_MAX = 4 << 20  # bytes of paths that packages brought for which nobody vouches; beyond, they are told one by one
 LOOK_MAX = 5000  # such paths of all packages that the daemon is to look at; beyond, it compares everything
 
 
@@ -42,7 +45,9 @@ class Tally:
     others: list[bytes] = field(default_factory=list)  # paths that are neither
     other: int = 0
     missed: int = 0  # paths of a package that did not come to be installed
+    stood: bool = True  # dpkg calls it installed in this version, or, where it goes, no longer
     changed: int = 0  # paths whose reference value is another than before
+    known: int = 0  # paths of a package that nobody vouches for, known from elsewhere: they are told one by one
     setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
 
 
@@ -54,10 +59,27 @@ class Pending(NamedTuple):
 
 
 class Judge:
-    """Looks at every expected path once. `references`: what was expected until now."""
+    """Looks at every expected path once. `references`: what was expected until now; `brought`: paths whose reference
+    value is of a package that nobody vouches for, and the name of that package; `known`: package -> version as this
+    device knows it, None where nobody learned packages; `gone`: package -> when it was taken away (ms)."""
 
-    def __init__(self, root: str, watches: Sequence[Watch], references: Lookup | None, hash_file_max: int) -> None:
+    def __init__(
+        self,
+        root: str,
+        watches: Sequence[Watch],
+        references: Lookup | None,
+        hash_file_max: int,
+        brought: Mapping[bytes, str] | None = None,
+        known: Mapping[str, str] | None = None,
+        gone: Mapping[str, int] | None = None,
+    ) -> None:
         self.world = World(root)
+        self.native = native(root)
+        self.brought = dict(brought or {})
+        self.known = known
+        self.gone = gone or {}
+        self.came: set[str] = set()  # packages that came in another version, and that somebody vouches for
+        self.room = BROUGHT_MAX - sum(len(path) + 16 for path in self.brought)
         self.plan = Plan(resolved(watches, root))
         self.references = references
         self.vouched: set[bytes] = set()  # digests of all files of packages that somebody vouches for
@@ -73,31 +95,40 @@ class Judge:
         for transaction in pending:
             streams.append(marked(transaction.reader, len(owners)))
             owners += transaction.expected.owners
-        tallies += [Tally() for _ in owners]
-        self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY)
+        began = [transaction.expected.began for transaction in pending for _ in transaction.expected.owners]
+        self.came = {self.name(owner) for owner in owners if self._came(owner)}
+        tallies += [
+            Tally(stood=self._stands(owner) if owner.version else self._went(self.name(owner), when))
+            for owner, when in zip(owners, began, strict=True)
+        ]
+        self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY and self._stands(owner))
         for directory, names in together(*streams):
             found: dict[bytes, Entry] = {}
             for name, entry in names.items():
                 number, kind = mark(entry)
                 place = directory + b"/" + name
-                reference = self._one(place, entry._replace(caps=b""), kind, owners[number], tallies[number])
+                reference = self._one(
+                    place, entry._replace(caps=b""), kind, owners[number], began[number], tallies[number]
+                )
                 if reference is not None:
                     found[name] = reference
             if found:
                 yield Block(directory, sorted(found), [found[name] for name in sorted(found)])
 
-    def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, tally: Tally) -> Entry | None:
+    def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, began: int, tally: Tally) -> Entry | None:
         """The reference value of a path from now on; None: as before."""
-        if signed.sha256 and owner.word != NOBODY:
+        stands = self._stands(owner)
+        if signed.sha256 and owner.word != NOBODY and stands:
             self.vouched.add(signed.sha256)
         watch = self.plan.decide(os.fsdecode(path))
         if watch is None:
             return None
         before = self.references.lookup(path) if self.references is not None else None
         if kind & MAY_GO:
-            if before is None or self.look(path, watch) is not None:
+            if before is None or self.look(path, watch) is not None or not self._may_go(path, owner, began):
                 return None
             tally.removed += 1
+            self.brought.pop(path, None)
             return ABSENT
         setid = stat.S_ISREG(signed.st_mode) and bool(signed.st_mode & 0o6000)
         if watch.only == "setid" and not setid:
@@ -106,20 +137,33 @@ class Judge:
             tally.setid += self.look(path, watch) != before
             return None
         seen = self.look(path, watch)
+        if stands and owner.word == NOBODY and not self._its_own(path, before, owner):
+            tally.known += 1
+            tally.changed += seen != before
+            self.others.append(path)
+            return None
+        if not stands:  # else an old, weak file would be right because its .deb, which is signed, lies in the spool
+            tally.missed += not kind & CONFFILE
+            gone = seen is None and before is not None and owner.word != NOBODY and not kind & CONFFILE
+            # It was there, was removed, and did not come back.
+            return ABSENT if gone and self._went(self.name(owner), began) else None
         if stat.S_ISDIR(signed.st_mode):
-            return self._directory(path, signed, seen, before, watch, owner.scripts)
+            made = self._directory(path, signed, seen, before, watch, owner.scripts)
+            tally.changed += made is not None and made != before
+            if owner.word != NOBODY and before is not None and same_rights(signed, before):
+                self.brought.pop(path, None)  # a directory of several packages stays with the last of them
+            return made if made is None else self._counts(path, made, owner)
         wanted = self.wanted(path, signed, seen, before, watch, owner.scripts)
+        if owner.word == NOBODY and (wanted.setid or wanted.caps):
+            tally.setid += seen != before  # also if its own scripts give these rights
+            return None
         if seen is not None and same_content(wanted, seen) and same_rights(wanted, seen):
             tally.signed += 1
             tally.changed += wanted != before
-            return wanted
+            return self._counts(path, wanted, owner)
         if kind & CONFFILE:
             tally.kept += 1
             return None
-        if not self._stands(owner):
-            tally.missed += 1
-            gone = seen is None and before is not None and not self.world.installed(owner.name, owner.architecture)
-            return ABSENT if gone else None  # it was there, was removed, and did not come back
         if seen is None and (self.world.excluded(path) or kind & SCRIPT):
             return None
         if (place := self.world.diverted(path, owner.name)) is not None:
@@ -130,7 +174,52 @@ class Judge:
         self.others.append(path)
         if len(tally.others) < OTHERS_MAX:
             tally.others.append(path)
-        return wanted
+        return self._counts(path, wanted, owner)
+
+    def _its_own(self, path: bytes, before: Entry | None, owner: Owner) -> bool:
+        """May a package that nobody vouches for say what this path is? Only where nothing else did."""
+        if path in self.brought:
+            return self.brought[path] == self.name(owner)
+        return before is None and self.room > 0
+
+    def _counts(self, path: bytes, reference: Entry, owner: Owner) -> Entry:
+        """The same reference value; who it is of is kept, as long as that is nobody who is known."""
+        if owner.word == NOBODY:
+            self.room -= 0 if path in self.brought else len(path) + 16
+            self.brought[path] = self.name(owner)
+        else:
+            self.brought.pop(path, None)
+        return reference
+
+    def name(self, owner: Owner) -> str:
+        """As the sensor names it (`sensors.packages.subject`). Who takes a package away may have left out that it is a
+        foreign one."""
+        known = self.known or {}
+        if owner.architecture or owner.name in known:
+            return subject(owner.name, owner.architecture, self.native)
+        return next((name for name in sorted(known) if name.startswith(f"{owner.name}:")), owner.name)
+
+    def _may_go(self, path: bytes, owner: Owner, began: int) -> bool:
+        """Anybody can say that a package goes, and what was its own. dpkg must have come to it."""
+        name = self.name(owner)
+        if owner.word == NOBODY and owner.version and self._stands(owner):
+            return self.brought.get(path) == name
+        return name in self.came or self._went(name, began)
+
+    def _came(self, owner: Owner) -> bool:
+        """The same version once more takes nothing away."""
+        other = owner.version != (self.known or {}).get(self.name(owner), "")
+        return bool(owner.version) and owner.word != NOBODY and other and self._stands(owner)
+
+    def _went(self, name: str, began: int) -> bool:
+        """A package that this device knew and that dpkg no longer calls installed. Each goes once: what is told again
+        of it later explains nothing."""
+        if (self.known is not None and name not in self.known) or self.gone.get(name, began) != began:
+            return False
+        package, _, foreign = name.partition(":")
+        return not any(
+            self.world.installed(package, where) for where in ((foreign,) if foreign else (self.native, "all"))
+        )
 
     def _moved(self, place: bytes, signed: Entry, owner: Owner, tally: Tally) -> None:
         """A file that dpkg put elsewhere."""
@@ -139,7 +228,12 @@ class Judge:
             return
         before = self.references.lookup(place) if self.references is not None else None
         seen = self.look(place, watch)
-        self.moved[place] = wanted = self.wanted(place, signed, seen, before, watch, owner.scripts)
+        if owner.word == NOBODY and not self._its_own(place, before, owner):
+            tally.known += 1
+            return
+        wanted = self.wanted(place, signed, seen, before, watch, owner.scripts)
+        self.moved[place] = self._counts(place, wanted, owner)
+        tally.changed += wanted != before
         tally.signed += seen == wanted
         tally.other += seen != wanted
 
@@ -184,7 +278,14 @@ class Judge:
         words = [rb"0?%o" % (seen.st_mode & 0o7777)] if seen.st_mode != wanted.st_mode else []
         words += [re.escape(os.fsencode(user))] if seen.uid != wanted.uid else []
         words += [re.escape(os.fsencode(group))] if seen.gid != wanted.gid else []
-        return all(_lines_with(scripts, path, re.compile(rb"(?<![\w-])" + word + rb"(?![\w-])")) for word in words)
+        patterns = [re.compile(rb"(?<![\w-])" + word + rb"(?![\w-])") for word in words]
+        setid = bool(seen.st_mode & 0o6000)
+        naming = _naming(scripts, path, whole=setid)
+        if not setid:
+            return all(any(pattern.search(line) for line in naming.values()) for pattern in patterns)
+        # With the rights of others it is one line, or the chown of this very path beside its chmod.
+        pairs = [line + b"\n" + naming.get(number + 1, b"") for number, line in naming.items()]
+        return any(all(pattern.search(pair) for pattern in patterns) for pair in pairs)
 
     def look(self, path: bytes, watch: Watch) -> Entry | None:
         """What lies there now; None: nothing. What cannot be read is as good as something else."""
@@ -225,14 +326,26 @@ def _with_rights(wanted: Entry, seen: Entry) -> Entry:
 
 
 def gives_capabilities(scripts: bytes, path: bytes) -> bool:
-    return _lines_with(scripts, path, re.compile(rb"\bsetcap\b"))
+    return any(re.search(rb"\bsetcap\b", line) for line in _naming(scripts, path, whole=False).values())
 
 
-def _lines_with(scripts: bytes, path: bytes, pattern: re.Pattern[bytes]) -> bool:
+def _naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
+    """The lines that name this path, by number: as a whole, perhaps below a variable ($DPKG_ROOT/etc/x), or, where that
+    is enough, by its last part. Not as a part of a longer name, and not in a remark."""
     name = path.rpartition(b"/")[2]
     if name not in scripts:
-        return False
-    return any(pattern.search(line) for line in scripts.replace(b"\\\n", b" ").split(b"\n"))
+        return {}
+    below = rb"(?:(?<![\w.+@/}$-])|\$\w+|\$\{\w+\})"
+    names = [below + b"/?" + re.escape(alias.lstrip(b"/")) for alias in parse_dpkg.aliases(path)]
+    if not whole:
+        names.append(rb"(?:(?<![\w.+@/}$-])|\$\w+/|\$\{\w+\}/)" + re.escape(name))
+    pattern = re.compile(rb"(?:" + b"|".join(names) + rb")/?(?![\w.+@/*?\[${-])")
+    lines = scripts.replace(b"\\\n", b" ").split(b"\n")
+    return {
+        number: line
+        for number, line in enumerate(lines)
+        if name in line and not line.lstrip().startswith(b"#") and pattern.search(line)
+    }
 
 
 def _openssl() -> sha.Hash:
@@ -267,7 +380,7 @@ WORDS: Mapping[str, str] = {
 def counts(owner: Owner, tally: Tally) -> str:
     """What became of its files, in words."""
     if not owner.version:
-        return f"{tally.removed} files gone"
+        return f"{tally.removed} files gone" if tally.stood else "not believed, as dpkg has it or it never was here"
     total = tally.signed + tally.other
     parts = []
     if tally.missed:
@@ -276,6 +389,8 @@ def counts(owner: Owner, tally: Tally) -> str:
         parts.append(f"{tally.signed} of {total} files {WORDS[owner.word]}, {tally.other} not")
     else:
         parts.append(f"{total} files, all {WORDS[owner.word]}" if total else "no watched files")
+    if tally.known:
+        parts.append(f"{tally.known} known before and not believed")
     if tally.kept:
         parts.append(f"{tally.kept} settings kept")
     if tally.removed:

@@ -21,6 +21,8 @@ FILE_MAX = 4 << 20  # bytes of what apt said
 ENTRIES_MAX = 40_000  # names in one transaction: four a package
 LIST_MAX = 32 << 20  # bytes of the list of files of one package; a kernel's has 0.5 MB
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,127}")
+ARCHITECTURE = re.compile(r"[a-z0-9-]{0,40}")
+BEFORE_S = 60  # so much earlier than its directory's inode a transaction may say that it began
 INTERRUPTED_S = 10  # a hidden transaction that is older was not finished by its hook
 
 
@@ -103,10 +105,12 @@ def read(spool: str, name: str) -> Transaction:
     removals, before, wanted = apt_lines(apt)
     action, _, words = dpkg.partition(b"\0")
     if action in {b"remove", b"purge"}:
-        removals = [Removal(package, "", "") for package in operands(words.split(b"\0"))]
+        removals = [Removal(name, "", where) for name, where in operands(words.split(b"\0"))]
+    # A name says anything; the inode's clock cannot be set back from outside.
+    began_ns = max(int(match[1]), os.stat(directory).st_ctime_ns - BEFORE_S * 10**9)
     return Transaction(
         name,
-        int(match[1]) // 1_000_000,
+        began_ns // 1_000_000,
         "apt" if apt else "dpkg",
         action.decode("ascii", "replace")[:40],
         debs,
@@ -143,6 +147,8 @@ def apt_lines(data: bytes) -> tuple[list[Removal], dict[str, str], set[str]]:
         if len(fields) != 9 or PACKAGE.fullmatch(fields[0]) is None:
             continue
         name, version, architecture = fields[:3]
+        if ARCHITECTURE.fullmatch(architecture) is None:
+            continue
         if version != "-":
             before[name] = before[f"{name}:{architecture}"] = version
         if fields[8] == "**REMOVE**":
@@ -152,7 +158,11 @@ def apt_lines(data: bytes) -> tuple[list[Removal], dict[str, str], set[str]]:
     return removals, before, debs
 
 
-def operands(words: Iterable[bytes]) -> list[str]:
-    """Names of packages among the arguments of dpkg."""
-    texts = (os.fsdecode(word).partition(":")[0] for word in words)
-    return [text for text in texts if PACKAGE.fullmatch(text) and text != "dpkg"]
+def operands(words: Iterable[bytes]) -> list[tuple[str, str]]:
+    """Names of packages among the arguments of dpkg, each with its architecture where that was said."""
+    pairs = (os.fsdecode(word).partition(":")[::2] for word in words)
+    return [
+        (name, where)
+        for name, where in pairs
+        if PACKAGE.fullmatch(name) and ARCHITECTURE.fullmatch(where) and name != "dpkg"
+    ]

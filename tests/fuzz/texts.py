@@ -67,8 +67,8 @@ def apt(data: bytes) -> None:
     """What apt tells the hook, its sources, Release files and their signatures, and versions."""
     removals, before, _debs = transactions.apt_lines(data)
     assert len(removals) <= len(before) or not removals
-    for name in transactions.operands(data.split(b"\0")):
-        assert "/" not in name
+    for name, where in transactions.operands(data.split(b"\0")):
+        assert "/" not in name + where
     text = data.decode("utf-8", "surrogateescape")
     for source in archive.read_sources(text, "/"):
         assert "/" not in source.prefix

@@ -19,7 +19,10 @@ from edgeguard.daemon.frames import watches_to_plain
 from edgeguard.daemon.judging import Judging
 from edgeguard.daemon.signing import trust_of
 from edgeguard.errors import DecodeError, RemediationRefused
+from edgeguard.sensors import Context
+from edgeguard.sensors.packages import Packages
 from edgeguard.upgrades import overlay
+from edgeguard.upgrades.kinds import BY_DPKG
 from tests.unit.daemon.test_signing import World as Signing
 from tests.unit.upgrades.debs import Home, needs_dpkg
 from tests.unit.upgrades.debs import deb as build
@@ -80,6 +83,16 @@ class World(Signing, Home):
         assert self.ask("prepare", {"transactions": [name]})["prepared"] == name
         self.install(self.debs[version])
         return self.ask("explain", {"transactions": [name], "held": held or [], **self.judged_by()})
+
+    def judge(self, *names: str) -> tuple[Layers, tuple[overlay.Notable, ...]]:
+        """These transactions are explained; the reference values that came, and what somebody should know of."""
+        for name in names:
+            assert self.ask("prepare", {"transactions": [name]})["prepared"] == name
+        answer = self.ask("explain", {"transactions": list(names), "held": [], **self.judged_by()})
+        over = upgraded(answer["overlay"])
+        assert over is not None
+        top = Reader(os.open(overlay.manifest_path(str(self.state), over.sha256), os.O_RDONLY))
+        return Layers(None, top), over.notable
 
     def lookup(self, answer: dict[str, Any], path: str) -> Any:
         over = upgraded(answer["overlay"])
@@ -164,6 +177,166 @@ def test_also_against_the_version_that_was_learned(world: World) -> None:
     over = upgraded(world.bring("1")["overlay"])
     assert over is not None
     assert [(item.name, item.before) for item in over.notable] == [("tool", "2")]
+
+
+def test_a_way_back_over_a_removal_is_notable(world: World) -> None:
+    world.trust(*world.debs.values())
+    world.install(world.debs["1"])
+    world.ask("learn", {"reason": "again"})
+    world.bring("3")
+    name = world.transaction(removed=("tool",))
+    world.say("tool", "3", "config-files")
+    world.ask("prepare", {"transactions": [name]})
+    gone = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert gone is not None
+    assert gone.notable == ()
+    name = world.transaction(world.debs["2"])
+    world.install(world.debs["2"])
+    world.ask("prepare", {"transactions": [name]})
+    back = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert back is not None
+    assert [(item.name, item.before) for item in back.notable] == [("tool", "3")]
+
+
+def test_a_package_of_a_foreign_architecture_has_the_name_that_the_sensor_asks_for(world: World) -> None:
+    world.say("dpkg", "1.21.22", architecture="amd64")
+    for architecture, name in (("i386", "foreign:i386"), ("amd64", "home"), ("all", "every")):
+        package = name.partition(":")[0]
+        path = f"/usr/bin/{package}"
+        deb = build(world.top, package, "1", {path: "x\n"}, architecture=architecture)
+        transaction = world.transaction(deb)
+        world.install(deb)
+        world.ask("prepare", {"transactions": [transaction]})
+        answer = world.ask("explain", {"transactions": [transaction], "held": [], **world.judged_by()})
+        over = upgraded(answer["overlay"])
+        assert over is not None
+        assert name in [item.name for item in over.notable]
+        asked: list[str] = []
+
+        def came(subject: str, asked: list[str] = asked) -> None:
+            asked.append(subject)
+
+        list(Packages(Context(root=str(world.root), came=came)).observe(1))
+        assert name in asked
+
+
+def test_a_foreign_package_that_dpkg_takes_away(world: World) -> None:
+    world.say("dpkg", "1.21.22", architecture="amd64")
+    deb = build(world.top, "foreign", "1", {"/usr/bin/foreign": "x\n"}, architecture="i386")
+    name = world.transaction(deb)
+    world.install(deb)
+    world.ask("prepare", {"transactions": [name]})
+    world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
+    name = world.transaction()
+    (world.spool / name / "apt").unlink()
+    (world.spool / name / "dpkg").write_bytes(b"remove\0--remove\0foreign:i386")
+    (world.root / "usr/bin/foreign").unlink()
+    world.say("foreign", "1", "config-files", "i386")
+    world.ask("prepare", {"transactions": [name]})
+    over = upgraded(world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})["overlay"])
+    assert over is not None
+    assert over.notable == ()
+
+
+class Stranger:
+    """A package of the intruder's own, installed and told, with a program that nobody knew."""
+
+    PATH = "/usr/bin/backdoor"
+
+    def __init__(self, world: World, name: str = "evil", path: str = PATH) -> None:
+        self.world = world
+        self.deb = build(world.top, name, "1", {path: "evil\n", TOOL: "evil\n"})
+        transaction = world.transaction(self.deb)
+        world.install(self.deb)
+        self.layers, self.notable = world.judge(transaction)
+
+    @property
+    def known(self) -> bool:
+        return self.layers.lookup(self.PATH.encode()) is not None
+
+
+def test_a_package_of_the_intruders_own_whitewashes_nothing(world: World) -> None:
+    stranger = Stranger(world)
+    assert stranger.known, "one finding for all files that are its own"
+    assert [item.name for item in stranger.notable] == ["evil"]
+    assert stranger.layers.lookup(TOOL.encode()) is None, "nothing is said of a file that was known"
+
+
+def test_a_forged_removal_leaves_no_reference_values(world: World) -> None:
+    stranger = Stranger(world)
+    world.say("evil", "1", "config-files")
+    layers, notable = world.judge(world.transaction(removed=("evil",)))
+    assert notable == ()
+    assert layers.lookup(stranger.PATH.encode()) is None
+    assert layers.went(stranger.PATH.encode())
+
+
+def test_a_signed_package_of_the_same_name_keeps_only_what_it_brings(world: World) -> None:
+    stranger = Stranger(world)
+    signed = build(world.top, "evil", "2", {"/usr/bin/good": "good\n"})
+    world.trust(signed)
+    name = world.transaction(signed)
+    world.install(signed)
+    layers, notable = world.judge(name)
+    assert notable == ()
+    assert layers.went(stranger.PATH.encode())
+    assert layers.lookup(b"/usr/bin/good") is not None
+
+
+def test_a_signed_package_with_the_same_files_keeps_them(world: World) -> None:
+    stranger = Stranger(world)
+    signed = build(world.top, "evil", "2", {stranger.PATH: "good\n"})
+    world.trust(signed)
+    name = world.transaction(signed)
+    world.install(signed)
+    layers, notable = world.judge(name)
+    assert notable == ()
+    assert layers.lookup(stranger.PATH.encode()) is not None
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "another"])
+def test_who_takes_away_what_is_kept_beside_the_overlay_ends_no_finding(world: World, how: str) -> None:
+    Stranger(world)
+    (kept,) = (world.state / "upgrades").glob("*.past")
+    if how == "gone":
+        kept.unlink()
+    elif how == "changed":
+        data = bytearray(kept.read_bytes())
+        data[len(data) // 2] ^= 1
+        kept.write_bytes(data)
+    else:
+        old = kept.read_bytes()
+        Stranger(world, "worse", "/usr/bin/worse")
+        (kept,) = (world.state / "upgrades").glob("*.past")
+        kept.write_bytes(old)
+    world.say("evil", "1", "config-files")
+    for _ in range(2):
+        _, notable = world.judge(world.transaction(removed=("evil",)))
+        assert "evil" in [item.name for item in notable]
+
+
+def test_a_removal_that_is_told_once_more_explains_nothing(world: World) -> None:
+    (world.root / "usr/bin/guard").write_text("x\n")
+    world.ask("learn", {"reason": "again"})
+    for path, gone in ((TOOL, True), ("/usr/bin/guard", False)):
+        name = world.transaction(removed=("tool",))
+        (world.spool / name / "owned.tool.list").write_text(path + "\n")
+        (world.root / path[1:]).unlink()
+        world.say("tool", "2", "not-installed")
+        layers, _ = world.judge(name)
+        assert layers.went(path.encode()) is gone
+
+
+def test_a_transaction_without_a_package_explains_nothing(world: World) -> None:
+    world.trust(*world.debs.values())
+    (world.root / "usr/lib/udev").mkdir(parents=True)
+    (world.root / "usr/lib/udev/hwdb.bin").write_text("x\n")
+    held = [[b"/usr/lib/udev/hwdb.bin", BY_DPKG]]
+    name = world.transaction()
+    world.ask("prepare", {"transactions": [name]})
+    answer = world.ask("explain", {"transactions": [name], "held": held, **world.judged_by()})
+    assert answer["derived"] == 0
+    assert world.bring("3", held)["derived"] == 1
 
 
 def test_what_is_not_as_signed_is_to_be_looked_at(world: World) -> None:

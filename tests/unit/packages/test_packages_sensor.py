@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgeguard.sensors import Context, packages, parse_dpkg
 from edgeguard.sensors.packages import Ownership, Packages
+from edgeguard.upgrades.overlay import Notable
 
 STATUS = b"""Package: dpkg
 Status: install ok installed
@@ -79,6 +82,27 @@ def test_packages(root: Path) -> None:
         "came_from": "",
     }
     assert seen["gone"]["status"] == "config-files"
+
+
+@pytest.mark.parametrize("said", ["Version: 4\n", "Version: 3\n", "Version: 3\nStatus: deinstall ok config-files\n"])
+def test_what_somebody_should_know_of_whatever_dpkg_says(root: Path, said: str) -> None:
+    (root / "var/lib/dpkg/status").write_text(f"Package: last\n{said}Status: install ok installed\n")
+    came = Notable("last", "3", "nobody", 7, "5")
+    context = Context(root=str(root), came=lambda name: came if name == "last" else None)
+    (seen,) = Packages(context).observe(1)
+    columns = seen.columns
+    assert (columns["vouched"], columns["files"], columns["came_from"]) == ("nobody", 7, "5")
+
+
+def test_what_somebody_should_know_of_and_dpkg_does_not(root: Path) -> None:
+    came = Notable("evil", "3", "nobody", 7, "")
+    context: Any = SimpleNamespace(
+        root=str(root), came=lambda name: came if name == "evil" else None, notable=lambda: ("evil", "nothing")
+    )
+    seen = {each.subject: each.columns for each in Packages(context).observe(1)}
+    assert list(seen) == ["dpkg", "libc6:armhf", "half", "gone", "last", "evil"]
+    assert (seen["evil"]["vouched"], seen["evil"]["version"]) == ("nobody", "3")
+    assert set(seen["evil"]) == set(seen["dpkg"])
 
 
 def test_no_dpkg_is_said(tmp_path: Path) -> None:

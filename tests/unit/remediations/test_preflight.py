@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -244,8 +246,26 @@ def test_nothing_is_done_while_dpkg_holds_its_lock(tmp_path, proc):
     lock.write_text("")
     proc.write("locks", "1: POSIX  ADVISORY  WRITE 9 00:10:1 0 EOF\n1: -> POSIX  ADVISORY WRITE 9 00:10:1 0 EOF\n")
     assert preflight.dpkg_running(str(proc.base), str(tmp_path)) == ""
-    proc.write("locks", f"1: POSIX  ADVISORY  WRITE 9 fe:00:{lock.stat().st_ino} 0 EOF\n")
+    status = lock.stat()
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    proc.write("locks", f"1: POSIX  ADVISORY  WRITE 9 {device}:{status.st_ino} 0 EOF\n")
     assert "dpkg" in preflight.dpkg_running(str(proc.base), str(tmp_path))
+
+
+def test_a_lock_on_another_file_of_the_same_number_is_not_dpkgs(tmp_path, proc):
+    (tmp_path / "var/lib/dpkg").mkdir(parents=True)
+    lock = tmp_path / "var/lib/dpkg/lock"
+    lock.write_text("")
+    proc.write("locks", f"1: FLOCK  ADVISORY  WRITE 9 ee:07:{lock.stat().st_ino} 0 EOF\n")
+    assert preflight.dpkg_running(str(proc.base), str(tmp_path)) == ""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline()
+        assert preflight.dpkg_running(str(proc.base), str(tmp_path)), "where /proc/locks names another device"
+        other.communicate(b"\n")
+    assert preflight.dpkg_running(str(proc.base), str(tmp_path)) == ""
 
 
 def test_a_real_lock_is_seen_in_the_real_proc(tmp_path):

@@ -33,13 +33,15 @@ def deb(
     postinst: str = "",
     modes: Mapping[str, int] | None = None,
     links: Mapping[str, str] | None = None,
+    architecture: str = "all",
     prepare: Callable[[Path], None] = lambda _tree: None,
 ) -> Path:
-    """Build NAME_VERSION_all.deb below `folder`. Its owner is whoever runs the tests."""
+    """Build NAME_VERSION_ARCHITECTURE.deb below `folder`. Its owner is whoever runs the tests."""
     tree = folder / f"tree-{name}-{version}"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN/control").write_text(
-        f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: x\n"
+        f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
+        "Maintainer: A <a@example.org>\nDescription: x\n"
     )
     if conffiles:
         (tree / "DEBIAN/conffiles").write_text(conffiles)
@@ -58,7 +60,7 @@ def deb(
     prepare(tree)
     for directory in (tree, *(path for path in tree.rglob("*") if path.is_dir() and not path.is_symlink())):
         directory.chmod(0o755)
-    made = folder / f"{name}_{version}_all.deb"
+    made = folder / f"{name}_{version}_{architecture}.deb"
     subprocess.run(["dpkg-deb", "-Zgzip", "--build", str(tree), str(made)], check=True, capture_output=True)
     return made
 
@@ -77,7 +79,7 @@ class Home:
 
     def install(self, path: Path, *, status: str = "installed") -> None:
         """What dpkg would do: unpack, and say so."""
-        name, version, _ = path.stem.split("_")
+        name, version, architecture = path.stem.split("_")
         stream = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(path)], check=True, capture_output=True).stdout
         plain = self.root.parent / "data.tar"
         plain.write_bytes(stream)
@@ -85,10 +87,12 @@ class Home:
             tar.extractall(self.root, filter="tar") if hasattr(tarfile, "tar_filter") else tar.extractall(self.root)
             names = [member.name.removeprefix(".") for member in tar]
         (self.root / f"var/lib/dpkg/info/{name}.list").write_text("\n".join(name or "/." for name in names) + "\n")
-        self.say(name, version, status)
+        self.say(name, version, status, architecture)
 
-    def say(self, name: str, version: str, status: str = "installed") -> None:
-        self.status[name] = f"Package: {name}\nStatus: install ok {status}\nArchitecture: all\nVersion: {version}\n"
+    def say(self, name: str, version: str, status: str = "installed", architecture: str = "all") -> None:
+        self.status[name] = (
+            f"Package: {name}\nStatus: install ok {status}\nArchitecture: {architecture}\nVersion: {version}\n"
+        )
         (self.root / "var/lib/dpkg/status").write_text("\n".join(self.status.values()))
 
     def transaction(self, *debs: Path, removed: tuple[str, ...] = (), before: Mapping[str, str] | None = None) -> str:

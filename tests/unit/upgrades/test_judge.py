@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,8 @@ class World(Home):
         self.one, self.two = (self.version(top, number) for number in ("1", "2"))
         self.install(self.one)
         self.base = self.learn()
+        self.known: dict[str, str] | None = {"tool": "1"}
+        self.gone: dict[str, int] = {}
 
     @staticmethod
     def version(top: Path, number: str) -> Path:
@@ -57,7 +61,7 @@ class World(Home):
         expected.write(target, paths)
         return Reader(os.open(target, os.O_RDONLY))
 
-    def judged(self, *names: str) -> tuple[Layers, list[Tally]]:
+    def judged(self, *names: str, brought: Mapping[bytes, str] | None = None) -> tuple[Layers, list[Tally]]:
         """The reference values afterwards, and what was counted."""
         pending = []
         for name in names:
@@ -68,7 +72,7 @@ class World(Home):
             fd = os.open(transactions.manifest_of(str(self.state), name), os.O_RDONLY)
             pending.append(Pending(found, Reader(fd)))
         tallies: list[Tally] = []
-        self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30)
+        self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30, brought, self.known, self.gone)
         digest, _ = overlay.write_manifest(str(self.state), self.eye.run(pending, tallies))
         if self.eye.moved:
             new = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
@@ -171,6 +175,32 @@ def test_a_package_that_did_not_come_to_be_installed(world: World) -> None:
     assert "did not come to be installed" in judge.summed(world.owners[0], tally)
 
 
+def test_an_old_signed_file_comes_back_without_its_package(world: World) -> None:
+    """Its .deb, which an archive signed, is laid into the spool; dpkg never runs."""
+    world.upgrade()
+    world.base = world.learn()
+    name = world.transaction(world.one)
+    for path, mode in ((TOOL, 0o755), (SUID, 0o4755)):
+        (world.root / path[1:]).write_text(f"{Path(path).name} 1\n")
+        (world.root / path[1:]).chmod(mode)
+    layers, (tally,) = world.judged(name)
+    assert world.differs(layers, TOOL)
+    assert world.differs(layers, SUID)
+    assert not tally.stood
+    assert not world.eye.vouched, "nor is a copy of its files right"
+
+
+def test_a_package_whose_installation_broke_off(world: World) -> None:
+    name = world.upgrade()
+    world.say("tool", "2", "half-installed")
+    layers, _ = world.judged(name)
+    assert world.differs(layers, TOOL)
+    again = world.transaction(world.two)
+    world.install(world.two)
+    layers, _ = world.judged(name, again)
+    assert not world.differs(layers, TOOL)
+
+
 def test_rights_that_were_right_before_are_right_afterwards(world: World) -> None:
     (world.root / SUID[1:]).chmod(0o4750)  # an administrator's dpkg-statoverride, learned
     world.base = world.learn()
@@ -192,6 +222,62 @@ def test_rights_that_a_signed_script_gives(world: World, tmp_path: Path) -> None
     layers, _ = world.judged(name)
     assert not world.differs(layers, "/usr/bin/helper")
     assert world.differs(layers, "/usr/bin/other")
+
+
+BASE_FILES = rb"""
+install_directory() {
+    chown "root:$3" "$DPKG_ROOT/$1"
+    chmod "$2" "$DPKG_ROOT/$1"
+}
+  install_directory tmp 1777 root
+  install_directory var/tmp 1777 root
+    chmod 2775 "$DPKG_ROOT$1" 2> /dev/null || true
+  ensure_file_owner_mode /var/log/wtmp root:utmp 664
+  if [ -e "$DPKG_ROOT/etc/staff-group-for-usr-local" ] || [ -x /usr/bin/perl ]; then :; fi
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "mode", "given"),
+    [
+        (BASE_FILES, "/etc", 0o1777, False),
+        (BASE_FILES, "/etc", 0o2775, False),
+        (BASE_FILES, "/usr/bin", 0o1777, False),
+        (BASE_FILES, "/usr/bin", 0o2775, False),
+        (BASE_FILES, "/var/tmp", 0o1777, True),
+        (BASE_FILES, "/var/log/wtmp", 0o664, True),
+        (BASE_FILES, "/home/x/tmp/wtmp", 0o664, False),
+        (b"dpkg-statoverride --update --add root root 710 /etc/ssl/private", "/etc/ssl/private", 0o710, True),
+        (b"chmod 1730 $crondir/crontabs", "/var/spool/cron/crontabs", 0o1730, True),
+        (b"chmod 1730 $crondir/crontabs.old", "/var/spool/cron/crontabs", 0o1730, False),
+        (b"install -d -o root -m 0755 \\\n  /var/cache/man", "/var/cache/man", 0o755, True),
+        (b"chmod 4755 /usr/bin/helper", "/usr/bin/helper", 0o4755, True),
+        (b"chmod 4755 /usr/bin/helper/*", "/usr/bin/helper", 0o4755, False),
+        (b"chmod 4755 $dir/helper", "/usr/bin/helper", 0o4755, False),
+        (b"# chmod 4755 /usr/bin/helper", "/usr/bin/helper", 0o4755, False),
+        (b"chmod 4755 /bin/helper", "/usr/bin/helper", 0o4755, True),
+        (b"chmod 4755 /usr/bin/other\ntest -x /usr/bin/helper", "/usr/bin/helper", 0o4755, False),
+    ],
+)
+def test_a_mode_and_its_path_stand_in_one_line(world: World, script: bytes, path: str, mode: int, given: bool) -> None:
+    eye = Judge(str(world.root), WATCHES, None, 1 << 30)
+    wanted = Entry(0o100600, 0, 0, 0, "program")
+    seen = wanted._replace(st_mode=0o100000 | mode)
+    assert eye._given(script, path.encode(), wanted, seen) is given
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "given"),
+    [
+        (b"if setcap cap_net_raw+ep /bin/ping; then", "/usr/bin/ping", True),
+        (b"setcap cap_net_raw+ep $dir/ping", "/usr/bin/ping", True),
+        (b"setcap cap_net_raw+ep /bin/ping6", "/usr/bin/ping", False),
+        (b"setcap cap_net_raw+ep /bin/other\n: /bin/ping", "/usr/bin/ping", False),
+        (b"setcap cap_net_raw+ep /opt/bin/ping", "/usr/bin/ping", False),
+    ],
+)
+def test_capabilities_that_a_signed_script_gives(script: bytes, path: str, given: bool) -> None:
+    assert judge.gives_capabilities(script, path.encode()) is given
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to somebody else")
@@ -260,12 +346,50 @@ def test_a_package_that_goes(world: World) -> None:
     name = world.transaction(removed=("tool",))
     for path in (TOOL, CONF):
         (world.root / path[1:]).unlink()
+    world.say("tool", "1", "config-files")
     layers, (tally,) = world.judged(name)
     assert layers.lookup(TOOL.encode()) is None
     assert world.differs(layers, TOOL) is False
     assert layers.lookup(LINK.encode()) is not None, "it is still there"
     assert tally.removed == 2
     assert judge.summed(world.owners[0], tally) == "tool 1 removed: 2 files gone"
+
+
+@pytest.mark.parametrize("how", ["installed", "unknown", "again", "same"])
+def test_a_removal_that_is_only_said(world: World, how: str) -> None:
+    """The spool says that the package goes, with a list; it did not go, never was here, or went long ago."""
+    if how == "same":  # its own .deb once more, which takes nothing away
+        name = world.transaction(world.one)
+        (world.spool / name / "owned.tool.list").write_text("/usr/lib/tool/alien\n")
+        (world.root / "usr/lib/tool/alien").write_text("x\n")
+        world.base = world.learn()
+        (world.root / "usr/lib/tool/alien").unlink()
+        layers, _ = world.judged(name)
+        assert layers.lookup(b"/usr/lib/tool/alien") is not None
+        return
+    name = world.transaction(removed=("tool",))
+    (world.root / TOOL[1:]).unlink()
+    if how != "installed":
+        world.say("tool", "1", "not-installed")
+    world.known = {} if how == "unknown" else {"tool": "1"}
+    world.gone = {"tool": 1} if how == "again" else {}
+    layers, (tally,) = world.judged(name)
+    assert world.differs(layers, TOOL)
+    assert not tally.stood
+    assert "not believed" in judge.summed(world.owners[0], tally)
+    world.known = None
+    layers, _ = world.judged(name)
+    assert world.differs(layers, TOOL) is (how != "unknown"), "where nobody learned packages, dpkg's word has to do"
+
+
+def test_a_transaction_did_not_begin_before_its_directory(world: World) -> None:
+    name = world.transaction(removed=("tool",))
+    forged = "00000000000000000001-0"
+    (world.spool / name).rename(world.spool / forged)
+    began = transactions.read(str(world.spool), forged).began
+    assert 0 <= time.time() * 1000 - began < 90_000
+    name = world.transaction(removed=("tool",))
+    assert transactions.read(str(world.spool), name).began == int(name[:20]) // 1_000_000
 
 
 def test_what_another_package_brought_may_not_go(world: World) -> None:
@@ -289,6 +413,75 @@ def test_programs_with_other_rights_that_nobody_vouches_for(tmp_path: Path, monk
     assert not world.differs(layers, "/usr/bin/fine")
     assert tally.setid == 1
     assert "which no archive vouches for" in judge.summed(world.owners[0], tally)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_package_of_the_intruders_own_says_nothing_of_known_files(
+    world: World, tmp_path: Path, installed: bool
+) -> None:
+    world.word = archive.NOBODY
+    files = {TOOL: "evil\n", "/usr/bin/fresh": "x\n"}
+    package = build(tmp_path, "evil", "1", files, modes={TOOL: 0o755})
+    name = world.transaction(package)
+    world.install(package)
+    if not installed:
+        world.say("evil", "1", "not-installed")
+    layers, (tally,) = world.judged(name)
+    assert world.differs(layers, TOOL)
+    assert world.differs(layers, "/usr/bin/fresh") is not installed
+    assert tally.stood is installed
+    programs = {path: name for path, name in world.eye.brought.items() if path.startswith(b"/usr/bin/")}
+    assert programs == ({b"/usr/bin/fresh": "evil"} if installed else {})
+    if installed:
+        assert tally.known == 1
+        assert "1 known before and not believed" in judge.summed(world.owners[0], tally)
+
+
+def test_a_package_that_nobody_vouches_for_may_come_again(world: World, tmp_path: Path) -> None:
+    """A newer version of it says what its own files are; another one's package does not."""
+    world.word = archive.NOBODY
+    world.install(build(tmp_path, "own", "1", {"/usr/bin/own": "1\n"}))
+    world.base = world.learn()
+    package = build(tmp_path, "own", "2", {"/usr/bin/own": "2\n"})
+    name = world.transaction(package)
+    world.install(package)
+    layers, _ = world.judged(name, brought={b"/usr/bin/own": "own"})
+    assert not world.differs(layers, "/usr/bin/own")
+    layers, _ = world.judged(name, brought={b"/usr/bin/own": "other"})
+    assert world.differs(layers, "/usr/bin/own")
+    world.word = archive.ARCHIVE
+    (world.state / f"upgrades/{name}.cbor").unlink()
+    layers, _ = world.judged(name, brought={b"/usr/bin/own": "own"})
+    assert not world.differs(layers, "/usr/bin/own")
+    assert world.eye.brought == {}, "now it is of a package that somebody vouches for"
+
+
+def test_what_nobody_vouches_for_brings_only_so_many(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "BROUGHT_MAX", 124)
+    world.word = archive.NOBODY
+    package = build(tmp_path, "many", "1", {f"/usr/bin/{number:030d}": "x\n" for number in range(9)})
+    name = world.transaction(package)
+    world.install(package)
+    _, (tally,) = world.judged(name)
+    programs = [path for path in world.eye.brought if path.startswith(b"/usr/bin/")]
+    assert len(programs) == 2
+    assert tally.known == 7
+
+
+def test_rights_that_the_script_of_a_stranger_gives(world: World, tmp_path: Path) -> None:
+    world.word = archive.NOBODY
+    script = "#!/bin/sh\nchmod 4755 /usr/bin/su2\nchmod 640 /usr/bin/own\n"
+    package = build(tmp_path, "own", "1", {"/usr/bin/su2": "x\n", "/usr/bin/own": "x\n"}, postinst=script)
+    name = world.transaction(package)
+    world.install(package)
+    (world.root / "usr/bin/su2").chmod(0o4755)
+    (world.root / "usr/bin/own").chmod(0o640)
+    layers, (tally,) = world.judged(name)
+    assert layers.lookup(b"/usr/bin/su2") is None
+    assert tally.setid == 1
+    assert not world.differs(layers, "/usr/bin/own")
 
 
 def test_directories_that_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
