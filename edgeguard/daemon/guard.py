@@ -126,6 +126,7 @@ class Guard:
                 self.judging.known_file,
                 self.judging.went,
                 self.judging.came,
+                self.judging.notable,
             ),
             self.actors,
             self.health,

@@ -241,6 +241,10 @@ class Judging:
         notable = self.upgraded.notable if self.upgraded is not None else ()
         return next((item for item in notable if item.name == package), None)
 
+    def notable(self) -> tuple[str, ...]:
+        """The packages of which `came` says something, whatever dpkg says of them."""
+        return tuple(item.name for item in self.upgraded.notable) if self.upgraded is not None else ()
+
     # -- what it says
 
     def file_reference(self, path: str) -> Columns | None:

@@ -73,6 +73,7 @@ class Context(NamedTuple):
     known_file: Callable[[str], bool] = _unknown  # is this path in the baseline's file manifest?
     went: Callable[[str], bool] = _unknown  # was this path known until a package took it away?
     came: Callable[[str], Came | None] = _nothing  # package -> what somebody should know of how it came here
+    notable: Callable[[], tuple[str, ...]] = tuple  # the packages of which there is such a thing to know
 
 
 class Sensor(Protocol):

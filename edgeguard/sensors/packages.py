@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from edgeguard.model import Observation, Origin, Status, Value
 from edgeguard.sensors import Came, Column, Context, Rung, parse_dpkg, reading
@@ -70,7 +70,7 @@ class Packages:
         self._root = context.root
         self._native = ""
         self._came = context.came
-        self._notable: Callable[[], Iterable[str]] = getattr(context, "notable", tuple)
+        self._notable = context.notable
 
     def start(self) -> Rung:
         if os.path.isfile(reading.under(self._root, STATUS)):

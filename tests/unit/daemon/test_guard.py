@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeguard.control_server import Peer
-from edgeguard.daemon.baselines import InForce
+from edgeguard.daemon.baselines import InForce, Upgraded
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.publish import replace_file
@@ -21,6 +21,7 @@ from edgeguard.evaluate.ledger import Ledger
 from edgeguard.model import Observation, Outcome, Result, Rule, Severity
 from edgeguard.sensors.health import Reason
 from edgeguard.settings import Paths, Settings
+from edgeguard.upgrades.overlay import Notable
 
 
 @pytest.fixture
@@ -205,3 +206,9 @@ def test_a_clock_that_is_set_has_the_baselines_verified_again(guard: Guard, monk
     for observation in guard.health.observe(3):
         guard.judged(observation)
     assert loads == ["load"]
+
+
+def test_the_packages_sensor_asks_of_packages_that_dpkg_does_not_list(guard: Guard) -> None:
+    assert guard.sensors._context.notable() == ()
+    guard.judging.upgraded = Upgraded(b"", b"", 0, (Notable("evil", "3", "nobody", 7, ""),), {})
+    assert guard.sensors._context.notable() == ("evil",)

@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -96,7 +94,7 @@ def test_what_somebody_should_know_of_whatever_dpkg_says(root: Path, said: str) 
 
 def test_what_somebody_should_know_of_and_dpkg_does_not(root: Path) -> None:
     came = Notable("evil", "3", "nobody", 7, "")
-    context: Any = SimpleNamespace(
+    context = Context(
         root=str(root), came=lambda name: came if name == "evil" else None, notable=lambda: ("evil", "nothing")
     )
     seen = {each.subject: each.columns for each in Packages(context).observe(1)}
