@@ -329,23 +329,31 @@ def gives_capabilities(scripts: bytes, path: bytes) -> bool:
     return any(re.search(rb"\bsetcap\b", line) for line in _naming(scripts, path, whole=False).values())
 
 
+_ASSIGNED = re.compile(rb"\s*(?:export\s+|local\s+|readonly\s+)?(\w+)=(.*)")
+
+
 def _naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
     """The lines that name this path, by number: as a whole, perhaps below a variable ($DPKG_ROOT/etc/x), or, where that
-    is enough, by its last part. Not as a part of a longer name, and not in a remark."""
+    is enough, by its last part; and those that use a variable which holds it whole. Not as a part of a longer name, and
+    not in a remark."""
     name = path.rpartition(b"/")[2]
     if name not in scripts:
         return {}
     below = rb"(?:(?<![\w.+@/}$-])|\$\w+|\$\{\w+\})"
-    names = [below + b"/?" + re.escape(alias.lstrip(b"/")) for alias in parse_dpkg.aliases(path)]
+    aliases = parse_dpkg.aliases(path)
+    names = [below + b"/?" + re.escape(alias.lstrip(b"/")) for alias in aliases]
     if not whole:
         names.append(rb"(?:(?<![\w.+@/}$-])|\$\w+/|\$\{\w+\}/)" + re.escape(name))
     pattern = re.compile(rb"(?:" + b"|".join(names) + rb")/?(?![\w.+@/*?\[${-])")
-    lines = scripts.replace(b"\\\n", b" ").split(b"\n")
-    return {
-        number: line
-        for number, line in enumerate(lines)
-        if name in line and not line.lstrip().startswith(b"#") and pattern.search(line)
-    }
+    lines = dict(enumerate(scripts.replace(b"\\\n", b" ").split(b"\n")))
+    lines = {number: line for number, line in lines.items() if not line.lstrip().startswith(b"#")}
+    found = {number: line for number, line in lines.items() if name in line and pattern.search(line)}
+    whole_names = re.compile(rb"(?:" + b"|".join(names[: len(aliases)]) + rb")(?![\w.+@/*?\[${-])")
+    held = {match[1] for line in found.values() if (match := _ASSIGNED.match(line)) and whole_names.search(match[2])}
+    if held:  # PROGRAM=$(dpkg-divert --truename /usr/bin/ping), and then what becomes of "$PROGRAM"
+        uses = re.compile(rb"\$(?:%b)\b|\$\{(?:%b)\}" % (b"|".join(held), b"|".join(held)))
+        found |= {number: line for number, line in lines.items() if uses.search(line)}
+    return found
 
 
 def _openssl() -> sha.Hash:
