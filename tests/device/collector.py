@@ -44,6 +44,9 @@ class Collector:
         device.run("chgrp edgeguard-uplink /etc/edgeguard/uplink/client.key").ok()
 
     def start(self) -> None:
+        """Returns when it listens; one that does already goes on."""
+        if self._process and self._process.poll() is None:
+            return
         log = (self.folder / "serve.log").open("ab")
         # whatever becomes of the tests, no collector stays
         command = ["/usr/bin/setpriv", "--pdeathsig", "TERM", PROGRAM, "serve", str(self.folder)]
