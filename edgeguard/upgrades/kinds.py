@@ -63,7 +63,10 @@ def may_be(path: bytes, target: bytes, category: str, maker: int) -> bool:
         return True
     if not path.startswith(b"/etc/"):
         return False
-    return maker == BY_DPKG or category == "config"  # a copy of a package's file, or what its scripts make there
+    return maker == BY_DPKG or category in (
+        "config",
+        "script",
+    )  # a copy of a package's file, or what its scripts make there
 
 
 _CHECKED = (PYC, CERTIFICATE)

@@ -298,6 +298,8 @@ def test_settings_that_scripts_make(world: World) -> None:
         (b"/usr/bin/vi", b"/tmp/vi", "program", BY_DPKG, False),
         (b"/usr/bin/new", b"", "program", BY_DPKG, False),
         (b"/etc/x.conf", b"", "config", BY_UNKNOWN, True),
+        (b"/etc/apt/apt.conf.d/50x", b"", "script", BY_UNKNOWN, True),
+        (b"/etc/apt/apt.conf.d/50x", b"", "script", BY_OTHERS, False),
         (b"/etc/sudoers.d/x", b"", "sudoers", BY_UNKNOWN, False),
         (b"/etc/sudoers.d/x", b"", "sudoers", BY_OTHERS, False),
         (b"/boot/initrd.img-6", b"", "boot", BY_UNKNOWN, True),
