@@ -303,11 +303,13 @@ class Upgrades:
             self._trouble.helper_failed("explain", error)
         else:
             self._trouble.helper_well("explain")
+            if unproven := answer.get("unproven"):
+                self._telling.state("sweep", f"upgrade: {unproven} files made of packages, their content is not proven")
             if (over := upgraded(answer["overlay"])) is not None:
                 self._judging.packages_came(over)
         if final:
             for package in answer.get("packages", ()):
-                self._tell(package, answer)
+                self._tell(package)
             for name in names:
                 self._drop(name)
         batch, self._batch = self._batch, {}
@@ -322,10 +324,7 @@ class Upgrades:
             self._overflowed = False
             self._compare()
 
-    def _tell(self, package: dict[str, Any], answer: dict[str, Any]) -> None:
-        text = package["text"]
-        if answer.get("unproven"):
-            text += f" ({answer['unproven']} files made of packages by an unknown maker)"
+    def _tell(self, package: dict[str, Any]) -> None:
         odd = package["other"] or package["word"] == "nobody"
         self._telling.package(package, severity=Severity.LOW if odd else Severity.INFORMATIONAL)
 

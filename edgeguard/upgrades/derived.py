@@ -2,7 +2,7 @@
 
 Where a file can be made again or follows from names alone, that is checked, whoever made it. Where it cannot (a boot
 image), it counts only if dpkg or a child of it made it, as the kernel said; or, where the kernel did not say who,
-if its inode changed while the transaction ran. That is weaker, and the summary says how many there were.
+if its inode changed while the transaction ran. That is weaker, and a record says how many there were.
 """
 
 from __future__ import annotations

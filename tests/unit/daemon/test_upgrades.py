@@ -15,6 +15,7 @@ from edgeguard.daemon import upgrades as module
 from edgeguard.daemon.upgrades import BEHIND_S, HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
 from edgeguard.errors import DecodeError
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Severity, Status
+from edgeguard.records.registry import STATES
 from edgeguard.settings import Paths, Settings
 from edgeguard.upgrades import expected, transactions
 
@@ -81,6 +82,7 @@ class Stub:
         self.told: list[tuple[str, Severity]] = []
         self.failed: list[str] = []
         self.looked: list[str] = []
+        self.said: list[tuple[str, str]] = []
 
     def deviates(self, observation: Observation, _now: int) -> bool:
         return observation.subject in self.wrong
@@ -94,6 +96,10 @@ class Stub:
 
     def package(self, package: dict[str, Any], severity: Severity) -> None:
         self.told.append((package["text"], severity))
+
+    def state(self, what: str, text: str) -> None:
+        assert what in STATES
+        self.said.append((what, text))
 
     def helper_failed(self, verb: str, error: str) -> None:
         self.failed.append(f"{verb}: {error}")
@@ -202,6 +208,17 @@ def test_what_a_package_will_change_waits_and_is_looked_at_again(desk: Desk) -> 
     assert not (desk.spool / name).exists()
     assert not os.path.exists(transactions.manifest_of(desk.settings.paths.state, name))
     assert [severity for _, severity in desk.stub.told] == [Severity.INFORMATIONAL, Severity.LOW]
+
+
+def test_files_whose_content_nothing_proves_are_counted(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    desk.helpers.answer("explain", {**ANSWER, "unproven": 2})
+    assert desk.stub.said == [("sweep", "upgrade: 2 files made of packages, their content is not proven")]
+    desk.arrive("/usr/bin/a")
+    desk.end()
+    assert len(desk.stub.said) == 1
 
 
 def test_what_does_not_differ_passes(desk: Desk) -> None:
