@@ -302,6 +302,9 @@ class Processes:
             return []
         if not process.link:
             return []
+        if not process.argv and interprets(process.link):
+            # The kernel sets the program first and its arguments a moment later: what it runs is not to be seen yet.
+            self._unsettle(pid, process.link, process.link)
         if self.on_exec is not None:
             self.on_exec(process)
         return self._enter(process, now, Origin.LIVE)

@@ -249,6 +249,22 @@ def test_a_shell_that_becomes_a_shell_with_a_script(make, script):
         child.communicate(b"\n")
 
 
+def test_a_shell_that_is_looked_at_before_its_arguments_are_there(make, script):
+    sensor = make(hints=True)
+    list(sensor.observe(1))
+    child = subprocess.Popen(["/bin/sh", script], stdin=subprocess.PIPE)
+    try:
+        while script.encode() not in Path(f"/proc/{child.pid}/cmdline").read_bytes():
+            pass
+        remember = sensor._actors.remember
+        sensor._actors.remember = lambda pid: remember(pid)._replace(argv=())
+        assert find(sensor.exec_hint(child.pid, os.readlink(f"/proc/{child.pid}/exe"), 2), script) is None
+        sensor._actors.remember = remember
+        assert follow(sensor, script).columns["pid"] == child.pid
+    finally:
+        child.communicate(b"\n")
+
+
 def test_without_hints_the_rung_falls(make):
     sensor = make(hints=True)
     for now in range(1, module.HINT_LOOKS + 3):
