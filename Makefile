@@ -5,6 +5,7 @@ PYTHON = /usr/bin/python3
 SUITE  = bookworm trixie
 SECONDS = 10
 JOBS    = 2
+SEED    = 0
 TESTS  = tests/unit
 ARCH   = amd64
 # device: containers (nspawn), on this machine's kernel; emulated: machines of their own (QEMU), the only way for ARM
@@ -88,7 +89,7 @@ check: ## known holes in the dependencies, and that docs/proofs.md is current; n
 	@$(PYTHON) packaging/tools/audit.py --installed debian
 
 fuzz: build/venv-fuzz/ready ## every reader of bytes from outside, SECONDS=10 each, JOBS=2 at a time
-	build/venv-fuzz/bin/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS)
+	build/venv-fuzz/bin/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS) --seed $(SEED)
 
 corpus: build/venv-fuzz/ready # what `make fuzz` found becomes tests/fuzz/corpus
 	build/venv-fuzz/bin/python -m tests.fuzz.run --minimise

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Fuzzes every reader of the table for some seconds, several at a time, and says what was found.
 
-    python3 -m tests.fuzz.run [--seconds 10] [--jobs 2] [--only NAME ...]
+    python3 -m tests.fuzz.run [--seconds 10] [--jobs 2] [--seed N] [--only NAME ...]
     python3 -m tests.fuzz.run --minimise      what was found becomes the corpus: few small files with the same coverage
 
 It begins with tests/fuzz/corpus and with what earlier runs left in build/fuzz. An input that breaks the invariant is
@@ -42,11 +42,12 @@ class Outcome(NamedTuple):
     trouble: str  # the fuzzer's last words, "" if the invariant held
 
 
-def fuzz(harness: Harness, seconds: int) -> Outcome:
+def fuzz(harness: Harness, seconds: int, seed: int) -> Outcome:
     """One harness in a process of its own."""
     found = WORK / harness.name
     found.mkdir(parents=True, exist_ok=True)
     options = [f"-max_total_time={seconds}", f"-rss_limit_mb={MEMORY_MB}", f"-timeout={HANG_S}"]
+    options += [f"-seed={seed}"] if seed else []
     options += [f"-artifact_prefix={WORK}/crash-{harness.name}-", str(found), str(WORK / "seeds" / harness.name)]
     began = time.monotonic()
     code, said = child(harness, [*options, str(harness.corpus)], seconds + HANG_S + START_S)
@@ -126,6 +127,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=10, help="for each harness")
     parser.add_argument("--jobs", type=int, default=2, help="harnesses at a time")
+    parser.add_argument("--seed", type=int, default=0, help="the same inputs each time, as far as it gets; 0: others")
     parser.add_argument("--only", nargs="*", default=[], help="these harnesses only")
     parser.add_argument("--minimise", action="store_true", help="make tests/fuzz/corpus anew")
     given = parser.parse_args(arguments)
@@ -136,7 +138,7 @@ def main(arguments: list[str]) -> int:
             for one in wanted:
                 print(f"{one.name:10} {minimise(one)}")
             return 0
-        outcomes = list(pool.map(lambda one: fuzz(one, given.seconds), wanted))
+        outcomes = list(pool.map(lambda one: fuzz(one, given.seconds, given.seed), wanted))
     for one in outcomes:
         print(
             f"{'FAILED' if one.trouble else 'ok':7}{one.name:10}{one.runs:9} inputs {one.seconds:5.0f} s"
