@@ -38,13 +38,15 @@ class Board(NamedTuple):
     package: str
     words: tuple[str, ...]
     tty: str
+    cpus: int = 2
 
 
 BOARDS = {
     "arm64": Board(
         "qemu-system-aarch64", "qemu-system-arm", ("-M", "virt,gic-version=3", "-cpu", "cortex-a72"), "ttyAMA0"
     ),
-    "armhf": Board("qemu-system-arm", "qemu-system-arm", ("-M", "virt", "-cpu", "cortex-a15"), "ttyAMA0"),
+    # With its time by instructions, a second processor of this one keeps the first from ever booting (QEMU 7.2).
+    "armhf": Board("qemu-system-arm", "qemu-system-arm", ("-M", "virt", "-cpu", "cortex-a15"), "ttyAMA0", cpus=1),
     "amd64": Board(
         "qemu-system-x86_64", "qemu-system-x86", ("-M", "q35", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2"), "ttyS0"
     ),
@@ -75,10 +77,10 @@ def accelerator(arch: str) -> list[str]:
     return ["-accel", "tcg,thread=single", "-icount", "shift=1"]
 
 
-def machine_words(arch: str, cpus: int = 2, memory_mb: int = 768) -> list[str]:
+def machine_words(arch: str, memory_mb: int = 768) -> list[str]:
     """The machine itself. A frozen device fits these words and this QEMU, and no others."""
     board = BOARDS[arch]
-    words = [board.program, *board.words, *accelerator(arch), "-smp", str(cpus), "-m", str(memory_mb)]
+    words = [board.program, *board.words, *accelerator(arch), "-smp", str(board.cpus), "-m", str(memory_mb)]
     words += ["-nodefaults", "-no-user-config", "-display", "none", "-device", "virtio-serial-pci"]
     words += ["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0", "-device", "virtio-rng-pci"]
     words += ["-device", "virtio-net-pci,netdev=cable,id=nic0,romfile=", "-device", "qemu-xhci,id=xhci"]
