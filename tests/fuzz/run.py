@@ -11,6 +11,7 @@ kept as build/fuzz/crash-NAME-*, and the run fails. Needs atheris (build/venv-fu
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -67,9 +68,19 @@ def fuzz(harness: Harness, seconds: int, seed: int) -> Outcome:
 def child(harness: Harness, options: list[str], patience: float) -> tuple[int, str]:
     """Run the fuzzer; its exit code and all that it said."""
     command = [sys.executable, "-m", "tests.fuzz.one", harness.name, *options]
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+    }  # which way through the product is taken goes by the input alone
     try:
         done = subprocess.run(
-            command, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=patience, check=False
+            command,
+            env=environment,
+            cwd=TOP,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=patience,
+            check=False,
         )
     except subprocess.TimeoutExpired as late:
         return 1, (late.stdout or b"").decode("utf-8", "replace") + f"\nno end within {patience:.0f} s"
