@@ -10,6 +10,8 @@ from edgeguard.cli.text import escape
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.status import resident_bytes
 from edgeguard.linux import cgroup
+from edgeguard.model import Mode
+from edgeguard.remediations import World
 from edgeguard.sensors import Rung
 
 DISK_FREE_MIN = 0.05  # share of the file system that should stay free
@@ -30,6 +32,7 @@ def checks(guard: Guard) -> list[Check]:
         _limits(),
         *_sensors(guard),
         _baseline(guard),
+        *_tools(guard),
         _disk(guard),
         _records(guard),
         _journal(guard),
@@ -89,6 +92,17 @@ def _baseline(guard: Guard) -> Check:
     text = f"revision {force.baseline.revision}, signature good, trust {force.trust}, mode {guard.judging.mode.value}"
     text += f", {len(force.baseline.policy.rules)} rules, {len(force.baseline.policy.waivers)} waivers"
     return check("OK", "baseline", text)
+
+
+def _tools(guard: Guard) -> list[Check]:
+    """What a remediation that is switched on needs, and this device has not got."""
+    force = guard.judging.in_force
+    if force is None or guard.judging.mode is not Mode.ENFORCE:
+        return []
+    enforced = {rule.remediation for rule in force.baseline.policy.rules if rule.mode is Mode.ENFORCE}
+    if "block-port" in enforced and not os.access(World().nft, os.X_OK):
+        return [check("WARN", "nft", "no port can be blocked: nft is not installed", "apt install nftables")]
+    return []
 
 
 def _disk(guard: Guard) -> Check:

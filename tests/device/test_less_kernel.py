@@ -494,6 +494,8 @@ def test_a_port_that_cannot_be_blocked(guard: Guard, take: str, give: str, unit:
             finding = guard.wait_match(act.code, act.subject)
             done = guard.wait_remedied(finding["id"])["remediation"]
             assert re.match(rf"block-port: (refused|failed), .*({said})", done), done
+            if take != ":":
+                assert doctor(guard)["nft"] == ("WARN", "no port can be blocked: nft is not installed")
             assert device.run("systemctl --failed --no-legend").out == ""
     finally:
         device.run(act.undo)
