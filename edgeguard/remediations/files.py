@@ -227,8 +227,8 @@ def _want_of(before: dict[str, Any]) -> dict[str, Any]:
     return {key: before[key] for key in ("type", "mode", "uid", "gid", "target", "sha256", "xattrs")}
 
 
-def _is(place: Place, want: dict[str, Any]) -> bool:
-    """Does this stand there, in content and every attribute?"""
+def _is(place: Place, want: dict[str, Any], *, flags: bool = True) -> bool:
+    """Does this stand there, in content and every attribute? `flags`: also in those that hold the file."""
     status = place.status()
     if status is None:
         return False
@@ -242,7 +242,7 @@ def _is(place: Place, want: dict[str, Any]) -> bool:
         found = facts(fd)
         there = dict(found.xattrs)
         attributes = (found.mode, found.uid, found.gid) == (want["mode"], want["uid"], want["gid"])
-        sound = attributes and there == dict(want["xattrs"]) and found.held == want.get("held", 0)
+        sound = attributes and there == dict(want["xattrs"]) and (not flags or found.held == want.get("held", 0))
         return sound and sha256(fd, quarantine.FILE_MAX).hex() == want["sha256"] and same(os.fstat(fd), place.status())
     finally:
         os.close(fd)
@@ -256,7 +256,7 @@ def _revert(place: Place, before: dict[str, Any], want: dict[str, Any], world: W
     if (status is None and not was_there) or (was_there and _is(place, _want_of(before))):
         hold(place, before.get("held", 0))  # a crash may have come between taking the flags away and the rename
         return "it is as before"
-    if status is not None and not _is(place, want):
+    if status is not None and not _is(place, want, flags=False):  # they come last, and a crash may have been before
         raise RemediationRefused("it was changed again after it was restored")
     if was_there:
         _put_back(place, before, world)

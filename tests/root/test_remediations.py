@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from edgeguard.linux import nft
+from edgeguard.linux import fileflags, nft
 from edgeguard.remediations import Order, World, carry
 from edgeguard.remediations.undo import UndoStore
 
@@ -260,6 +260,55 @@ def test_a_file_made_immutable_is_replaced_all_the_same(tmp_path, verb, flag):
         assert carry.take_back("F-7K2M", world, store, NOW + 1).ok
         assert target.read_bytes() == b"evil"
         with pytest.raises(PermissionError):
+            os.unlink(target)
+    finally:
+        subprocess.run(("chattr", "-ia", target), check=False, capture_output=True)
+
+
+def test_a_kill_before_the_flags_are_back_is_taken_back(tmp_path, monkeypatch):
+    """The flags of a restored file come last of all. Killed before that, it is what it should be but for them."""
+    import hashlib
+
+    (tmp_path / "root").mkdir(mode=0o755)
+    (tmp_path / "vault").mkdir()
+    target = tmp_path / "root/hosts"
+    target.write_bytes(b"evil")
+    if subprocess.run(("chattr", "+a", target), check=False, capture_output=True).returncode:
+        pytest.skip("this file system has no such flags")
+    digest = hashlib.sha256(b"good").digest()
+    (tmp_path / "vault" / digest.hex()).write_bytes(b"good")
+    held = hashlib.sha256(fileflags.text(fileflags.FS_IMMUTABLE_FL)).digest()
+    entry = {"type": "file", "sha256": digest, "size": 4, "mode": 0o644, "uid": 0, "gid": 0, "caps": "", "xattrs": held}
+    world = World(
+        root=str(tmp_path / "root"),
+        vault=str(tmp_path / "vault"),
+        undo=str(tmp_path / "undo"),
+        quarantine=str(tmp_path / "quarantine"),
+        lookup={b"/hosts": entry}.get,
+    )
+    store = UndoStore(world.undo)
+    order = Order("restore-file", "F-7K2M", "EG-FILE-002", "file", "/hosts", {}, None)
+    hold = fileflags.hold
+
+    def killed(fd, flags):
+        if flags == fileflags.FS_IMMUTABLE_FL:
+            raise SystemExit
+        hold(fd, flags)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(fileflags, "hold", killed)
+            with pytest.raises(SystemExit):
+                carry.carry_out(order, world, store, NOW)
+        assert target.read_bytes() == b"good"
+        ((_record, reply),) = carry.recover(world, store, NOW + 1)
+        assert "put back from quarantine" in reply.detail
+        assert target.read_bytes() == b"evil"
+        with pytest.raises(PermissionError):  # append-only, as it was
+            os.unlink(target)
+        again = carry.carry_out(order._replace(finding="F-8K2M"), world, store, NOW + 10**9)
+        assert again.ok, again
+        with pytest.raises(PermissionError):  # immutable, as it should be
             os.unlink(target)
     finally:
         subprocess.run(("chattr", "-ia", target), check=False, capture_output=True)
