@@ -165,16 +165,17 @@ class FileGuard:
 
     # -- what it says
 
-    def findings(self, kind: str = "file") -> list[Finding]:
-        """Open ones, as the ledger on disk has them: half a second after they were found."""
+    def findings(self, kind: str = "file", *, ended: bool = False) -> list[Finding]:
+        """Open ones, as the ledger on disk has them: half a second after they were found. `ended`: also those that
+        are over."""
         with contextlib.suppress(FileNotFoundError):
             everything = Ledger.from_cbor((self.base / "state/ledger.cbor").read_bytes(), 1_000_000)
-            return [item for item in everything.open() if item.kind == kind]
+            return [item for item in (everything.all() if ended else everything.open()) if item.kind == kind]
         return []
 
-    def about(self, place: Path | str) -> list[Finding]:
-        path = str(place)
-        return [item for item in self.findings() if item.subject == path or item.subject.startswith(path + "/")]
+    def about(self, place: Path | str, *, ended: bool = False) -> list[Finding]:
+        path, found = str(place), self.findings(ended=ended)
+        return [item for item in found if item.subject == path or item.subject.startswith(path + "/")]
 
     def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
         """Wait for something true; what it was."""

@@ -149,13 +149,13 @@ def test_change_and_twin(guard: FileGuard, row: Row) -> None:
                 assert item.actor.pid == doer.pid, item.actor
     finally:
         doer.finish()
-    assert not guard.about(twin)
+    assert not guard.about(twin, ended=True)
 
 
 def test_twins_stay_silent_after_sweeps(guard: FileGuard) -> None:
     guard.scan("--quick")
     guard.scan()
-    assert [item.subject for row in ROWS for item in guard.about(places(guard, row)[1])] == []
+    assert [item.subject for row in ROWS for item in guard.about(places(guard, row)[1], ended=True)] == []
     assert not guard.about(guard.watched / "logs/log")
 
 
