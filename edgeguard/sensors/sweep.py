@@ -71,8 +71,8 @@ def learn(
     for visit in walker:
         looks, seen = looker.directory(visit, {}, {}, reread=True)
         subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
-        manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
-        out.put(record_of(visit, looks), len(looks), 0)
+        block = manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
+        out.put(record_of(visit, looks, block), len(looks), 0)
         if emit is not None:
             for name, entry in subjects.items():
                 emit(observation_of(visit, name, entry, seen, now, Origin.LEARN))
