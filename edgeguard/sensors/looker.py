@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from stat import S_IFMT, S_IFREG
 from typing import NamedTuple
 
@@ -30,21 +29,21 @@ class Progress(NamedTuple):
     total_bytes: int
 
 
-@dataclass(slots=True)
 class Summary:
     """What a sweep or learning did."""
 
-    files: int = 0  # names looked at
-    subjects: int = 0
-    directories: int = 0
-    bytes_read: int = 0
-    emitted: int = 0
-    unreadable: int = 0
-    protected: int = 0  # bytes of new protected copies
-    written: bool = False  # observed.db differs: the caller renames the new one into place
-    damaged: bool = False  # the old observed.db could not be read: everything was read again
-    notes: list[str] = field(default_factory=list)  # plain sentences: what has a limit
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (mount point, why it was not entered)
+    def __init__(self, *, written: bool = False, damaged: bool = False) -> None:
+        self.files = 0  # names looked at
+        self.subjects = 0
+        self.directories = 0
+        self.bytes_read = 0
+        self.emitted = 0
+        self.unreadable = 0
+        self.protected = 0  # bytes of new protected copies
+        self.written = written  # observed.db differs: the caller renames the new one into place
+        self.damaged = damaged  # the old observed.db could not be read: everything was read again
+        self.notes: list[str] = []  # plain sentences: what has a limit
+        self.skipped: list[tuple[str, str]] = []  # (mount point, why it was not entered)
 
     def note(self, line: str) -> None:
         if len(self.notes) < NOTES_MAX:

@@ -61,6 +61,13 @@ class Record:
         at = self.length + self._names + STAT.size * self.count
         return HEAD.pack(self.length, self.count, self._names, len(self.body) - at) + self.body
 
+    def stats_if(self, directory: bytes, names: bytes) -> bytes | None:
+        """The packed stats, if this is that directory with these names (joined by NUL)."""
+        end = self.length + self._names
+        if len(directory) != self.length or len(names) != self._names or self.body[:end] != directory + names:
+            return None
+        return self.body[end : end + STAT.size * self.count]
+
     def inodes(self) -> Iterator[tuple[bytes, int]]:
         """(path, inode) of all names."""
         end = self.length + self._names

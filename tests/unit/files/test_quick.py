@@ -1,14 +1,19 @@
 """A whole directory read at once says the same as a look at each file, and leaves to a look whatever is not plain."""
 
+import ctypes
 import os
 import time
+from stat import S_ISDIR
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgeguard.linux import statx
 from edgeguard.model import Watch
 from edgeguard.sensors import look
 from edgeguard.sensors.look import CHUNK, CannotLook, Eye
+from edgeguard.sensors.observed import STAT
 
 WATCH = Watch("/", "config")
 NAMES = ["empty", "fifo", "file", "just", "large", "link", "marked", "set", "\udcff\n"]
@@ -119,3 +124,83 @@ def test_what_cannot_be_read_is_said_by_the_look(place, eye, monkeypatch):
     assert quick(eye, place, ["file"]) == {"file": None}
     with pytest.raises(CannotLook):
         eye.look(place, "file", WATCH)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """More names than are asked for at once, directories and odd things among them."""
+    for number in range(2 * statx.SLOTS + 3):
+        if number % 50 == 7:
+            (tmp_path / f"{number:04d}").mkdir()
+        elif number % 50 == 9:
+            os.mkfifo(tmp_path / f"{number:04d}")
+        elif number % 50 == 11:
+            (tmp_path / f"{number:04d}").symlink_to("0007")
+        else:
+            (tmp_path / f"{number:04d}").write_bytes(b"x" * number)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def as_seen(fd):
+    names = sorted(os.listdir(fd))
+    found = [os.lstat(name, dir_fd=fd) for name in names]
+    return [os.fsencode(name) for name in names], [[at.st_ino, at.st_ctime_ns, at.st_size] for at in found]
+
+
+def pack(rows):
+    return b"".join(STAT.pack(*row) for row in rows)
+
+
+def test_a_glance_finds_all_as_it_was_and_the_directories(many):
+    names, rows = as_seen(many)
+    expected = []
+    for position, name in enumerate(names):
+        at = os.lstat(name, dir_fd=many)
+        if S_ISDIR(at.st_mode):
+            expected.append((position, at.st_dev, at.st_ino))
+    assert len(expected) > 3
+    assert statx.Glance().same(many, names, pack(rows)) == expected
+
+
+@given(st.integers(0, 2 * statx.SLOTS + 2), st.integers(0, 2), st.integers(1, 1 << 62), st.booleans())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_glance_misses_no_difference(many, position, column, by, upwards):
+    names, rows = as_seen(many)
+    value = rows[position][column] + (by if upwards else -by)
+    rows[position][column] = value if column == 1 else value % (1 << 64)
+    if -(1 << 63) <= rows[position][1] < 1 << 63:
+        assert statx.Glance().same(many, names, pack(rows)) is None
+
+
+def test_times_that_differ_by_what_carries_into_the_next_are_not_the_same(many):
+    """The change times are compared as one number; two that are wrong must not make one that is right."""
+    names, rows = as_seen(many)
+    rows[0][1] -= 1 << 62
+    for carried in (-1, 1):
+        rows[1][1] += carried
+        assert statx.Glance().same(many, names, pack(rows)) is None
+
+
+def test_a_time_before_1970_is_looked_at_properly(many, monkeypatch):
+    names, rows = as_seen(many)
+    glance = statx.Glance()
+    original = statx._statx
+
+    def earlier(fd, name, flags, mask, slot):
+        result = original(fd, name, flags, mask, slot)
+        if name == names[0]:
+            ctypes.c_int64.from_address(slot.value + 96).value = -5
+            ctypes.c_uint32.from_address(slot.value + 104).value = 0
+        return result
+
+    monkeypatch.setattr(statx, "_statx", earlier)
+    rows[0][1] = -5_000_000_000
+    assert glance.same(many, names, pack(rows)) is None
+
+
+def test_a_glance_at_what_is_gone_is_none(many):
+    names, rows = as_seen(many)
+    os.unlink(names[-1], dir_fd=many)
+    assert statx.Glance().same(many, names, pack(rows)) is None
