@@ -71,8 +71,9 @@ class Walker:
             try:
                 deeper: list[tuple[str, Zone, tuple[int, int] | None]] = []
                 visit = self._visit(path, zone, fd, deeper)
-                deeper.reverse()
-                stack += deeper
+                if deeper:
+                    deeper.reverse()
+                    stack += deeper
                 if visit is not None:
                     yield visit
             finally:
@@ -102,7 +103,7 @@ class Walker:
     def _visit(
         self, path: str, zone: Zone, fd: int, deeper: list[tuple[str, Zone, tuple[int, int] | None]]
     ) -> Visit | None:
-        wanted = zone.names()
+        wanted = None if zone.plain else zone.names()
         try:
             names = os.listdir(fd) if wanted is None else wanted
         except OSError as error:
