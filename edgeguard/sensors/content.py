@@ -7,11 +7,9 @@ inode. So a thorough reading bypasses the page cache, and compares with what of 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from edgeguard.codec import sha
@@ -41,11 +39,23 @@ class Disk:
     def read(self, fd: int, size: int) -> bytes | None:
         """A file of at most CHUNK bytes, if it lies on the disk as it is read. None: it does not, or that cannot be
         told so simply."""
-        with _direct(fd) as possible:
-            if not possible or os.preadv(fd, [self._disk[: _rounded(size)]], 0) < size:
-                return None
+        got = self._direct(fd, 0, size)
+        if got is None or got < size:
+            return None
         content = self._room[:size]
         return content if self._cached_equal(fd, 0, content) else None
+
+    def _direct(self, fd: int, offset: int, size: int) -> int | None:
+        """Read past the page cache by a descriptor that does not do so otherwise. How many bytes, None: not here."""
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+        except OSError:
+            return None
+        try:
+            return os.preadv(fd, [self._disk[: _rounded(size)]], offset)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def digest(self, fd: int, size: int, new_hash: sha.NewHash) -> OnDisk | None:
         """The first `size` bytes as they lie on the disk. None: this file system only reads by its cache."""
@@ -59,10 +69,9 @@ class Disk:
         offset = 0
         while offset < size:
             for _attempt in range(TRIES):
-                with _direct(fd) as possible:
-                    if not possible:
-                        return None
-                    got = os.preadv(fd, [self._disk[: _rounded(size - offset)]], offset)
+                got = self._direct(fd, offset, size - offset)
+                if got is None:
+                    return None
                 part = self._room[: min(got, size - offset)]
                 if equal := self._cached_equal(fd, offset, part):
                     break
@@ -87,21 +96,6 @@ class Disk:
                 return False
             at += got
         return True
-
-
-@contextlib.contextmanager
-def _direct(fd: int) -> Iterator[bool]:
-    """Reads of this descriptor bypass the page cache; False where it is in the way of all reads."""
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
 
 def _rounded(left: int) -> int:

@@ -122,7 +122,8 @@ class Eye:
         again unseen. None: it is not what its lstat said, or nothing quick can be said of it: `look` at it."""
         found: list[Entry | None] = []
         add, open_file, read, xattrs, close = found.append, os.open, os.pread, os.listxattr, os.close
-        unchanged, new_hash, flags = statx.unchanged, self._new_hash, self._flags
+        unchanged, flags = statx.unchanged, self._flags
+        new_hash = _openssl_sha256() if self._new_hash is openssl else self._new_hash
         both = self._both() if self.thorough else None
         fd = -1
         for name, at in zip(names, stats, strict=True):

@@ -108,7 +108,6 @@ def sweep(
     progress: Callable[[Progress], None] | None = None,
     *,
     compare: bool = False,
-    thorough: bool = True,
     start: str = "",
     hash_file_max: int = HASH_FILE_MAX,
     clock_ns: Callable[[], int] = time.time_ns,
@@ -116,8 +115,8 @@ def sweep(
     """Find what changed since `observed_in` was written and emit each subject whose state is another now.
 
     `full`: read every content again, thoroughly, and compare with the manifest. `compare`: compare with the manifest,
-    but only read what changed (after a new baseline). Without a usable `observed_in` both happen. `thorough`: what is
-    read again is read as it lies on the disk, too. `start`: only this tree.
+    but only read what changed (after a new baseline). Without a usable `observed_in` both happen. `start`: only this
+    tree.
     """
     plan = Plan(resolved(watches, root))
     summary = Summary()
@@ -126,7 +125,7 @@ def sweep(
             old = observed.Reader(observed_in)
             asked = _opened(manifest) if full or compare else None
             sweeping = Sweep(plan, root, asked, now, origin, emit, summary, start)
-            sweeping.run(old, observed_in, observed_out, full, hash_file_max, clock_ns, progress, thorough=thorough)
+            sweeping.run(old, observed_in, observed_out, full, hash_file_max, clock_ns, progress)
             return summary
         except DecodeError as error:
             summary = Summary(damaged=True)
@@ -134,7 +133,7 @@ def sweep(
             observed_out.seek(0)
             observed_out.truncate()
     sweeping = Sweep(plan, root, _opened(manifest), now, origin, emit, summary, start)
-    sweeping.run(None, None, observed_out, True, hash_file_max, clock_ns, progress, thorough=thorough)
+    sweeping.run(None, None, observed_out, True, hash_file_max, clock_ns, progress)
     return summary
 
 
@@ -194,12 +193,10 @@ class Sweep:
         hash_file_max: int,
         clock_ns: Callable[[], int],
         progress: Callable[[Progress], None] | None,
-        *,
-        thorough: bool = True,
     ) -> None:
         summary, walker, references = self._summary, self._walker, self._references
         self._known = old is not None
-        looker = Looker(summary, hash_file_max, None, clock_ns, thorough=reread and thorough)
+        looker = Looker(summary, hash_file_max, None, clock_ns, thorough=reread)
         plan = identity(self._plan)
         out = observed.Writer(out_file, plan, old_file) if out_file is not None else None
         anew = old is None or old.plan != plan  # other watches: what was carried over may lack what is asked for now
