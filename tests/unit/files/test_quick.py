@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeguard.linux import statx
 from edgeguard.model import Watch
-from edgeguard.sensors import look
+from edgeguard.sensors import content, look
 from edgeguard.sensors.look import CHUNK, CannotLook, Eye
 from edgeguard.sensors.observed import STAT
 
@@ -22,8 +22,8 @@ NAMES = ["empty", "fifo", "file", "just", "large", "link", "marked", "set", "\ud
 @pytest.fixture
 def place(tmp_path):
     """Some of everything, made long ago as far as clocks are concerned."""
-    for name, content in (("empty", b""), ("file", b"content"), ("large", bytes(CHUNK + 1)), ("just", bytes(CHUNK))):
-        (tmp_path / name).write_bytes(content)
+    for name, held in (("empty", b""), ("file", b"content"), ("large", bytes(CHUNK + 1)), ("just", bytes(CHUNK))):
+        (tmp_path / name).write_bytes(held)
     (tmp_path / "set").write_bytes(b"program")
     (tmp_path / "set").chmod(0o4755)
     (tmp_path / "marked").write_bytes(b"marked")
@@ -204,3 +204,11 @@ def test_a_glance_at_what_is_gone_is_none(many):
     names, rows = as_seen(many)
     os.unlink(names[-1], dir_fd=many)
     assert statx.Glance().same(many, names, pack(rows)) is None
+
+
+def test_what_lies_on_the_disk_otherwise_is_left_to_a_look(place, monkeypatch):
+    eye = Eye(1 << 30, thorough=True, new_hash=look.openssl)
+    if quick(eye, place, ["file"]) == {"file": None}:
+        pytest.skip("this file system reads no other way than by its cache")
+    monkeypatch.setattr(content.Disk, "_cached_equal", lambda *_: False)
+    assert quick(eye, place, ["file"]) == {"file": None}
