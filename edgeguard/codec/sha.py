@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -21,7 +20,10 @@ class Hash(Protocol):
     def digest(self) -> bytes: ...
 
 
-NewHash = Callable[[], Hash]
+class NewHash(Protocol):
+    """Begins with some data, or with none."""
+
+    def __call__(self, data: bytes = b"", /) -> Hash: ...
 
 
 def _builtin() -> NewHash:

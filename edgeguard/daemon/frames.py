@@ -21,6 +21,11 @@ BATCH_S = 0.2  # and how long one may wait for company
 LENGTH = struct.Struct("<I")
 
 
+def swept_path(state: str) -> str:
+    """Where a helper leaves what a whole sweep saw."""
+    return f"{state}/observed.db.swept"
+
+
 def pack(message: dict[str, Any]) -> bytes:
     body = cbor.encode(message)
     return LENGTH.pack(len(body)) + body

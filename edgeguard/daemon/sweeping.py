@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -12,14 +11,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 from edgeguard.codec import manifest as codec
 from edgeguard.codec.layers import Layers, Lookup
-from edgeguard.daemon.frames import Out, watches_from_plain
-from edgeguard.daemon.sweeps import swept_path
+from edgeguard.daemon.frames import Out, swept_path, watches_from_plain
 from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import sweep as sweeps
+from edgeguard.sensors.look import openssl
 from edgeguard.sensors.looker import Progress, Summary
-from edgeguard.sensors.revisit import revisit
 from edgeguard.settings import Settings
 
 READ = 1 << 20
@@ -41,8 +39,13 @@ def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
     if request["low"]:
         priority.background()
     with contextlib.ExitStack() as stack:
-        manifest = stack.enter_context(opened_references(settings.paths.state, request))
+        # Checking its digest costs as much as some 20,000 unchanged files. Each slice of the deep sweep does so, too.
+        def manifest() -> Lookup | None:
+            return stack.enter_context(opened_references(settings.paths.state, request))
+
         if request["targets"]:
+            from edgeguard.sensors.revisit import revisit  # rarer than whole sweeps, which are to be small
+
             observed: BinaryIO | None = None
             with contextlib.suppress(FileNotFoundError):
                 observed = stack.enter_context(open(f"{settings.paths.state}/observed.db", "rb"))
@@ -50,7 +53,7 @@ def sweep(settings: Settings, request: dict[str, Any], out: Out) -> None:
             summary = revisit(
                 watches,
                 settings.paths.root,
-                manifest,
+                manifest(),
                 targets,
                 now_ms(),
                 origin,
@@ -69,7 +72,7 @@ def _whole(
     request: dict[str, Any],
     watches: tuple[Watch, ...],
     origin: Origin,
-    manifest: Lookup | None,
+    manifest: sweeps.References,
     out: Out,
 ) -> Summary:
     """Everything that is watched. What was seen lies in observed.db.swept afterwards, durably.
@@ -131,7 +134,7 @@ def opened_manifest(state: str, reference: list[Any] | None, folder: str = "base
 
 def file_digest(file: Any) -> bytes:
     """SHA-256 of a whole open file."""
-    total = hashlib.sha256()
+    total = openssl()
     file.seek(0)
     while chunk := file.read(READ):
         total.update(chunk)

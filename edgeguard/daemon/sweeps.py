@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from edgeguard.daemon.frames import observation_from_plain
+from edgeguard.daemon.frames import observation_from_plain, swept_path
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.errors import DecodeError
 from edgeguard.model import Observation, Origin
@@ -21,11 +21,6 @@ TARGETS_MAX = 1000  # paths; beyond, a whole incremental sweep is cheaper
 
 OnDone = Callable[[dict[str, Any]], None]
 OnProgress = Callable[[dict[str, Any]], None]
-
-
-def swept_path(state: str) -> str:
-    """Where a whole sweep leaves what it saw."""
-    return f"{state}/observed.db.swept"
 
 
 def adopt(state: str) -> None:

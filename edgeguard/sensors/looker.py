@@ -4,12 +4,11 @@ look. Which directories, and what comes of what is seen, is not known here."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from stat import S_IFMT, S_IFREG
 from typing import NamedTuple
 
-from edgeguard.codec.manifest import Entry
+from edgeguard.codec.manifest import Entry, without_categories
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, openssl, present, unreadable
@@ -30,21 +29,21 @@ class Progress(NamedTuple):
     total_bytes: int
 
 
-@dataclass(slots=True)
 class Summary:
     """What a sweep or learning did."""
 
-    files: int = 0  # names looked at
-    subjects: int = 0
-    directories: int = 0
-    bytes_read: int = 0
-    emitted: int = 0
-    unreadable: int = 0
-    protected: int = 0  # bytes of new protected copies
-    written: bool = False  # observed.db differs: the caller renames the new one into place
-    damaged: bool = False  # the old observed.db could not be read: everything was read again
-    notes: list[str] = field(default_factory=list)  # plain sentences: what has a limit
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (mount point, why it was not entered)
+    def __init__(self, *, written: bool = False, damaged: bool = False) -> None:
+        self.files = 0  # names looked at
+        self.subjects = 0
+        self.directories = 0
+        self.bytes_read = 0
+        self.emitted = 0
+        self.unreadable = 0
+        self.protected = 0  # bytes of new protected copies
+        self.written = written  # observed.db differs: the caller renames the new one into place
+        self.damaged = damaged  # the old observed.db could not be read: everything was read again
+        self.notes: list[str] = []  # plain sentences: what has a limit
+        self.skipped: list[tuple[str, str]] = []  # (mount point, why it was not entered)
 
     def note(self, line: str) -> None:
         if len(self.notes) < NOTES_MAX:
@@ -71,7 +70,7 @@ class Looker:
         self._clock_ns = clock_ns
 
     def directory(
-        self, visit: Visit, old: Looks, reference: dict[bytes, Entry], *, reread: bool
+        self, visit: Visit, old: Looks, reference: Mapping[bytes, Entry], *, reread: bool
     ) -> tuple[Looks, dict[bytes, str]]:
         """All names with packed stat and entry, and notes for some. `reread`: nothing is carried over."""
         looks: Looks = {}
@@ -79,21 +78,39 @@ class Looker:
         summary = self._summary
         summary.directories += 1
         summary.files += len(visit.names)
-        for at, name in enumerate(visit.joined.split(b"\0")):
+        names = visit.joined.split(b"\0")
+        stats = [visit.packed[at : at + STAT.size] for at in range(0, len(visit.packed), STAT.size)]
+        entries: list[Entry | None] = []
+        if visit.watch is not None and (reread or not old) and self._is_plain(visit.watch):
+            settled = self._clock_ns() - RACY_NS
+            entries = self._eye.quick(visit.fd, visit.names, visit.stats, visit.watch.category, settled)
+            looks = dict(zip(names, zip(stats, entries, strict=True), strict=True))
+            if None not in entries:
+                return self._done(looks), notes
+        for at, name in enumerate(names):
+            if entries and entries[at] is not None:
+                continue
             watch = visit.watch or visit.watches[at]
-            packed = visit.packed[STAT.size * at : STAT.size * (at + 1)]
             before = old.get(name)
-            if before is not None and before[0] == packed and not reread and _suffices(before[1], watch):
+            if before is not None and before[0] == stats[at] and not reread and _suffices(before[1], watch):
                 entry = before[1]
-                looks[name] = (packed, entry and entry._replace(category=watch.category))
+                looks[name] = (stats[at], entry and entry._replace(category=watch.category))
+                continue
+            look = self._one(visit, at, name, watch, stats[at], notes, reference)
+            if look is not None:
+                looks[name] = look
             else:
-                look = self._one(visit, at, name, watch, packed, notes, reference.get(name))
-                if look is not None:
-                    looks[name] = look
-            if name in looks and looks[name][1] is not None:
-                summary.subjects += 1
-        summary.bytes_read = self._eye.bytes_read
-        return looks, notes
+                looks.pop(name, None)
+        return self._done(looks), notes
+
+    def _done(self, looks: Looks) -> Looks:
+        self._summary.subjects += sum([entry is not None for _, entry in looks.values()])
+        self._summary.bytes_read = self._eye.bytes_read
+        return looks
+
+    def _is_plain(self, watch: Watch) -> bool:
+        """Is all content of its files read, and nothing done but that?"""
+        return watch.content and not watch.only and not (watch.protect and self._vault is not None)
 
     def _one(
         self,
@@ -103,7 +120,7 @@ class Looker:
         watch: Watch,
         packed: bytes,
         notes: dict[bytes, str],
-        expected: Entry | None,
+        reference: Mapping[bytes, Entry],
     ) -> tuple[bytes, Entry | None] | None:
         """None: it vanished."""
         stat = visit.stats[at]
@@ -113,7 +130,9 @@ class Looker:
         if watch.only == "setid" and not stat.st_mode & 0o6111:
             return packed, None  # neither set-id nor executable: capabilities would be without effect
         try:
-            seen = self._look(visit, at, path, watch).judged(expected)
+            seen = self._look(visit, at, path, watch)
+            if seen.disk:
+                seen = seen.judged(reference.get(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except CannotLook as why:
@@ -163,9 +182,15 @@ def observation_of(
     return present(path, Seen(entry, note), now, origin)
 
 
-def record_of(visit: Visit, looks: Looks) -> bytes:
-    subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
-    return observed.encode(directory_of(visit), list(looks), b"".join(stat for stat, _ in looks.values()), subjects)
+def record_of(visit: Visit, looks: Looks, block: bytes | None = None) -> bytes:
+    """What observed.db keeps of a directory. `block`: its subjects as a manifest has them, where the caller knows."""
+    stats = b"".join([stat for stat, _ in looks.values()])
+    if block is None:
+        subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
+        block = observed.block_of(directory_of(visit), subjects)
+    else:
+        block = without_categories(block) if block else b""
+    return observed.encode(directory_of(visit), list(looks), stats, block)
 
 
 def _unsure(packed: bytes) -> bytes:

@@ -27,6 +27,7 @@ from edgeguard.codec.manifest import (
     decode_block,
     encode_block,
     order,
+    without_categories,
 )
 from edgeguard.errors import DecodeError
 
@@ -60,6 +61,13 @@ class Record:
         at = self.length + self._names + STAT.size * self.count
         return HEAD.pack(self.length, self.count, self._names, len(self.body) - at) + self.body
 
+    def stats_if(self, directory: bytes, names: bytes) -> bytes | None:
+        """The packed stats, if this is that directory with these names (joined by NUL)."""
+        end = self.length + self._names
+        if len(directory) != self.length or len(names) != self._names or self.body[:end] != directory + names:
+            return None
+        return self.body[end : end + STAT.size * self.count]
+
     def inodes(self) -> Iterator[tuple[bytes, int]]:
         """(path, inode) of all names."""
         end = self.length + self._names
@@ -87,21 +95,25 @@ class Record:
         }
 
 
-def encode(directory: bytes, names: Sequence[bytes], stats: bytes, subjects: dict[bytes, Entry]) -> bytes:
-    """The bytes of one record. Categories are left out: the watches tell them, and they may change."""
+def encode(directory: bytes, names: Sequence[bytes], stats: bytes, block: bytes) -> bytes:
+    """The bytes of one record. `block`: see `block_of`."""
     joined = b"\0".join(names)
-    block = b""
-    if subjects:
-        plain = [entry._replace(category="") for entry in subjects.values()]
-        block = encode_block(directory, list(subjects), plain, Categories(NO_CATEGORY))
     return HEAD.pack(len(directory), len(names), len(joined), len(block)) + directory + joined + stats + block
+
+
+def block_of(directory: bytes, subjects: dict[bytes, Entry]) -> bytes:
+    """Subjects as a block, b"" for none. Categories are left out: the watches tell them, and they may change."""
+    if not subjects:
+        return b""
+    categories = Categories({entry.category for entry in subjects.values()})
+    return without_categories(encode_block(directory, list(subjects), list(subjects.values()), categories))
 
 
 def same(one: Entry | None, other: Entry | None) -> bool:
     """Equal but for the category, which is the policy's word and not the file's."""
     if one is None or other is None:
         return one is other
-    return one._replace(category="") == other._replace(category="")
+    return one == other or (one[:4] == other[:4] and one[5:] == other[5:])
 
 
 class Reader:

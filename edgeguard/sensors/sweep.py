@@ -42,6 +42,8 @@ PROGRESS_FILES = 256  # between two calls of `progress`
 PROGRESS_BYTES = 8 << 20
 
 Emit = Callable[[Observation], None]
+References = Lookup | Callable[[], Lookup | None] | None
+"""Reference values, or what opens them: a sweep that finds all as it saw it last needs none."""
 
 
 def learn(
@@ -71,8 +73,8 @@ def learn(
     for visit in walker:
         looks, seen = looker.directory(visit, {}, {}, reread=True)
         subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
-        manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
-        out.put(record_of(visit, looks), len(looks), 0)
+        block = manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
+        out.put(record_of(visit, looks, block), len(looks), 0)
         if emit is not None:
             for name, entry in subjects.items():
                 emit(observation_of(visit, name, entry, seen, now, Origin.LEARN))
@@ -96,7 +98,7 @@ def learn(
 def sweep(
     watches: Sequence[Watch],
     root: str,
-    manifest: Lookup | None,
+    manifest: References,
     observed_in: BinaryIO | None,
     observed_out: BinaryIO,
     now: int,
@@ -121,7 +123,8 @@ def sweep(
     if observed_in is not None:
         try:
             old = observed.Reader(observed_in)
-            sweeping = Sweep(plan, root, manifest if full or compare else None, now, origin, emit, summary, start)
+            asked = _opened(manifest) if full or compare else None
+            sweeping = Sweep(plan, root, asked, now, origin, emit, summary, start)
             sweeping.run(old, observed_in, observed_out, full, hash_file_max, clock_ns, progress)
             return summary
         except DecodeError as error:
@@ -129,9 +132,13 @@ def sweep(
             summary.note(f"observed.db is read anew: {error}")
             observed_out.seek(0)
             observed_out.truncate()
-    sweeping = Sweep(plan, root, manifest, now, origin, emit, summary, start)
+    sweeping = Sweep(plan, root, _opened(manifest), now, origin, emit, summary, start)
     sweeping.run(None, None, observed_out, True, hash_file_max, clock_ns, progress)
     return summary
+
+
+def _opened(manifest: References) -> Lookup | None:
+    return manifest() if callable(manifest) else manifest
 
 
 def count(plan: Plan, root: str) -> tuple[int, int]:
@@ -196,9 +203,16 @@ class Sweep:
         if anew and out is not None:
             out.start(0)
         quick = not reread and not anew and references is None
+
+        def expected(path: str, names: bytes) -> bytes | None:
+            record = old.current if old is not None else None
+            return record.stats_if(os.fsencode(path), names) if record is not None else None
+
+        if quick:
+            walker.expected = expected
         told = Progress(0, 0, 0, 0)
         for visit in walker:
-            if quick and old is not None and old.current is not None and _unchanged(old.current, visit):
+            if not visit.stats and old is not None and old.current is not None:  # all is exactly as it was seen
                 summary.files += old.current.count
                 summary.directories += 1
                 if out is not None:
@@ -361,14 +375,6 @@ class _References:
             return {}
         self._next = next(self._blocks, None)
         return dict(zip(block.names, block.entries, strict=True))
-
-
-def _unchanged(record: Record, visit: Visit) -> bool:
-    """Is everything in this directory exactly as it was seen? Three lengths and one comparison of bytes."""
-    directory = os.fsencode(visit.path)
-    if record.count != len(visit.names) or record.length != len(directory):
-        return False
-    return record.body.startswith(directory + visit.joined + visit.packed)
 
 
 def _due(summary: Summary, told: Progress) -> bool:

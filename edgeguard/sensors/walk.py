@@ -8,12 +8,13 @@ Kinds of trouble that are part of life (a directory vanishes) are silent; the ot
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from edgeguard.codec.manifest import NAMES_MAX, PATH_MAX
 from edgeguard.errors import DecodeError
 from edgeguard.linux import mounts
+from edgeguard.linux.statx import Glance
 from edgeguard.model import Watch
 from edgeguard.sensors.observed import STAT
 from edgeguard.sensors.watching import Plan, Zone, literal_root
@@ -22,7 +23,9 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_N
 
 
 class Visit(NamedTuple):
-    """One directory, open while it is being looked at. Lists are parallel and sorted by the bytes of the names."""
+    """One directory, open while it is being looked at. Lists are parallel and sorted by the bytes of the names.
+
+    There are no stats where all is as was expected."""
 
     path: str  # "" is /
     fd: int
@@ -34,12 +37,18 @@ class Visit(NamedTuple):
     watches: Sequence[Watch]
 
 
+Expected = Callable[[str, bytes], bytes | None]
+"""Packed stats of the directory's names (joined by NUL) as they were seen, where they may be so still."""
+
+
 class Walker:
     """Iterate for visits of directories that hold something watched. `troubles` and `skipped` say what was not looked
     at, and why; the consumer may take them meanwhile."""
 
     def __init__(self, plan: Plan, root: str = "/", start: str = "") -> None:
         self._plan = plan
+        self.expected: Expected | None = None
+        self._glance = Glance()
         self._prefix = root.rstrip("/")
         self._start = start
         self._devices = {self._device(literal_root(watch.path)) for watch in plan.watches}
@@ -62,8 +71,9 @@ class Walker:
             try:
                 deeper: list[tuple[str, Zone, tuple[int, int] | None]] = []
                 visit = self._visit(path, zone, fd, deeper)
-                deeper.reverse()
-                stack += deeper
+                if deeper:
+                    deeper.reverse()
+                    stack += deeper
                 if visit is not None:
                     yield visit
             finally:
@@ -93,7 +103,7 @@ class Walker:
     def _visit(
         self, path: str, zone: Zone, fd: int, deeper: list[tuple[str, Zone, tuple[int, int] | None]]
     ) -> Visit | None:
-        wanted = zone.names()
+        wanted = None if zone.plain else zone.names()
         try:
             names = os.listdir(fd) if wanted is None else wanted
         except OSError as error:
@@ -107,9 +117,16 @@ class Walker:
         if not joined.isascii():
             names.sort(key=os.fsencode)
             joined = "\0".join(names)
+        if self.expected is not None and zone.plain and names:
+            bits = os.fsencode(joined)
+            seen = self.expected(path, bits)
+            same = self._glance.same(fd, bits.split(b"\0"), seen) if seen is not None else None
+            if seen is not None and same is not None:
+                self._descend(path, fd, zone, [(names[at], device, inode) for at, device, inode in same], deeper)
+                return Visit(path, fd, names, bits, [], seen, zone.watch, ())
         stats: list[os.stat_result] = []
         packed: list[bytes] = []
-        directories: list[tuple[str, os.stat_result]] = []
+        directories: list[tuple[str, int, int]] = []
         try:
             self._stat(names, fd, stats, packed, directories)
         except OSError:  # one vanished, or is unreadable: once more, each for itself
@@ -134,7 +151,7 @@ class Walker:
         fd: int,
         stats: list[os.stat_result],
         packed: list[bytes],
-        directories: list[tuple[str, os.stat_result]],
+        directories: list[tuple[str, int, int]],
     ) -> None:
         # The inner loop of every sweep: each operation here runs once a file.
         lstat, pack, keep, add = os.lstat, STAT.pack, stats.append, packed.append
@@ -143,7 +160,7 @@ class Walker:
             keep(at)
             add(pack(at.st_ino, at.st_ctime_ns, at.st_size))
             if at.st_mode & 0o170000 == 0o040000:
-                directories.append((name, at))
+                directories.append((name, at.st_dev, at.st_ino))
 
     def _surviving(self, path: str, names: list[str], fd: int) -> list[str]:
         left = []
@@ -163,17 +180,17 @@ class Walker:
         path: str,
         fd: int,
         zone: Zone,
-        directories: list[tuple[str, os.stat_result]],
+        directories: list[tuple[str, int, int]],
         deeper: list[tuple[str, Zone, tuple[int, int] | None]],
     ) -> None:
         if not directories:
             return
         device = os.fstat(fd).st_dev
-        for name, at in directories:
+        for name, on, inode in directories:
             below = f"{path}/{name}"
             inner = zone if zone.plain else zone.child(below)
-            if not inner.dead and (at.st_dev == device or self._enter(below, at.st_dev)):
-                deeper.append((below, inner, (at.st_dev, at.st_ino)))
+            if not inner.dead and (on == device or self._enter(below, on)):
+                deeper.append((below, inner, (on, inode)))
 
     @staticmethod
     def _chosen(

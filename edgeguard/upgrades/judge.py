@@ -356,10 +356,10 @@ def _naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
     return found
 
 
-def _openssl() -> sha.Hash:
+def _openssl(data: bytes = b"") -> sha.Hash:
     from hashlib import sha256
 
-    return sha256()
+    return sha256(data)
 
 
 def summed(owner: Owner, tally: Tally) -> str:

@@ -1,7 +1,8 @@
 """Cost of an unchanged sweep of 100,000 files against `find TREE -size -0` over the same tree, in paired rounds.
 
-Run by hand or by `make bench`: prints one line per round and the median ratio of CPU time of whole processes
-(start of Python included), and the sweep's peak memory. The bar is 2.5.
+Run by hand or by `make bench`: prints one line per round and the median ratio of CPU time of whole processes. Ours is
+the helper that the daemon starts, its start and its settings included. Its peak memory, as the kernel counts it for the
+process itself, is measured with a tenth of the files, too: it must not grow with them.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
 
-BAR = 2.5
 HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:0] = [HERE]
+
+from edgeguard.codec import cbor  # noqa: E402 - of the tree that this file is in
+from edgeguard.daemon.frames import Unpacker, watches_to_plain  # noqa: E402
+from edgeguard.model import Origin, Watch  # noqa: E402
+
+BAR = 2.0  # on a busy machine; alone it is 1.5 to 1.7
+PEAK_BAR_KB = 14 * 1024
+GROWTH_BAR_KB = 512
 PYTHON = "/usr/bin/python3"
 
-# What the helper does, and nothing else: the sandboxed start of Python, one sweep, one line.
+# `edgeguard-helper sweep`, and then its own peak memory: what wait4 tells is also that of the process that started it.
 SWEEP = """
 import sys
-sys.path.insert(0, {here!r})
-from edgeguard.model import Origin, Watch
-from edgeguard.sensors import sweep
-with open({db!r}, "rb", 1 << 18) as old, open({db!r} + ".new", "wb") as new:
-    s = sweep.sweep([Watch({tree!r}, "other")], "/", None, old, new, 0, Origin.SWEEP, False, lambda o: None)
-print('{{"files": %d, "emitted": %d, "written": %d}}' % (s.files, s.emitted, s.written))
+sys.argv[:] = ["edgeguard-helper", "sweep", "--settings", {settings!r}]
+sys.path += [{here!r}, "/usr/lib/python3/dist-packages"]
+from edgeguard.daemon.helper import main
+status = main(sys.argv[1:])
+with open("/proc/self/status") as file:
+    sys.stderr.write(next(line for line in file if line.startswith("VmHWM")))
+sys.exit(status)
 """
 LEARN = """
 import sys, time
@@ -51,10 +63,11 @@ def make_tree(tree: str, files: int) -> None:
         made += 12
 
 
-def measured(command: list[str]) -> tuple[float, int, bytes]:
-    """(CPU seconds, peak KiB, output) of one process."""
+def measured(command: list[str], files: Sequence[tuple[int, int, int]] = ()) -> tuple[float, int, bytes]:
+    """(CPU seconds, peak KiB, output) of one process. The peak is not below that of this one."""
     read, write = os.pipe()
-    pid = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)])
+    actions = [(os.POSIX_SPAWN_DUP2, write, 1), *files]
+    pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
     os.close(write)
     with open(read, "rb") as pipe:
         out = pipe.read()
@@ -64,35 +77,80 @@ def measured(command: list[str]) -> tuple[float, int, bytes]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss, out
 
 
+class World(NamedTuple):
+    """A tree that was learned, and the commands that go through it."""
+
+    find: list[str]
+    sweep: list[str]
+    files: int
+
+
+def make_world(scratch: str, files: int) -> World:
+    tree, state, settings = f"{scratch}/tree", f"{scratch}/state", f"{scratch}/agent.toml"
+    os.makedirs(tree)
+    os.mkdir(state)
+    make_tree(tree, files)
+    with open(settings, "w") as file:
+        file.write(f'[paths]\nstate = "{state}"\n')
+    words = {"here": HERE, "db": f"{state}/observed.db", "tree": tree, "settings": settings}
+    python = [PYTHON, "-ISOO", "-X", f"pycache_prefix={os.path.dirname(scratch)}/pyc", "-c"]
+    subprocess.run([*python, LEARN.format(**words)], check=True)
+    asked = {
+        "watches": watches_to_plain((Watch(tree, "other"),)),
+        "origin": int(Origin.SWEEP),
+        "full": False,
+        "compare": False,
+        "low": True,
+        "manifest": None,
+        "targets": [],
+    }
+    with open(f"{scratch}/request", "wb") as request:
+        request.write(cbor.encode(asked))
+    sweep = [*python, SWEEP.format(**words)]
+    return World([shutil.which("find") or "find", tree, "-size", "-0"], sweep, files)
+
+
+def swept(world: World, scratch: str) -> tuple[float, int]:
+    """(CPU seconds, peak KiB) of an unchanged sweep."""
+    with open(f"{scratch}/request", "rb") as request, open(f"{scratch}/said", "w+b") as said:
+        to = [(os.POSIX_SPAWN_DUP2, request.fileno(), 0), (os.POSIX_SPAWN_DUP2, said.fileno(), 2)]
+        cpu, _, out = measured(world.sweep, to)
+        said.seek(0)
+        peak = int(said.read().split()[-2])
+    messages = Unpacker().feed(out)
+    summary = messages[-1].get("summary", messages[-1])
+    if summary.get("files", 0) < world.files or summary["emitted"] or summary["written"]:
+        raise SystemExit(f"the sweep is not an unchanged one: {summary}")
+    return cpu, peak
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        tree, db = f"{scratch}/tree", f"{scratch}/observed.db"
-        os.mkdir(tree)
-        make_tree(tree, options.files)
-        words = {"here": HERE, "db": db, "tree": tree}
-        python = [PYTHON, "-IS", "-X", f"pycache_prefix={scratch}/pyc", "-c"]
-        subprocess.run([*python, LEARN.format(**words)], check=True)
-        find = [shutil.which("find") or "find", tree, "-size", "-0"]
-        sweep = [*python, SWEEP.format(**words)]
-        measured(find), measured(sweep)  # warm: pages, dentries, .pyc
+        small = make_world(f"{scratch}/small", max(1, options.files // 10))
+        large = make_world(f"{scratch}/large", options.files)
+        swept(small, f"{scratch}/small"), measured(large.find)  # warm: pages, dentries, .pyc
+        _, least = swept(small, f"{scratch}/small")
+        swept(large, f"{scratch}/large")
         ratios = []
         for number in range(options.rounds):
-            reference, _, _ = measured(find)
-            cpu, peak, out = measured(sweep)
-            answer = json.loads(out)
-            if answer["files"] < options.files or answer["emitted"] or answer["written"]:
-                raise SystemExit(f"the sweep is not an unchanged one: {answer}")
+            reference, _, _ = measured(large.find)
+            cpu, peak = swept(large, f"{scratch}/large")
             ratios.append(cpu / reference)
             print(f"round {number + 1}: find {reference:.3f} s, sweep {cpu:.3f} s, ratio {ratios[-1]:.2f}, {peak} KiB")
         ratio = statistics.median(ratios)
         name = f"unchanged sweep of {options.files:,} files"
-        figure = {"name": name, "value": round(ratio, 2), "unit": "x find", "bar": BAR}
-        print(json.dumps(figure | {"reference": f"`find TREE -size -0` {reference:.3f} s CPU; peak {peak} KiB"}))
-        return ratio > BAR
+        figure(name, round(ratio, 2), "x find", BAR, f"`find TREE -size -0` {reference:.3f} s CPU; goal 1.6")
+        figure("its peak memory", peak, "kB", PEAK_BAR_KB, "the whole helper")
+        figure("what nine tenths of the files add", peak - least, "kB", GROWTH_BAR_KB, f"{least} kB with a tenth")
+    return 0
+
+
+def figure(name: str, value: float, unit: str, bar: float, reference: str) -> None:
+    print(json.dumps({"name": name, "value": value, "unit": unit, "bar": bar, "reference": reference}))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,8 @@ def observed_seeds() -> Seeds:
     writer.start(0)
     subjects = {b"b": manifest.Entry(0o100644, 0, 0, 5, "", bytes(32))}
     for directory, names in ((b"/etc", [b"a", b"b"]), (b"/usr", [b"b"])):
-        record = observed.encode(directory, names, observed.STAT.pack(1, 2, 3) * len(names), subjects)
+        block = observed.block_of(directory, subjects)
+        record = observed.encode(directory, names, observed.STAT.pack(1, 2, 3) * len(names), block)
         writer.put(record, len(names), 0)
     writer.close()
     yield out.getvalue()

@@ -1,6 +1,7 @@
 """The deep sweep: everything is read once a round, in slices that go on where the last one ended, whatever happens in
 between; and what it tells is what differs."""
 
+import fcntl
 import io
 import os
 
@@ -172,8 +173,14 @@ def test_what_lies_on_the_disk_is_what_was_written(tmp_path, size):
     data = os.urandom(size)
     (tmp_path / "file").write_bytes(data)
     with open(tmp_path / "file", "rb") as file:
-        there = content.on_disk(file.fileno(), size, sha256)
+        disk = content.Disk()
+        flags = fcntl.fcntl(file, fcntl.F_GETFL)
+        there = disk.digest(file.fileno(), size, sha256)
         if there is not None:  # a file system that reads directly
             assert there == (sha256(data).digest(), size, True)
-            shorter = content.on_disk(file.fileno(), size + 10, sha256)
+            shorter = disk.digest(file.fileno(), size + 10, sha256)
             assert shorter == (sha256(data).digest(), size, True)
+            if size <= content.CHUNK:
+                assert disk.read(file.fileno(), size) == data
+                assert disk.read(file.fileno(), size + 4096) is None
+        assert fcntl.fcntl(file, fcntl.F_GETFL) == flags  # others who hold this descriptor read as before

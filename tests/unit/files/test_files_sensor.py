@@ -242,11 +242,11 @@ def test_what_had_a_finding_before_a_restart_is_told_when_it_ends(world, tmp_pat
 def test_what_differs_on_the_disk_alone_is_not_ended_by_a_touch(live, world, monkeypatch):
     asked = []
 
-    def on_disk(_fd, size, _new):
+    def on_disk(_disk, _fd, size, _new):
         asked.append(size)
         return content.OnDisk(b"e" * 32, size, False)
 
-    monkeypatch.setattr(content, "on_disk", on_disk)
+    monkeypatch.setattr(content.Disk, "digest", on_disk)
     live.sensor.remember(["/etc/passwd"])  # as a deep sweep told it
     os.utime(world.path("/etc/passwd"))
     os.utime(world.path("/etc/ssh/sshd_config"))
