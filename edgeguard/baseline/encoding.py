@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from edgeguard.baseline.policy import Policy, PolicySettings
 from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
 from edgeguard.errors import DecodeError
-from edgeguard.model import Columns, Condition, Mode, Operator, Rule, Severity, Value, Waiver, Watch
+from edgeguard.model import ATTRIBUTES, Columns, Condition, Mode, Operator, Rule, Severity, Value, Waiver, Watch
 
 T = TypeVar("T")
 
@@ -56,10 +56,10 @@ class Part:
             raise self.wrong("an array")
         return [Part(item, f"{self.path}[{index}]") for index, item in enumerate(self.value)]
 
-    def row(self, width: int) -> list[Part]:
-        """An array of exactly this many elements."""
+    def row(self, width: int, most: int = 0) -> list[Part]:
+        """An array of exactly this many elements, or of up to `most`."""
         items = self.items()
-        if len(items) != width:
+        if not width <= len(items) <= max(width, most):
             raise self.wrong(f"{width} elements")
         return items
 
@@ -181,11 +181,13 @@ def _watch(watch: Watch) -> list[Any]:
         watch.protect,
         watch.only,
         _plain(watch.source),
+        *([_plain(watch.checks)] if watch.checks != ATTRIBUTES else []),
     ]
 
 
 def _watch_from(part: Part) -> Watch:
-    path, category, exclude, recurse, content, protect, only, source = part.row(8)
+    # Most watches check everything, and so did all before categories had checks.
+    path, category, exclude, recurse, content, protect, only, source, *checks = part.row(8, 9)
     return Watch(
         path.text(),
         category.text(),
@@ -195,6 +197,7 @@ def _watch_from(part: Part) -> Watch:
         protect.flag(),
         only.text(),
         source.text(),
+        *(item.texts() for item in checks),
     )
 
 

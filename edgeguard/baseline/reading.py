@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeguard.baseline.conditions_toml import Kinds, conditions
 from edgeguard.baseline.policy import Codes, Policy, PolicySettings
+from edgeguard.baseline.site_categories import SiteCategories
 from edgeguard.baseline.source import BAD, Check, Source, boolean, choice, did_you_mean, duration, moment, text, texts
 from edgeguard.baseline.toml_positions import Path
 from edgeguard.errors import PolicyError, PolicyProblem
@@ -21,20 +22,6 @@ from edgeguard.model import Condition, Mode, Rule, Severity, Waiver, Watch
 
 WATCHES_MAX, RULES_MAX, WAIVERS_MAX = 1000, 2000, 1000  # each far above any policy that a person keeps in order
 
-CATEGORIES = (
-    "program",
-    "config",
-    "key",
-    "boot",
-    "unit",
-    "cron",
-    "script",
-    "preload",
-    "sudoers",
-    "account",
-    "own",
-    "other",
-)
 SEVERITIES: Mapping[str, Severity] = {severity.name.lower(): severity for severity in Severity}
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -57,6 +44,7 @@ class Reader:
         self._order: dict[str, int] = {}  # files as they were read
         self._codes, self._kinds, self._now = codes, kinds, now
         self._watches: dict[str, Watch] = {}
+        self._categories = SiteCategories()
         self._off: list[str] = []
         self._drafts: dict[str, _Draft] = {}
         self._waivers: list[Waiver] = []
@@ -89,6 +77,7 @@ class Reader:
             "learn": ({"skip": _list_of(kind)}, "learn_"),
         }
         self._sections = {
+            "category": self._categories.read,
             "watch": self._read_watch,
             "rule": self._read_rule,
             "waiver": self._read_waiver,
@@ -116,6 +105,8 @@ class Reader:
 
     def _read_watch(self, source: Source, path: Path, table: dict[str, Any], seen: set[str]) -> None:
         values = source.table(path, table, _WATCH, () if table.get("off") is True else ("path", "category"))
+        if "category" in values:
+            self._categories.use(source, (*path, "category"), values["category"])
         if not {"path"} <= set(values) or not ("category" in values or values.get("off")):
             return
         for place in values.pop("path"):
@@ -184,6 +175,7 @@ class Reader:
     def finish(self) -> Policy:
         watches = self._finish_watches()
         rules = tuple(self._rule(draft) for draft in self._drafts.values() if self._whole(draft))
+        self._categories.warn(rules)
         for noun, found, most in (
             ("watches", watches, WATCHES_MAX),
             ("rules", rules, RULES_MAX),
@@ -198,9 +190,14 @@ class Reader:
         return Policy(watches, rules, tuple(self._waivers), settings, tuple(self.problems))
 
     def _finish_watches(self) -> tuple[Watch, ...]:
-        """`off` below a watched tree is an exclude of that tree."""
+        """`off` below a watched tree is an exclude of that tree. What a category checks goes with the watch."""
+        self._categories.check()
         watches = []
         for watch in self._watches.values():
+            checks = self._categories.checks(watch.category)
+            watch = watch._replace(  # noqa: PLW2901
+                checks=checks, content=watch.content and "sha256" in checks
+            )
             below = tuple(place for place in self._off if _covers(watch, place))
             watches.append(_with_excludes(watch, below) if below else watch)
         return tuple(watches)
@@ -219,13 +216,17 @@ class Reader:
             kind=values["kind"],
             severity=SEVERITIES[values.get("severity", severity)],
             title=values.get("title", title),
-            where=_flat(values.get("where", {})),
+            where=self._where(values),
             expect=_flat(values["expect"]),
             mode=Mode(values.get("mode", "audit")),
             remediation=values.get("remediation", ""),
             fix=values.get("fix", ""),
             source=", ".join(draft.sources),
         )
+
+    def _where(self, values: dict[str, Any]) -> tuple[Condition, ...]:
+        found = _flat(values.get("where", {}))
+        return tuple(map(self._categories.widened, found)) if values["kind"] == "file" else found
 
 
 def _flat(table: Mapping[str, tuple[Condition, ...]]) -> tuple[Condition, ...]:
@@ -237,16 +238,7 @@ def _covers(watch: Watch, place: str) -> bool:
 
 
 def _with_excludes(watch: Watch, places: tuple[str, ...]) -> Watch:
-    return Watch(
-        watch.path,
-        watch.category,
-        (*watch.exclude, *places),
-        watch.recurse,
-        watch.content,
-        watch.protect,
-        watch.only,
-        watch.source,
-    )
+    return watch._replace(exclude=(*watch.exclude, *places))
 
 
 def _as_is(_source: Source, _path: Path, value: Any) -> Any:
@@ -285,7 +277,7 @@ def _globs(source: Source, path: Path, value: Any) -> Any:
 
 _WATCH: Mapping[str, Check] = {
     "path": _watch_paths,
-    "category": choice("category", CATEGORIES),
+    "category": text,  # which there are is known when all files are read
     "exclude": _globs,
     "recurse": boolean,
     "content": boolean,

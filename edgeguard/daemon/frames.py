@@ -114,11 +114,11 @@ def observation_from_plain(plain: Any) -> Observation:
 
 
 def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
-    return [[w.path, w.category, list(w.exclude), w.recurse, w.content, w.protect, w.only, w.source] for w in watches]
+    return [[*w._replace(exclude=list(w.exclude), checks=list(w.checks))] for w in watches]  # type: ignore[arg-type]  # lists on the wire
 
 
 def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
     return tuple(
-        Watch(path, category, tuple(exclude), recurse, content, protect, only, source)
-        for path, category, exclude, recurse, content, protect, only, source in plain
+        Watch(path, category, tuple(exclude), recurse, content, protect, only, source, tuple(checks))
+        for path, category, exclude, recurse, content, protect, only, source, checks in plain
     )

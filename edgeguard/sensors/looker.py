@@ -125,7 +125,7 @@ class Looker:
         if seen.note:
             notes[name] = seen.note
             self._summary.note(f"{path}: {seen.note}")
-        if not seen.settled or stat.st_ctime_ns > self._clock_ns() - RACY_NS:
+        if not seen.settled or (stat.st_ctime_ns > self._clock_ns() - RACY_NS and not watch.by_rights):
             packed = _unsure(packed)
         return packed, seen.entry if is_subject(seen.entry, watch) else None
 

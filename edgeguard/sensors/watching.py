@@ -156,9 +156,9 @@ class Plan:
 
     def describe(self) -> bytes:
         """Equal for plans that look at the same files in the same way; a cache of looks depends on it."""
-        return repr([(w.path, w.category, w.exclude, w.recurse, w.content, w.only) for w in self.watches]).encode(
-            "utf-8", "surrogateescape"
-        )
+        return repr(
+            [(w.path, w.category, w.exclude, w.recurse, w.content, w.only, w.checks) for w in self.watches]
+        ).encode("utf-8", "surrogateescape")
 
 
 def literal_root(path: str) -> str:
