@@ -238,6 +238,7 @@ class Watch(NamedTuple):
     only: str = ""  # "setid": only files with set-id bits or capabilities are subjects (for trees like / and /home)
     source: str = ""  # file:line in the policy
     checks: tuple[str, ...] = ATTRIBUTES  # of its category; without `sha256`, `content` is False
+    exclude_at: str = ""  # where each of `exclude` is written, a line each: a line of the same file, or file:line
 
     @property
     def grows(self) -> bool:

@@ -8,6 +8,7 @@ Everything that is read is checked by `Part`, whose errors name the path: "rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from sys import intern
 from typing import Any, TypeVar
 
@@ -172,7 +173,7 @@ def _plain(value: Value) -> Any:
 
 
 def _watch(watch: Watch) -> list[Any]:
-    return [
+    row = [
         _plain(watch.path),
         watch.category,
         _plain(watch.exclude),
@@ -181,24 +182,33 @@ def _watch(watch: Watch) -> list[Any]:
         watch.protect,
         watch.only,
         _plain(watch.source),
-        *([_plain(watch.checks)] if watch.checks != ATTRIBUTES else []),
+        _plain(watch.checks),
+        _plain(watch.exclude_at),
     ]
+    return row if watch.exclude_at else row[:9] if watch.checks != ATTRIBUTES else row[:8]
 
 
 def _watch_from(part: Part) -> Watch:
-    # Most watches check everything, and so did all before categories had checks.
-    path, category, exclude, recurse, content, protect, only, source, *checks = part.row(8, 9)
+    path, category, exclude, recurse, content, protect, only, source, *more = part.row(8, 10)
+    # Most watches check everything and have no exclusions; so had all before categories had checks.
     return Watch(
         path.text(),
         category.text(),
-        exclude.texts(),
+        _shared(exclude.texts()),
         recurse.flag(),
         content.flag(),
         protect.flag(),
         only.text(),
         source.text(),
-        *(item.texts() for item in checks),
+        _shared(more[0].texts()) if more else ATTRIBUTES,
+        intern(more[1].text()) if len(more) > 1 else "",
     )
+
+
+@lru_cache(256)
+def _shared(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """One table of a policy gives many watches, and all of its lists are the same."""
+    return texts
 
 
 def _rule(rule: Rule) -> list[Any]:

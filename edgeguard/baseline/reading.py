@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from edgeguard.baseline.conditions_toml import Kinds, conditions
@@ -45,7 +46,7 @@ class Reader:
         self._codes, self._kinds, self._now = codes, kinds, now
         self._watches: dict[str, Watch] = {}
         self._categories = SiteCategories()
-        self._off: list[str] = []
+        self._off: dict[str, str] = {}  # path -> file:line
         self._drafts: dict[str, _Draft] = {}
         self._waivers: list[Waiver] = []
         self._settings: dict[str, Any] = {}
@@ -109,17 +110,19 @@ class Reader:
             self._categories.use(source, (*path, "category"), values["category"])
         if not {"path"} <= set(values) or not ("category" in values or values.get("off")):
             return
+        globs = range(len(values.get("exclude", ())))
+        lines = "\n".join(str(source.line((*path, "exclude", index))) for index in globs)
         for place in values.pop("path"):
             if place in seen:
                 source.complain((*path, "path"), f'"{place}" is watched twice in this file', "one table for a path")
             seen.add(place)
             self._watches.pop(place, None)
             if values.get("off"):
-                self._off.append(place)
+                self._off[place] = source.position(path)
             else:
-                self._off = [off for off in self._off if off != place]
+                self._off.pop(place, None)
                 kept = {key: value for key, value in values.items() if key != "off"}
-                self._watches[place] = Watch(path=place, source=source.position(path), **kept)
+                self._watches[place] = Watch(path=place, source=source.position(path), exclude_at=lines, **kept)
 
     def _read_rule(self, source: Source, path: Path, table: dict[str, Any], _seen: set[str]) -> None:
         override = table.get("override") is True
@@ -198,7 +201,7 @@ class Reader:
             watch = watch._replace(  # noqa: PLW2901
                 checks=checks, content=watch.content and "sha256" in checks
             )
-            below = tuple(place for place in self._off if _covers(watch, place))
+            below = {place: at for place, at in self._off.items() if _covers(watch, place)}
             watches.append(_with_excludes(watch, below) if below else watch)
         return tuple(watches)
 
@@ -234,11 +237,16 @@ def _flat(table: Mapping[str, tuple[Condition, ...]]) -> tuple[Condition, ...]:
 
 
 def _covers(watch: Watch, place: str) -> bool:
-    return watch.recurse and (watch.path == "/" or place.startswith(watch.path + "/"))
+    """Does the watch reach this place? Component by component: both may have wildcards."""
+    parts, inner = ([part for part in path.split("/") if part] for path in (watch.path, place))
+    deep = len(inner) > len(parts) if watch.recurse else len(inner) == len(parts)
+    same_length = len(inner) == len(parts) and watch.path != place
+    return (deep or same_length) and all(fnmatchcase(one, part) for part, one in zip(parts, inner, strict=False))
 
 
-def _with_excludes(watch: Watch, places: tuple[str, ...]) -> Watch:
-    return watch._replace(exclude=(*watch.exclude, *places))
+def _with_excludes(watch: Watch, places: Mapping[str, str]) -> Watch:
+    lines = "\n".join((*watch.exclude_at.split("\n"), *places.values()) if watch.exclude else places.values())
+    return watch._replace(exclude=(*watch.exclude, *places), exclude_at=lines)
 
 
 def _as_is(_source: Source, _path: Path, value: Any) -> Any:

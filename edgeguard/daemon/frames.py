@@ -114,11 +114,8 @@ def observation_from_plain(plain: Any) -> Observation:
 
 
 def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
-    return [[*w._replace(exclude=list(w.exclude), checks=list(w.checks))] for w in watches]  # type: ignore[arg-type]  # lists on the wire
+    return [[list(item) if isinstance(item, tuple) else item for item in watch] for watch in watches]
 
 
 def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
-    return tuple(
-        Watch(path, category, tuple(exclude), recurse, content, protect, only, source, tuple(checks))
-        for path, category, exclude, recurse, content, protect, only, source, checks in plain
-    )
+    return tuple(Watch._make(tuple(item) if isinstance(item, list) else item for item in row) for row in plain)

@@ -316,6 +316,19 @@ class Files:
             return False
         return S_ISREG(at.st_mode) and self._postpones and at.st_size > self._eye.largest
 
+    @property
+    def plan(self) -> Plan:
+        """What is watched now."""
+        return self._plan
+
+    def real(self, path: str) -> str:
+        """The same file under the name that watches know: directories that lead elsewhere are followed."""
+        prefix = self._context.root.rstrip("/")
+        parent, _, name = os.path.normpath("/" + path.lstrip("/")).rpartition("/")
+        real = os.path.realpath(prefix + parent) if parent else prefix
+        inside = not prefix or real.startswith(prefix + "/")
+        return f"{real[len(prefix) :].rstrip('/') if inside else parent}/{name}"
+
     def remember(self, paths: Iterable[str]) -> None:
         """These differ, or did: whatever happens to them is told, also where a watch asks for set-id programs only."""
         for path in paths:

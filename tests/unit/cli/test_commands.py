@@ -108,6 +108,47 @@ def test_why_shows_rule_and_place(daemon):
     assert daemon.asked == [("Why", {"subject": ":4444"})]
 
 
+VENDOR = str(TOP / "packaging/policy.d")
+
+
+def test_which_line_decides_without_a_daemon(tmp_path):
+    settings = tmp_path / "agent.toml"
+    settings.write_text(
+        f'[paths]\nvendor_policy = "{VENDOR}"\nsite_policy = "{tmp_path}/site"\nruntime = "{tmp_path}"\n'
+    )
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/50.toml").write_text('[[watch]]\npath = "/etc/pump/cache"\noff = true\n')
+    (tmp_path / "here").touch()
+
+    def why(*words, **options):
+        done = edgeguard("--settings", str(settings), *words, **options)
+        return done.returncode, done.stdout.decode()
+
+    code, text = why("policy", "why", "/etc/pump/cache/x", "/etc/pump/x", "/no/such/file", "/proc/1")
+    assert code == 1
+    one, two, three, four = text.splitlines()
+    assert one.endswith(f"not watched: excluded by {tmp_path}/site/50.toml:1: /etc/pump/cache")
+    assert f"watched as config by {VENDOR}/10-watches.toml:" in two
+    assert two.endswith("/etc; checks type, sha256, mode, uid, gid, target, caps, xattrs")
+    assert "only if it runs with other rights" in three
+    assert "not watched: excluded by" in four
+    code, text = why("policy", "why", "here", cwd=tmp_path)
+    assert (code, text.split()[0]) == (0, f"{tmp_path}/here")
+    code, text = why("policy", "why", b"/etc/\x1b[31m\xff")
+    assert (code, text.split()[0]) == (0, "/etc/\\x1b[31m\\xff")
+    code, text = why("-o", "json", "policy", "why", "/etc/ssh/x~")
+    (answer,) = json.loads(text)["answers"]
+    assert (code, answer["watch"]["watched"], answer["watch"]["excluded"]["glob"]) == (1, False, "**/*~")
+    assert why("why", "/etc/passwd")[0] == why("why", "here", cwd=tmp_path)[0] == 3
+    assert "watched as account" in why("why", "/etc/passwd")[1]
+    assert edgeguard("policy", "why").returncode == 64
+    (tmp_path / "site/60.toml").write_text("[[watch]\n")
+    done = edgeguard("--settings", str(settings), "policy", "why", "/etc")
+    assert (done.returncode, b"60.toml" in done.stderr) == (1, True)
+    done = edgeguard("policy", "why", "/etc", "--in", str(tmp_path / "nothing"))
+    assert (done.returncode, b"there is no policy file" in done.stderr) == (1, True)
+
+
 def test_log_escapes_what_came_from_outside(daemon):
     done = edgeguard("log", "-n", "3", at(daemon))
     assert done.stdout.count(b"\n") == 3
