@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from edgeguard.cli import importing
 from edgeguard.cli.console import Console
 from edgeguard.cli.text import escape
 from edgeguard.cli.words import count, paint
@@ -25,11 +26,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     lint.add_argument("--strict", action="store_true", help="a warning is an error")
     why = actions.add_parser("why", help="which line decides about a path", allow_abbrev=False)
     why.add_argument("path", nargs="+", metavar="PATH", help="a file, there or not")
+    importing.arguments(actions)
     why.add_argument("--in", dest="directory", action="append", metavar="DIR", help="as for lint; may be given twice")
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
-    return {"lint": _lint, "why": _why}[given.action](given, console)
+    return {"lint": _lint, "why": _why, "import-aide": importing.run}[given.action](given, console)
 
 
 def _lint(given: argparse.Namespace, console: Console) -> int:

@@ -41,14 +41,15 @@ _edgeguard()
             esac ;;
         policy)
             case $action in
-                '') words='lint why' ;;
+                '') words='lint why import-aide' ;;
+                import-aide) words='--to --strict' ;;
                 lint) words='--strict' ;;
                 why) words='--in' ;;
             esac ;;
         help) words='status findings explain why log accept undo scan baseline reload doctor policy version' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words $common" -- "$cur")
-    if [[ $action == @(lint|why|install|sign|verify) ]]; then
+    if [[ $action == @(lint|why|import-aide|install|sign|verify) ]]; then
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

@@ -149,6 +149,31 @@ def test_which_line_decides_without_a_daemon(tmp_path):
     assert (done.returncode, b"there is no policy file" in done.stderr) == (1, True)
 
 
+def test_import_of_aide(tmp_path):
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f'[paths]\nvendor_policy = "{VENDOR}"\nsite_policy = "{tmp_path}/site"\n')
+    (tmp_path / "new").mkdir()
+    conf, to = tmp_path / "aide.conf", tmp_path / "new/60-aide.toml"
+    conf.write_bytes(b"Full = p+u+g+H\n/srv/pump$ Full\n!/srv/pump/[0-9]+$\n/a\x1b[31m Full\n/etc Full\n")
+    words = ("--settings", str(settings), "policy", "import-aide", str(conf))
+    done = edgeguard(*words, "--to", str(to))
+    assert done.returncode == 0
+    assert f"{conf}:3: note: /srv/pump/[0-9]+$ cannot be a glob".encode() in done.stderr
+    assert f"{conf}:4: warning:".encode() in done.stderr
+    assert b"\x1b" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(b"1 path watched, 0 left out, ")
+    assert b'path = "/srv/pump"' in to.read_bytes()
+    assert edgeguard("policy", "lint", VENDOR, str(to.parent)).returncode == 0
+    assert edgeguard(*words, "--to", str(to)).returncode != 0  # never over a file
+    assert edgeguard(*words, "--strict").returncode == 1
+    document = json.loads(edgeguard(*words, "-o", "json").stdout)
+    assert document["policy"].encode() == to.read_bytes()
+    assert {item["line"] for item in document["said"]} >= {3, 4}
+    assert edgeguard(*words[:-1], str(tmp_path / "none")).returncode == 3
+    os.mkfifo(tmp_path / "fifo")
+    assert edgeguard(*words[:-1], str(tmp_path / "fifo")).returncode == 3
+
+
 def test_log_escapes_what_came_from_outside(daemon):
     done = edgeguard("log", "-n", "3", at(daemon))
     assert done.stdout.count(b"\n") == 3
