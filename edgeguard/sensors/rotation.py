@@ -31,9 +31,9 @@ LENGTH_SURE = (1 << 32) - 1  # bytes; gzip notes a length modulo 4 GiB
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _NUMBER = r"[.-]\d[\d._:TtZz-]*"
-_PACKED = r"(?:\.(?:gz|xz|zst))"
-_ROTATED = re.compile(rf"(?:{_NUMBER}(?:\.[a-z]{{1,8}})?|\.old){_PACKED}?\Z")
-PACKED = (".gz", ".xz", ".zst")
+_PACKED = r"(?:\.(?:gz|xz|bz2|zst))"
+_ROTATED = re.compile(rf"(?:{_NUMBER}(?:\.[a-z]{{1,8}})?|\.old|\.O){_PACKED}?\Z")
+PACKED = (".gz", ".xz", ".bz2", ".zst")
 
 
 class Tail(NamedTuple):
@@ -81,7 +81,7 @@ def family(name: str) -> re.Pattern[str]:
     """The names that rotation gives to what was `name`."""
     stem, dot, extension = name.rpartition(".")
     inside = rf"|{re.escape(stem)}{_NUMBER}{re.escape(dot + extension)}" if stem else ""
-    return re.compile(rf"(?:{re.escape(name)}(?:{_NUMBER}|\.old){inside}){_PACKED}?\Z")
+    return re.compile(rf"(?:{re.escape(name)}(?:{_NUMBER}|\.old|\.O){inside}){_PACKED}?\Z")
 
 
 def successor(directory: str, name: str, inode: tuple[int, int], sample: Sample, tails: tuple[Tail, ...]) -> str:
@@ -170,19 +170,19 @@ def _packed_holds(path: str, sample: Sample, tails: tuple[Tail, ...]) -> bool:
             return False
         if path.endswith(".zst"):
             return True  # nothing in Debian 12's and 13's Python reads it; its length must do
-        return _unpacked_holds(fd, path.endswith(".xz"), sample, near)
+        return _unpacked_holds(fd, path, sample, near)
     except (OSError, ValueError, EOFError):
         return False
     finally:
         os.close(fd)
 
 
-def _unpacked_holds(fd: int, xz: bool, sample: Sample, tails: tuple[Tail, ...]) -> bool:
+def _unpacked_holds(fd: int, path: str, sample: Sample, tails: tuple[Tail, ...]) -> bool:
     """Unpacks a little at a time, and no more than UNPACK_MAX."""
     whole = all(t.size <= UNPACK_MAX for t in tails)
     wanted = max(t.size for t in tails) if whole else sample.head_length
     data = bytearray()
-    for part in _unpacked(fd, xz):
+    for part in _unpacked(fd, path):
         data += part
         if len(data) >= wanted:
             break
@@ -191,12 +191,18 @@ def _unpacked_holds(fd: int, xz: bool, sample: Sample, tails: tuple[Tail, ...]) 
     return not whole or any(_digest(bytes(data[t.size - t.length : t.size])) == t.digest for t in tails)
 
 
-def _unpacked(fd: int, xz: bool) -> Iterator[bytes]:
+def _unpacked(fd: int, path: str) -> Iterator[bytes]:
     unpack: Callable[[bytes, int], bytes]
-    if xz:
+    errors: tuple[type[Exception], ...]
+    if path.endswith(".bz2"):
+        import bz2  # as little, and as rarely
+
+        errors = (OSError, EOFError)
+        unpack = bz2.BZ2Decompressor().decompress
+    elif path.endswith(".xz"):
         import lzma  # 0.2 MB, and only where somebody lets logrotate use it
 
-        errors: tuple[type[Exception], ...] = (lzma.LZMAError,)
+        errors = (lzma.LZMAError,)
         unpack = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=64 << 20).decompress
     else:
         import zlib
@@ -263,7 +269,12 @@ def _zstd_length(fd: int, _size: int) -> int | None:
     return value + 256 if width == 2 else value
 
 
-LENGTHS = {".gz": _gzip_length, ".xz": _xz_length, ".zst": _zstd_length}
+def _bzip2_length(fd: int, _size: int) -> int | None:
+    """It is not said anywhere: what is unpacked must tell."""
+    return LENGTH_SURE if os.pread(fd, 3, 0) == b"BZh" else None
+
+
+LENGTHS = {".gz": _gzip_length, ".xz": _xz_length, ".bz2": _bzip2_length, ".zst": _zstd_length}
 
 
 def _digest(data: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Logs may grow and be rotated, in each way that logrotate knows; whatever else makes one lose lines stays told."""
 
+import bz2
 import gzip
 import itertools
 import lzma
@@ -110,6 +111,8 @@ ROTATIONS = {
     "copied and cut": copied,
     "gzip": packed_at_once(gzip.open, ".gz"),
     "xz": packed_at_once(lzma.open, ".xz"),
+    "bzip2": packed_at_once(bz2.open, ".bz2"),
+    "cups": lambda place: renamed(place, "x.log.O"),
     "zstd": pytest.param(packed_by_zstd, marks=pytest.mark.skipif(not shutil.which("zstd"), reason="needs zstd")),
 }
 
@@ -332,6 +335,7 @@ def test_hostile_files_are_no_proof(place):
         "x.log.3.xz": b"\xfd7zXZ\0" + b"\xff" * 60 + b"YZ",
         "x.log.4.xz": b"",
         "x.log.5.zst": b"\x28\xb5\x2f\xfd" + b"\xff" * 3,
+        "x.log.9.bz2": b"BZh9" + bytes(40),
         "x.log.6.gz": gzip.compress(bytes(64 << 20)),
     }
     for name, content in hostile.items():
