@@ -21,6 +21,7 @@ from edgeguard.sensors import rotation
 from edgeguard.sensors.rotation import Sample, Tail
 
 LOGS_MAX = 1024  # logs that are remembered, 600 bytes each; a device has some fifty
+GAP_MAX = 4096  # bytes written between the copy and the truncation of a log: some lines
 LOST_MAX = 2**63 - 1
 RACY_NS = 100_000_000  # two changes within one tick of the file system's clock have one ctime
 
@@ -169,7 +170,8 @@ class Logs:
 
     def _rotated(self, path: str, known: Known) -> bool:
         directory, _, name = (self._prefix + path).rpartition("/")
-        tails = (known.sample.tail, known.before) if known.before is not None else (known.sample.tail,)
+        tail, before = known.sample.tail, known.before
+        tails = (tail, before) if before is not None and tail.size - before.size <= GAP_MAX else (tail,)
         return bool(rotation.successor(directory, name, known.inode, known.sample, tails))
 
     def _room(self) -> bool:

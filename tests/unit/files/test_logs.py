@@ -157,6 +157,17 @@ def test_a_line_between_copy_and_truncation(place):
     assert place.look() == "kept"
 
 
+def test_much_between_copy_and_truncation_is_a_loss(place):
+    """Else whoever copies all but what he has just done would have rotated the log."""
+    place.append()
+    place.look()
+    shutil.copyfile(place.log, place.folder / "x.log.1")
+    place.append(b"what he did\n" * 400)
+    place.look()
+    os.truncate(place.log, 0)
+    assert place.look() == "shortened"
+
+
 @pytest.mark.skipif(not LOGROTATE, reason="needs logrotate")
 @pytest.mark.parametrize(
     "compress",
