@@ -105,7 +105,8 @@ VERBS: Mapping[str, Verb] = {
             )
         },
         '{"answers": [WHY, ...]}: one for each kind and subject that it names (a port: every listener on it), with WHY '
-        "as edgeguard.cli.jsonform.why_document makes it. Error: NoSuchSubject.",
+        'as edgeguard.cli.jsonform.why_document makes it; for a file also "watch", see watch_document there. '
+        "Error: NoSuchSubject.",
     ),
     "Log": Verb(
         Access.READ,

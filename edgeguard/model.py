@@ -215,6 +215,13 @@ class Change(NamedTuple):
     rule: Rule | None  # None when the rule is gone from the policy
 
 
+ATTRIBUTES = ("type", "sha256", "mode", "uid", "gid", "target", "caps", "xattrs")
+"""Whatever can be checked of a file that stays as it is. `sha256` stands for content and size."""
+
+GROWTH = "growth"
+"""Checked instead of `sha256` of what only grows: that nothing that was in it is lost."""
+
+
 class Watch(NamedTuple):
     """A tree (or, without `recurse`, one path) whose files are watched. The longest matching `path` decides.
 
@@ -223,10 +230,22 @@ class Watch(NamedTuple):
     """
 
     path: str
-    category: str  # program, config, key, boot, unit, cron, script, preload, sudoers, account, other
+    category: str  # one of baseline.categories, or of the site's own
     exclude: tuple[str, ...] = ()
     recurse: bool = True
     content: bool = True  # False: attributes only, nothing is read
     protect: bool = False  # keep a copy of the content, so that it can be restored
     only: str = ""  # "setid": only files with set-id bits or capabilities are subjects (for trees like / and /home)
     source: str = ""  # file:line in the policy
+    checks: tuple[str, ...] = ATTRIBUTES  # of its category; without `sha256`, `content` is False
+    exclude_at: str = ""  # where each of `exclude` is written, a line each: a line of the same file, or file:line
+
+    @property
+    def grows(self) -> bool:
+        """Are these logs: files that may grow and be rotated, and lose nothing?"""
+        return GROWTH in self.checks
+
+    @property
+    def by_rights(self) -> bool:
+        """Is all that is checked in type, mode and owner, so that other times, sizes and inodes say nothing?"""
+        return not self.content and "xattrs" not in self.checks and not self.only

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from edgeguard.baseline.document import Baseline
 from edgeguard.baseline.encoding import subject_order
-from edgeguard.model import Columns, Condition, Operator, Rule, Watch
+from edgeguard.model import ATTRIBUTES, Columns, Condition, Operator, Rule, Watch
 
 
 class DiffLine(NamedTuple):
@@ -54,6 +54,7 @@ def _watch_fields(watch: Watch) -> Fields:
         "content": watch.content,
         "protect": watch.protect,
         "only": watch.only,
+        **({"checks": watch.checks} if watch.checks != ATTRIBUTES else {}),
     }
 
 

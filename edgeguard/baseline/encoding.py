@@ -8,13 +8,14 @@ Everything that is read is checked by `Part`, whose errors name the path: "rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from sys import intern
 from typing import Any, TypeVar
 
 from edgeguard.baseline.policy import Policy, PolicySettings
 from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
 from edgeguard.errors import DecodeError
-from edgeguard.model import Columns, Condition, Mode, Operator, Rule, Severity, Value, Waiver, Watch
+from edgeguard.model import ATTRIBUTES, Columns, Condition, Mode, Operator, Rule, Severity, Value, Waiver, Watch
 
 T = TypeVar("T")
 
@@ -56,10 +57,10 @@ class Part:
             raise self.wrong("an array")
         return [Part(item, f"{self.path}[{index}]") for index, item in enumerate(self.value)]
 
-    def row(self, width: int) -> list[Part]:
-        """An array of exactly this many elements."""
+    def row(self, width: int, most: int = 0) -> list[Part]:
+        """An array of exactly this many elements, or of up to `most`."""
         items = self.items()
-        if len(items) != width:
+        if not width <= len(items) <= max(width, most):
             raise self.wrong(f"{width} elements")
         return items
 
@@ -172,7 +173,7 @@ def _plain(value: Value) -> Any:
 
 
 def _watch(watch: Watch) -> list[Any]:
-    return [
+    row = [
         _plain(watch.path),
         watch.category,
         _plain(watch.exclude),
@@ -181,21 +182,33 @@ def _watch(watch: Watch) -> list[Any]:
         watch.protect,
         watch.only,
         _plain(watch.source),
+        _plain(watch.checks),
+        _plain(watch.exclude_at),
     ]
+    return row if watch.exclude_at else row[:9] if watch.checks != ATTRIBUTES else row[:8]
 
 
 def _watch_from(part: Part) -> Watch:
-    path, category, exclude, recurse, content, protect, only, source = part.row(8)
+    path, category, exclude, recurse, content, protect, only, source, *more = part.row(8, 10)
+    # Most watches check everything and have no exclusions; so had all before categories had checks.
     return Watch(
         path.text(),
         category.text(),
-        exclude.texts(),
+        _shared(exclude.texts()),
         recurse.flag(),
         content.flag(),
         protect.flag(),
         only.text(),
         source.text(),
+        _shared(more[0].texts()) if more else ATTRIBUTES,
+        intern(more[1].text()) if len(more) > 1 else "",
     )
+
+
+@lru_cache(256)
+def _shared(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """One table of a policy gives many watches, and all of its lists are the same."""
+    return texts
 
 
 def _rule(rule: Rule) -> list[Any]:

@@ -10,31 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from edgeguard.baseline.conditions_toml import Kinds, conditions
 from edgeguard.baseline.policy import Codes, Policy, PolicySettings
+from edgeguard.baseline.site_categories import SiteCategories
 from edgeguard.baseline.source import BAD, Check, Source, boolean, choice, did_you_mean, duration, moment, text, texts
 from edgeguard.baseline.toml_positions import Path
 from edgeguard.errors import PolicyError, PolicyProblem
 from edgeguard.model import Condition, Mode, Rule, Severity, Waiver, Watch
 
-WATCHES_MAX, RULES_MAX, WAIVERS_MAX = 1000, 2000, 1000  # each far above any policy that a person keeps in order
+WATCHES_MAX, RULES_MAX, WAIVERS_MAX = 2000, 2000, 1000  # far above what people keep in order; Debian's for AIDE: 850
 
-CATEGORIES = (
-    "program",
-    "config",
-    "key",
-    "boot",
-    "unit",
-    "cron",
-    "script",
-    "preload",
-    "sudoers",
-    "account",
-    "own",
-    "other",
-)
 SEVERITIES: Mapping[str, Severity] = {severity.name.lower(): severity for severity in Severity}
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -57,7 +45,8 @@ class Reader:
         self._order: dict[str, int] = {}  # files as they were read
         self._codes, self._kinds, self._now = codes, kinds, now
         self._watches: dict[str, Watch] = {}
-        self._off: list[str] = []
+        self._categories = SiteCategories()
+        self._off: dict[str, str] = {}  # path -> file:line
         self._drafts: dict[str, _Draft] = {}
         self._waivers: list[Waiver] = []
         self._settings: dict[str, Any] = {}
@@ -89,6 +78,7 @@ class Reader:
             "learn": ({"skip": _list_of(kind)}, "learn_"),
         }
         self._sections = {
+            "category": self._categories.read,
             "watch": self._read_watch,
             "rule": self._read_rule,
             "waiver": self._read_waiver,
@@ -116,19 +106,23 @@ class Reader:
 
     def _read_watch(self, source: Source, path: Path, table: dict[str, Any], seen: set[str]) -> None:
         values = source.table(path, table, _WATCH, () if table.get("off") is True else ("path", "category"))
+        if "category" in values:
+            self._categories.use(source, (*path, "category"), values["category"])
         if not {"path"} <= set(values) or not ("category" in values or values.get("off")):
             return
+        globs = range(len(values.get("exclude", ())))
+        lines = "\n".join(str(source.line((*path, "exclude", index))) for index in globs)
         for place in values.pop("path"):
             if place in seen:
                 source.complain((*path, "path"), f'"{place}" is watched twice in this file', "one table for a path")
             seen.add(place)
             self._watches.pop(place, None)
             if values.get("off"):
-                self._off.append(place)
+                self._off[place] = source.position(path)
             else:
-                self._off = [off for off in self._off if off != place]
+                self._off.pop(place, None)
                 kept = {key: value for key, value in values.items() if key != "off"}
-                self._watches[place] = Watch(path=place, source=source.position(path), **kept)
+                self._watches[place] = Watch(path=place, source=source.position(path), exclude_at=lines, **kept)
 
     def _read_rule(self, source: Source, path: Path, table: dict[str, Any], _seen: set[str]) -> None:
         override = table.get("override") is True
@@ -184,6 +178,7 @@ class Reader:
     def finish(self) -> Policy:
         watches = self._finish_watches()
         rules = tuple(self._rule(draft) for draft in self._drafts.values() if self._whole(draft))
+        self._categories.warn(rules)
         for noun, found, most in (
             ("watches", watches, WATCHES_MAX),
             ("rules", rules, RULES_MAX),
@@ -198,10 +193,15 @@ class Reader:
         return Policy(watches, rules, tuple(self._waivers), settings, tuple(self.problems))
 
     def _finish_watches(self) -> tuple[Watch, ...]:
-        """`off` below a watched tree is an exclude of that tree."""
+        """`off` below a watched tree is an exclude of that tree. What a category checks goes with the watch."""
+        self._categories.check()
         watches = []
         for watch in self._watches.values():
-            below = tuple(place for place in self._off if _covers(watch, place))
+            checks = self._categories.checks(watch.category)
+            watch = watch._replace(  # noqa: PLW2901
+                checks=checks, content=watch.content and "sha256" in checks
+            )
+            below = {place: at for place, at in self._off.items() if _covers(watch, place)}
             watches.append(_with_excludes(watch, below) if below else watch)
         return tuple(watches)
 
@@ -219,7 +219,7 @@ class Reader:
             kind=values["kind"],
             severity=SEVERITIES[values.get("severity", severity)],
             title=values.get("title", title),
-            where=_flat(values.get("where", {})),
+            where=self._where(values),
             expect=_flat(values["expect"]),
             mode=Mode(values.get("mode", "audit")),
             remediation=values.get("remediation", ""),
@@ -227,26 +227,26 @@ class Reader:
             source=", ".join(draft.sources),
         )
 
+    def _where(self, values: dict[str, Any]) -> tuple[Condition, ...]:
+        found = _flat(values.get("where", {}))
+        return tuple(map(self._categories.widened, found)) if values["kind"] == "file" else found
+
 
 def _flat(table: Mapping[str, tuple[Condition, ...]]) -> tuple[Condition, ...]:
     return tuple(condition for group in table.values() for condition in group)
 
 
 def _covers(watch: Watch, place: str) -> bool:
-    return watch.recurse and (watch.path == "/" or place.startswith(watch.path + "/"))
+    """Does the watch reach this place? Component by component: both may have wildcards."""
+    parts, inner = ([part for part in path.split("/") if part] for path in (watch.path, place))
+    deep = len(inner) > len(parts) if watch.recurse else len(inner) == len(parts)
+    same_length = len(inner) == len(parts) and watch.path != place
+    return (deep or same_length) and all(fnmatchcase(one, part) for part, one in zip(parts, inner, strict=False))
 
 
-def _with_excludes(watch: Watch, places: tuple[str, ...]) -> Watch:
-    return Watch(
-        watch.path,
-        watch.category,
-        (*watch.exclude, *places),
-        watch.recurse,
-        watch.content,
-        watch.protect,
-        watch.only,
-        watch.source,
-    )
+def _with_excludes(watch: Watch, places: Mapping[str, str]) -> Watch:
+    lines = "\n".join((*watch.exclude_at.split("\n"), *places.values()) if watch.exclude else places.values())
+    return watch._replace(exclude=(*watch.exclude, *places), exclude_at=lines)
 
 
 def _as_is(_source: Source, _path: Path, value: Any) -> Any:
@@ -285,7 +285,7 @@ def _globs(source: Source, path: Path, value: Any) -> Any:
 
 _WATCH: Mapping[str, Check] = {
     "path": _watch_paths,
-    "category": choice("category", CATEGORIES),
+    "category": text,  # which there are is known when all files are read
     "exclude": _globs,
     "recurse": boolean,
     "content": boolean,

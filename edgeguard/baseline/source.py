@@ -99,6 +99,12 @@ class Source:
         place = self._places.get(path)
         return f"{self.name}:{line_column(self.text, place.key)[0]}" if place else self.name
 
+    def line(self, path: Path) -> int:
+        """The line of a value, or of what it stands in."""
+        while path and path not in self._places:
+            path = path[:-1]
+        return line_column(self.text, self._places.get(path, Place(0, 0, 0)).value)[0]
+
     def table(self, path: Path, value: Any, shape: Mapping[str, Check], required: Iterable[str] = ()) -> dict[str, Any]:
         """The valid part of a table. Unknown keys, wrong values and missing keys are reported, all of them."""
         if not isinstance(value, dict):

@@ -24,6 +24,7 @@ from edgeguard.model import (
     Status,
     Value,
     Waiver,
+    Watch,
 )
 
 
@@ -126,6 +127,41 @@ def why_document(why: Explained, findings: Iterable[Finding] = ()) -> dict[str, 
         "waivers": [_waiver(waiver) for waiver in why.waivers],
         "findings": [finding_document(finding) for finding in findings],
     }
+
+
+class Deciding(Protocol):
+    """edgeguard.sensors.deciding.Decision: which line of the policy says whether a path is watched."""
+
+    @property
+    def watch(self) -> Watch | None: ...
+    @property
+    def watched(self) -> bool: ...
+    @property
+    def glob(self) -> str: ...
+    @property
+    def at(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+def watch_document(found: Deciding) -> dict[str, Any]:
+    """Whether a file is watched, by which line, and what is checked of it."""
+    watch = found.watch
+    excluded = {"glob": escape(found.glob), "at": escape(found.at)} if found.glob else None
+    return {
+        "watched": found.watched,
+        "source": escape(found.source),
+        "path": "" if watch is None else escape(watch.path),
+        "excluded": excluded,
+        "category": watch.category if watch is not None and found.watched else "",
+        "checks": _checked(watch) if watch is not None and found.watched else [],
+        "only": watch.only if watch is not None and found.watched else "",
+        "protect": watch is not None and found.watched and watch.protect,
+    }
+
+
+def _checked(watch: Watch) -> list[str]:
+    return [check for check in watch.checks if check != "sha256" or watch.content]
 
 
 def _result(result: Result) -> dict[str, Any]:

@@ -33,7 +33,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "baseline": ("Act", "learn | show | diff | sign | verify | install | history"),
     "reload": ("Act", "read policy and settings again"),
     "doctor": ("Help me", "is EdgeGuard itself healthy?"),
-    "policy": ("Help me", "lint: is a policy right?"),
+    "policy": ("Help me", "lint | why | import-aide: is a policy right, what does it say?"),
     "version": ("Help me", "which version runs here"),
     "help": ("Help me", "this page"),
 }

@@ -227,6 +227,8 @@ def why(answer: Document, columns: int, color: bool) -> str:
     ]
     if answer.get("status") != "present":
         lines.append(f"  it is {answer.get('status')} now")
+    if isinstance(answer.get("watch"), Mapping):
+        lines += _indented(watched(answer["watch"]), columns)
     seen = answer.get("observed") or {}
     if isinstance(seen, Mapping) and seen:
         told = ", ".join(
@@ -252,6 +254,22 @@ def why(answer: Document, columns: int, color: bool) -> str:
     for finding in answer.get("findings") or []:
         lines += _indented(f"open: {finding.get('id')}, edgeguard explain {finding.get('id')}", columns)
     return "\n".join(lines) + "\n"
+
+
+def watched(watch: Document) -> str:
+    """Which line of the policy says whether a file is watched, and what is checked of it."""
+    source = watch.get("source") or "the baseline"
+    excluded = watch.get("excluded")
+    if isinstance(excluded, Mapping):
+        glob, at = excluded.get("glob"), excluded.get("at")
+        return f"not watched: excluded by {source}: {glob}" + (f", which matches {at}" if at != glob else "")
+    if not watch.get("watched"):
+        return "not watched: no [[watch]] covers it"
+    text = f"watched as {watch.get('category')} by {source}: {watch.get('path')}"
+    if watch.get("only"):
+        text += ", only if it runs with other rights (set-id bits, capabilities)"
+    text += f"; checks {', '.join(map(str, watch.get('checks') or []))}"
+    return text + ("; a copy is kept" if watch.get("protect") else "")
 
 
 def _indented(text: str, columns: int, by: int = 2) -> list[str]:

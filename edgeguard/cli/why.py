@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from typing import Any
 
 from edgeguard.cli import pages
 from edgeguard.cli.console import Console
 from edgeguard.cli.text import escape
+from edgeguard.errors import ControlError, DaemonSilent
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +21,12 @@ def run(given: argparse.Namespace, console: Console) -> int:
     subject = given.subject
     if "/" in subject and not subject[0].isdigit() and not subject.startswith(("/", "tcp/", "udp/")):
         subject = os.path.abspath(subject)
-    answer = console.ask_once("Why", subject=subject)
-    answers = answer.get("answers") or []
+    try:
+        answers = _asked(console, subject)
+    except DaemonSilent as silent:
+        if not subject.startswith("/") and not os.path.lexists(subject):
+            raise
+        return _offline(console, os.path.abspath(subject), silent)
     if console.form == "json":
         console.json({"v": 1, "answers": answers})
     for item in answers:
@@ -31,6 +37,27 @@ def run(given: argparse.Namespace, console: Console) -> int:
     if console.form == "text" and subject.isdigit():
         console.text(process_now(int(subject)))
     return 0
+
+
+def _asked(console: Console, subject: str) -> list[dict[str, Any]]:
+    """A bare name may be anything; where nothing is called so, and a file here is, that one is meant."""
+    try:
+        return console.ask_once("Why", subject=subject).get("answers") or []
+    except ControlError as error:
+        if not error.name.endswith("NoSuchSubject") or "/" in subject or not os.path.lexists(subject):
+            raise
+    return console.ask_once("Why", subject=os.path.abspath(subject)).get("answers") or []
+
+
+def _offline(console: Console, path: str, silent: DaemonSilent) -> int:
+    """Without the daemon: what the policy files of this device say, which need not be what is in force."""
+    from edgeguard.cli import policy  # reads TOML, which the daemon's answer makes unnecessary
+
+    paths = console.settings.paths
+    console.remark(f"edgeguard: the daemon does not answer: {escape(str(silent))}")
+    console.remark("edgeguard: this is what the policy files say; what is in force may be another policy")
+    policy.tell_deciding(console, [paths.vendor_policy, paths.site_policy], [path])
+    return 3
 
 
 def process_now(pid: int) -> str:

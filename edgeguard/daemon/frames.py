@@ -119,11 +119,8 @@ def observation_from_plain(plain: Any) -> Observation:
 
 
 def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
-    return [[w.path, w.category, list(w.exclude), w.recurse, w.content, w.protect, w.only, w.source] for w in watches]
+    return [[list(item) if isinstance(item, tuple) else item for item in watch] for watch in watches]
 
 
 def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
-    return tuple(
-        Watch(path, category, tuple(exclude), recurse, content, protect, only, source)
-        for path, category, exclude, recurse, content, protect, only, source in plain
-    )
+    return tuple(Watch._make(tuple(item) if isinstance(item, list) else item for item in row) for row in plain)

@@ -8,9 +8,11 @@ What talks to people (verbs), to systemd (main) and to the disk in bulk (helpers
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from edgeguard import __version__
 from edgeguard.baseline.document import References
+from edgeguard.codec.manifest import Entry
 from edgeguard.daemon import journal
 from edgeguard.daemon.baselines import InForce
 from edgeguard.daemon.helpers import Helpers
@@ -71,6 +73,7 @@ class Guard:
             self.look_at,
             self.changed,
             self._packages_came,
+            self._masked,
         )
         self.uplinks = Uplinks(
             loop,
@@ -226,7 +229,15 @@ class Guard:
         self.sensors.prove_daily()
         self._later_audit()
 
+    def _masked(self, path: str, entry: Entry) -> Entry:
+        """A reference value of a file, as the watches in force look at such a file."""
+        files: Any = self.sensing.sensor("files")
+        masked: Entry = files.masked(path, entry) if files is not None else entry
+        return masked
+
     def _renew_sensors(self, old: InForce, new: InForce) -> None:
+        if old.baseline.files != new.baseline.files:
+            self.sensors.relearned()
         self.sensors.renew(new.baseline.policy.watches, self.judging.manifest)
         if old.baseline.files != new.baseline.files or old.baseline.policy != new.baseline.policy:
             self.rounds.compare()

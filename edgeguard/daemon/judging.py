@@ -44,7 +44,9 @@ class Judging:
         look_at: Callable[[str], None],
         changed: Callable[[], None],
         renewed: Callable[[], None] = lambda: None,  # packages brought other reference values for files
+        masked: Callable[[str, manifests.Entry], manifests.Entry] = lambda _path, entry: entry,
     ) -> None:
+        self._masked = masked
         self._renewed = renewed
         self._loop = loop
         self._settings = settings
@@ -255,7 +257,7 @@ class Judging:
         except DecodeError as error:
             self._trouble.manifest(error)
             return None
-        return entry.columns() if entry is not None else None
+        return self._masked(path, entry).columns() if entry is not None else None
 
     def known_file(self, path: str) -> bool:
         references = self._river.references

@@ -142,10 +142,17 @@ class Rounds:
             self.adopt_swept()
         self._trouble.helper_well("sweep")
         if not request.targets:
+            self._look_at_logs(request.origin)
             self._look_at_findings()
             self.checked = now_ms()
             self._telling.state("sweep", f"{summary['files']} files, {summary['emitted']} changed")
         self._changed()
+
+    def _look_at_logs(self, origin: Origin) -> None:
+        """The helper says of a log whose it is. What became of it the sensor knows, which follows it."""
+        files: Any = self._sensing.sensor("files")
+        for seen in files.look_at_logs(now_ms(), origin) if files is not None else ():
+            self._take(seen)
 
     def adopt_swept(self) -> None:
         """Keep the findings first: after a kill in between, the next sweep tells all of it again."""

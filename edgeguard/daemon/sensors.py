@@ -146,6 +146,11 @@ class Sensors:
             self._files.renew((*watches, *attention(watches, self._attended)), manifest)
         self._sensing.settle()
 
+    def relearned(self) -> None:
+        """Reference values were learned anew: what logs had lost before is settled."""
+        if self._files is not None:
+            self._files.relearned()
+
     def refer(self, manifest: Lookup | None) -> None:
         """Packages brought other files: what is known is another, what is watched is not."""
         self._manifest = manifest

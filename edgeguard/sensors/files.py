@@ -24,7 +24,8 @@ from edgeguard.linux.timerfd import Timer
 from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Watch
 from edgeguard.sensors import Context, Rung
 from edgeguard.sensors.links import Links
-from edgeguard.sensors.look import COLUMNS, KIND, LATER, Eye, observe
+from edgeguard.sensors.logeye import LogEye, any_grow, is_quiet
+from edgeguard.sensors.look import COLUMNS, KIND, LATER, Eye, masked, observe
 from edgeguard.sensors.pending import SETTLE_S, Pending, Waiting
 from edgeguard.sensors.postponed import Postponed
 from edgeguard.sensors.sources import LADDER, Sources
@@ -37,6 +38,8 @@ INLINE_MAX = 8 << 20  # bytes; a larger file is read by a helper (0.03 s at 300 
 ASKED_MAX = 16 << 20  # bytes; the same where somebody waits for the answer (0.3 s on a small ARM core)
 TREE_MAX = 1000  # entries of a directory that came or went which are looked at here; larger ones are a helper's
 TOLD_MAX = 4096  # paths remembered as different from the manifest, 150 bytes each
+
+MEMORY = "logs.mem"  # what is known of logs, in the same directory as the proof
 
 OnWork = Callable[[bool, tuple[str, ...]], None]
 
@@ -78,6 +81,7 @@ class Files:
         self._eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones)
         self._told_eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones, thorough=True)
         self._patient_eye = Eye(min(ASKED_MAX, hash_file_max), postpone=hash_file_max > ASKED_MAX, thorough=True)
+        self._logs = LogEye(context.root, f"{proof}/{MEMORY}")
         self._sources = Sources(self._plan, context.root, proof, self._note, on_exec)
         self._epoll: select.epoll | None = None
         self._timer = Timer()
@@ -93,6 +97,8 @@ class Files:
 
     def start(self) -> Rung:
         """Climb down the ladder until a rung has seen an event of our own making."""
+        if any_grow(self._plan.watches):
+            self._logs.load()
         self._epoll = select.epoll()
         self._epoll.register(self._timer.fileno(), select.EPOLLIN)
         self.rung = self._sources.climb(self._rungs, self._epoll)
@@ -125,6 +131,7 @@ class Files:
         return self._epoll.fileno() if self._epoll is not None and list(self._sources) else None
 
     def close(self) -> None:
+        self._logs.save(now=True)
         self._sources.close()
         if self._epoll is not None:
             self._timer.close()
@@ -160,6 +167,7 @@ class Files:
         if expired or self._pending.full:
             yield from self._look(now)
         self._hand_over()
+        self._logs.save()
         self._arm(0.0 if expired else SETTLE_S)
 
     def _take_in(self) -> None:
@@ -264,6 +272,25 @@ class Files:
         self._hand_over()
         return seen
 
+    def look_at_logs(self, now: int, origin: Origin) -> Iterator[Observation]:
+        """All logs, at every sweep: what happened to one while nothing told of it."""
+        for path, watch in self._logs.all(self._plan):
+            seen = self._one(path, watch, NOBODY, now, origin, self._eye)
+            if seen is not None:
+                yield seen
+        self._logs.save()
+        if blind := tuple(line for line in self._logs.blind if line not in self.rung.blind):
+            self.rung = self.rung._replace(blind=(*self.rung.blind, *blind))
+
+    def relearned(self) -> None:
+        """A baseline was learned, and not only signed anew."""
+        self._logs.settle()
+
+    def masked(self, path: str, entry: Entry) -> Entry:
+        """A reference value as the policy in force looks at it: it may have been learned under another."""
+        watch = self._plan.decide(path)
+        return masked(entry, watch) if watch is not None else entry
+
     def found(self, observation: Observation, *, always: bool = False) -> Observation | None:
         """What a helper saw, with the actor that was seen here. None: we are about to look there ourselves, because
         the kernel told of it, too; that look knows who did it and when. A file that we would leave to a helper again
@@ -276,6 +303,9 @@ class Files:
         actor = self._postponed.answered(path)
         other = self._links.found(path)
         actor = other if actor == NOBODY else actor
+        watch = self._plan.decide(path)
+        if watch is not None and watch.grows:  # the helper knows nothing of its past
+            observation = self._logs.followed(observation)
         return observation if actor == NOBODY else observation._replace(actor=actor, origin=Origin.LIVE)
 
     def _too_large(self, path: str) -> bool:
@@ -285,6 +315,19 @@ class Files:
         except OSError:
             return False
         return S_ISREG(at.st_mode) and self._postpones and at.st_size > self._eye.largest
+
+    @property
+    def plan(self) -> Plan:
+        """What is watched now."""
+        return self._plan
+
+    def real(self, path: str) -> str:
+        """The same file under the name that watches know: directories that lead elsewhere are followed."""
+        prefix = self._context.root.rstrip("/")
+        parent, _, name = os.path.normpath("/" + path.lstrip("/")).rpartition("/")
+        real = os.path.realpath(prefix + parent) if parent else prefix
+        inside = not prefix or real.startswith(prefix + "/")
+        return f"{real[len(prefix) :].rstrip('/') if inside else parent}/{name}"
 
     def remember(self, paths: Iterable[str]) -> None:
         """These differ, or did: whatever happens to them is told, also where a watch asks for set-id programs only."""
@@ -339,16 +382,19 @@ class Files:
             subject = seen.columns.get("setid") or expected is not None or path in self._told
             if not subject:
                 return None
+        if watch is not None and watch.grows:
+            seen = self._logs.followed(seen)
+            if not always and path not in self._told and _as_ever(seen, expected):
+                return None
         return self._remember(seen, expected)
 
     def _remember(self, seen: Observation, expected: Entry | None) -> Observation:
         """Keep in mind what differs, and ask for its package then only."""
-        wanted = expected.columns() if expected is not None else None
         present = seen.status is Status.PRESENT
-        if present and wanted is not None and all(seen.columns[name] == value for name, value in wanted.items()):
+        if present and (_as_ever(seen, expected) if seen.columns["continuity"] else _equal(seen, expected)):
             self._told.pop(seen.subject, None)
             return seen
-        if not present and wanted is None:
+        if not present and expected is None:
             self._told.pop(seen.subject, None)
             return seen
         self.remember((seen.subject,))
@@ -393,7 +439,24 @@ class Files:
         if self._manifest is None:
             return None
         try:
-            return self._manifest.lookup(os.fsencode(path))
+            entry = self._manifest.lookup(os.fsencode(path))
         except DecodeError:
             self._rescan = True
             return None
+        return self.masked(path, entry) if entry is not None else None
+
+
+def _as_ever(seen: Observation, expected: Entry | None) -> bool:
+    """Is this a log of which there is nothing to tell: it is whose it was, or was not known, and lost nothing?"""
+    if not seen.columns.get("continuity") or not is_quiet(seen):
+        return False
+    if seen.status is Status.ABSENT:
+        return True
+    if seen.status is not Status.PRESENT or seen.columns["setid"]:
+        return False
+    return expected is None or _equal(seen, expected)
+
+
+def _equal(seen: Observation, expected: Entry | None) -> bool:
+    """Is this file as the reference value says?"""
+    return expected is not None and all(seen.columns[name] == value for name, value in expected.columns().items())

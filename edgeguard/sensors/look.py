@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgeguard.codec import sha
 from edgeguard.codec.manifest import CAPS_MAX, PATH_MAX, TARGET_MAX, Entry, entry_of
 from edgeguard.linux import fileflags, statx, xattr
-from edgeguard.model import NOBODY, Actor, Observation, Origin, Status, Value, Watch
+from edgeguard.model import ATTRIBUTES, NOBODY, Actor, Observation, Origin, Status, Value, Watch
 from edgeguard.sensors import Column
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ COLUMNS: Mapping[str, Column] = {
     "setid": Column("bool", "a regular file with a set-id bit or capabilities: it runs with other rights"),
     "world_writable": Column("bool", "anyone may write it; a directory with the sticky bit does not count"),
     "package": Column("str", "Debian package that owns the path; only asked for what differs"),
+    "continuity": Column(
+        "str", "of a log: kept, rotated, shortened, rewritten, replaced, gone, or unknown; else empty"
+    ),
+    "lost": Column("int", "of a log: bytes that were in it and are not there any more, since the baseline"),
 }
 
 CHUNK = 256 * 1024  # bytes a read; larger does not read faster
@@ -159,14 +163,17 @@ class Eye:
         kind = S_IFMT(at.st_mode)
         if kind == S_IFREG and watch.content and self._wanted(directory, name, at, watch):
             return self._regular(directory, name, at, watch)
-        path = xattr.member(directory, name)
         target = os.fsencode(os.readlink(name, dir_fd=directory))[:TARGET_MAX] if kind == S_IFLNK else b""
-        caps, digest = self._attributes(path)
+        caps = digest = b""
+        if "xattrs" in watch.checks or "caps" in watch.checks or (kind == S_IFREG and at.st_mode & 0o111):
+            caps, digest = self._attributes(xattr.member(directory, name))
         if kind != S_IFREG:
             caps = b""
         elif watch.only:
             digest = b""
-        return Seen(Entry(at.st_mode, at.st_uid, at.st_gid, 0, watch.category, b"", target, caps, digest))
+        return Seen(
+            masked(Entry(at.st_mode, at.st_uid, at.st_gid, 0, watch.category, b"", target, caps, digest), watch)
+        )
 
     @staticmethod
     def _wanted(directory: int, name: str, at: os.stat_result, watch: Watch) -> bool:
@@ -194,6 +201,7 @@ class Eye:
         entry = Entry(
             opened.st_mode, opened.st_uid, opened.st_gid, opened.st_size, watch.category, digest, b"", caps, others
         )
+        entry = masked(entry, watch)
         if not settled:
             return Seen(entry, "it changed while it was being read", settled=False)
         return Seen(entry, disk=disk)
@@ -202,6 +210,7 @@ class Eye:
         path = xattr.member(directory, name)
         caps, others = self._attributes(path)
         entry = Entry(at.st_mode, at.st_uid, at.st_gid, at.st_size, watch.category, b"", b"", caps, others)
+        entry = masked(entry, watch)
         if self._postpone:
             return Seen(entry, LATER, settled=False)
         return Seen(entry, f"larger than {self.largest} bytes: only its attributes are watched")
@@ -264,6 +273,25 @@ class Eye:
         return caps, value.digest()
 
 
+def masked(entry: Entry, watch: Watch) -> Entry:
+    """Without what the watch's category does not check. Set-id bits and capabilities of what can be run are always
+    checked: a program that runs with other rights is one wherever it lies."""
+    checks = watch.checks
+    if not watch.content and entry.sha256:
+        entry = entry._replace(sha256=b"", size=0)
+    if checks == ATTRIBUTES:
+        return entry
+    runs = S_IFMT(entry.st_mode) == S_IFREG and entry.st_mode & 0o111
+    return entry._replace(
+        st_mode=entry.st_mode if "mode" in checks else entry.st_mode & (0o170000 | 0o6000),
+        uid=entry.uid if "uid" in checks else 0,
+        gid=entry.gid if "gid" in checks else 0,
+        target=entry.target if "target" in checks else b"",
+        caps=entry.caps if "caps" in checks or runs else b"",
+        xattrs=entry.xattrs if "xattrs" in checks else b"",
+    )
+
+
 def columns(entry: Entry) -> dict[str, Value]:
     """All columns of kind "file"."""
     found = entry.columns()
@@ -273,6 +301,8 @@ def columns(entry: Entry) -> dict[str, Value]:
     sticky_directory = kind == S_IFDIR and entry.st_mode & 0o1000
     found["world_writable"] = bool(entry.st_mode & 0o002 and kind != S_IFLNK and not sticky_directory)
     found["package"] = ""
+    found["continuity"] = ""  # who follows logs says it
+    found["lost"] = 0
     return found
 
 

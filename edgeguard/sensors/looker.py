@@ -9,7 +9,7 @@ from stat import S_IFMT, S_IFREG
 from typing import NamedTuple
 
 from edgeguard.codec.manifest import Entry, without_categories
-from edgeguard.model import Observation, Origin, Watch
+from edgeguard.model import ATTRIBUTES, Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, openssl, present, unreadable
 from edgeguard.sensors.observed import STAT, UNSURE
@@ -109,8 +109,13 @@ class Looker:
         return looks
 
     def _is_plain(self, watch: Watch) -> bool:
-        """Is all content of its files read, and nothing done but that?"""
-        return watch.content and not watch.only and not (watch.protect and self._vault is not None)
+        """Is everything of its files looked at, content too, and nothing done but that?"""
+        return (
+            watch.content
+            and not watch.only
+            and watch.checks == ATTRIBUTES
+            and not (watch.protect and self._vault is not None)
+        )
 
     def _one(
         self,
@@ -144,7 +149,7 @@ class Looker:
         if seen.note:
             notes[name] = seen.note
             self._summary.note(f"{path}: {seen.note}")
-        if not seen.settled or stat.st_ctime_ns > self._clock_ns() - RACY_NS:
+        if not seen.settled or (stat.st_ctime_ns > self._clock_ns() - RACY_NS and not watch.by_rights):
             packed = _unsure(packed)
         return packed, seen.entry if is_subject(seen.entry, watch) else None
 

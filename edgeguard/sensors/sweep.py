@@ -20,7 +20,7 @@ from edgeguard.codec.manifest import Block, Entry, order
 from edgeguard.errors import DecodeError
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
-from edgeguard.sensors.look import absent, unreadable
+from edgeguard.sensors.look import absent, masked, unreadable
 from edgeguard.sensors.looker import (
     NOTES_MAX,
     Looker,
@@ -283,13 +283,20 @@ class Sweep:
                     self._no_longer(visit, name)
                 continue
             changed = self._known and not same(earlier, entry)
-            differs = self._references is not None and not same(expected, entry)
+            differs = self._references is not None and not same(self._asked(visit, name, expected), entry)
             unread = notes.get(name, "").startswith("!") and before.get(name, nothing)[0] != packed
             if changed or differs or unread:
                 self._tell(observation_of(visit, name, entry, notes, self._now, self._origin))
         for name in before.keys() | reference.keys():
             if name not in looks and (before.get(name, nothing)[1] is not None or name in reference):
                 self._absent(directory_of(visit), name)
+
+    def _asked(self, visit: Visit, name: bytes, expected: Entry | None) -> Entry | None:
+        """A reference value as its watch looks at it."""
+        if expected is None:
+            return None
+        watch = visit.watch or self._plan.decide(f"{visit.path}/{os.fsdecode(name)}")
+        return masked(expected, watch) if watch is not None else expected
 
     def _no_longer(self, visit: Visit, name: bytes) -> None:
         """It was a program with other rights and is none now: tell how it is, so that a finding can end."""

@@ -260,7 +260,7 @@ class FanotifySource:
     def _written(self, path: str, place: _Place, event: fanotify.Event) -> Touch | None:
         """Somebody writes to a file and keeps it open."""
         watch = place.zone.decide(path)
-        if watch is not None and watch.content and not watch.only:
+        if watch is not None and (watch.content or watch.grows) and not watch.only:
             return Touch(path, place.zone, event.pid, writing=True)
         if self._links(path) > 1:  # one of the other names may be watched
             return Touch(path, place.zone, event.pid, writing=True, linked=True)

@@ -77,7 +77,7 @@ class Zone:
     def decide(self, path: str) -> Watch | None:
         """The watch that decides for `path`, a child of this zone's directory; None if it is not watched."""
         if self.nodes:
-            found = self._own(path[path.rfind("/") + 1 :])
+            found = self.own(path[path.rfind("/") + 1 :])
             if found is not None:
                 # A wildcard at the end of a watch's path matches more names than were meant.
                 return None if any(item.match.match(path) for item in _compiled(found)) else found
@@ -94,10 +94,13 @@ class Zone:
         for node in nodes:
             if node.watch is not None and node.watch.recurse:
                 watch, exclusions = node.watch, _compiled(node.watch)
+                if any(item.match.match(path) for item in exclusions):  # a name that its wildcard was not meant for
+                    watch, exclusions = None, ()
         nodes = tuple(node for node in nodes if node.names or node.globs)
         return Zone(watch, nodes, tuple(item for item in exclusions if _may_match_below(item, path)))
 
-    def _own(self, name: str) -> Watch | None:
+    def own(self, name: str) -> Watch | None:
+        """The deepest watch whose path ends with this name here."""
         found = None
         for node in self.nodes:
             for deeper in node.matching(name):
@@ -156,9 +159,9 @@ class Plan:
 
     def describe(self) -> bytes:
         """Equal for plans that look at the same files in the same way; a cache of looks depends on it."""
-        return repr([(w.path, w.category, w.exclude, w.recurse, w.content, w.only) for w in self.watches]).encode(
-            "utf-8", "surrogateescape"
-        )
+        return repr(
+            [(w.path, w.category, w.exclude, w.recurse, w.content, w.only, w.checks) for w in self.watches]
+        ).encode("utf-8", "surrogateescape")
 
 
 def literal_root(path: str) -> str:
@@ -204,6 +207,11 @@ def _compiled(watch: Watch) -> tuple[_Exclusion, ...]:
             _Exclusion(_MAGIC.split(glob, maxsplit=1)[0], glob_pattern(glob)) for glob in watch.exclude
         )
     return _compiled_cache[watch.exclude]
+
+
+def excluded_by(watch: Watch, path: str) -> int:
+    """The number of the exclusion of a watch that matches a path, -1 if none does."""
+    return next((at for at, item in enumerate(_compiled(watch)) if item.match.match(path)), -1)
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

@@ -22,7 +22,7 @@ from edgeguard.codec.layers import ABSENT, Lookup, together
 from edgeguard.codec.manifest import Block, Entry, Reader
 from edgeguard.model import Watch
 from edgeguard.sensors import parse_dpkg
-from edgeguard.sensors.look import CannotLook, Eye
+from edgeguard.sensors.look import CannotLook, Eye, masked
 from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
@@ -245,7 +245,7 @@ class Judge:
             return _with_rights(before, seen) if self._given(scripts, path, before, seen) else None
         if before is not None or seen is None or not same_rights(signed, seen) or seen.type != "directory":
             return None
-        return signed._replace(category=watch.category, size=0)
+        return masked(signed._replace(category=watch.category, size=0), watch)
 
     def _stands(self, owner: Owner) -> bool:
         return self.world.installed(owner.name, owner.architecture) == owner.version
@@ -259,6 +259,7 @@ class Judge:
         wanted = signed._replace(
             category=watch.category, sha256=signed.sha256 if content else b"", size=signed.size if content else 0
         )
+        wanted = masked(wanted, watch)
         if seen is None:
             return wanted
         if before is not None:

@@ -28,6 +28,8 @@ CACHES = re.compile(
             rb"/boot/dtbs?(?:[-.][^/]*|/.+)?",  # the same
             rb"/boot/extlinux/extlinux\.conf",  # u-boot-menu
             rb"/boot/(?:efi/)?loader/entries/[^/]+\.conf",  # kernel-install
+            rb"/boot/[0-9a-f]{32}/.+",  # the same, where it lays kernels by machine
+            rb"/boot/EFI/(?:BOOT|systemd|Linux)/[^/]+\.(?:efi|EFI)",  # bootctl, where the EFI partition is /boot
             rb"/usr/lib/modules/[^/]+/updates/dkms/[^/]+\.ko(?:\.xz|\.gz|\.zst)?",  # dkms
             rb"/boot/grub/.*",  # update-grub, grub-install
             rb"/boot/(?:firmware|efi)/.*",  # raspi-firmware

@@ -16,7 +16,7 @@ _edgeguard()
     case $prev in
         -o|--output) mapfile -t COMPREPLY < <(compgen -W 'text json jsonl' -- "$cur"); return ;;
         --color) mapfile -t COMPREPLY < <(compgen -W 'auto always never' -- "$cur"); return ;;
-        --settings|--socket|--key|--to|--manifest) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        --settings|--socket|--key|--to|--manifest|--in) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         -r|--reason|--for|-n|--lines|--revision|--note) return ;;
     esac
     local words=''
@@ -39,11 +39,17 @@ _edgeguard()
                 sign) words='--key --to --revision --note' ;;
                 verify) words='--key' ;;
             esac ;;
-        policy) [[ -z $action ]] && words='lint' || words='--strict' ;;
+        policy)
+            case $action in
+                '') words='lint why import-aide' ;;
+                import-aide) words='--to --strict' ;;
+                lint) words='--strict' ;;
+                why) words='--in' ;;
+            esac ;;
         help) words='status findings explain why log accept undo scan baseline reload doctor policy version' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words $common" -- "$cur")
-    if [[ $action == @(lint|install|sign|verify) ]]; then
+    if [[ $action == @(lint|why|import-aide|install|sign|verify) ]]; then
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

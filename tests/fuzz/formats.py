@@ -22,7 +22,7 @@ from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
 from edgeguard.records import journal, receipts, wire
 from edgeguard.remediations import client, undo
-from edgeguard.sensors import observed
+from edgeguard.sensors import logbook, observed
 from edgeguard.upgrades import deb, expected, overlay
 from tests.fuzz.each import each
 
@@ -116,6 +116,12 @@ def _look_into(reader: manifest.Reader) -> None:
         for name, entry in zip(block.names, block.entries, strict=True):
             assert reader.lookup(block.directory + b"/" + name) == entry
             entry.columns()
+
+
+def logs_memory(data: bytes) -> None:
+    boot = bytes(16)
+    found = list(logbook.decode(data, boot))
+    assert logbook.encode(data[8:24], found) == data, "one value has one encoding"
 
 
 def observed_file(data: bytes) -> None:

@@ -27,7 +27,7 @@ from edgeguard.evaluate.ledger import Ledger
 from edgeguard.linux import netlink
 from edgeguard.model import Actor, Finding, Observation, Origin, Outcome, Severity, State, Status
 from edgeguard.records import receipts, wire
-from edgeguard.sensors import observed
+from edgeguard.sensors import logbook, logs, observed, rotation
 from tests.fuzz import texts
 from tests.fuzz.table import TABLE
 
@@ -136,6 +136,21 @@ def manifest_seeds() -> Seeds:
     empty = io.BytesIO()
     manifest.Writer(empty).close()
     yield empty.getvalue()
+
+
+def logbook_seeds() -> Seeds:
+    tail = rotation.Tail(5000, 4096, bytes(16))
+    sample = rotation.Sample(4096, bytes(range(16)), tail)
+    known = (logs.Known((1, 2), sample), logs.Known((3, 4), sample, tail, "shortened", 9))
+    yield logbook.encode(bytes(16), [(f"/var/log/{at}\udcff", one) for at, one in enumerate(known)])
+    yield logbook.encode(bytes(16), ())
+
+
+def aide_seeds() -> Seeds:
+    head = b"Full = p+i+n+u+g+s+b+m+c+H-i\ndatabase_in=file:/x\n@@define RUN run\n"
+    yield head + b"@@if not defined X\n/etc Full\n@@else\n/usr Full\n@@endif\n!/etc/mtab$ f\n=/home$ d E+p\n"
+    yield head + b"/@@{RUN}/a(b|c)?[0-9]+\\\\.log$ f >\n!/var/[^/]+/x.*/y$\n-/a{2,3}$\n/b\\ c\\@ R\n"
+    yield head + b"@@include /etc/aide/b\n@@x_include /etc/aide.d ^[a-z]+$\n/long \\\n  R\n"
 
 
 def observed_seeds() -> Seeds:
@@ -373,6 +388,8 @@ SEEDS = {
     "uevent": uevent_seeds,
     "procfs": lambda: iter(PROC_SAMPLES),
     "policy": policy_seeds,
+    "aide": aide_seeds,
+    "logbook": logbook_seeds,
     "settings": settings_seeds,
     "dpkg": dpkg_seeds,
     "sshd": sshd_seeds,

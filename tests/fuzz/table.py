@@ -55,6 +55,8 @@ TABLE = (
     Harness("uevent", kernel.uevent_and_descriptors),
     Harness("procfs", kernel.proc_files),
     Harness("policy", texts.policy),
+    Harness("aide", texts.aide),
+    Harness("logbook", formats.logs_memory),
     Harness("settings", texts.settings),
     Harness("dpkg", texts.dpkg),
     Harness("sshd", texts.sshd),

@@ -9,6 +9,7 @@ from typing import Any
 
 import edgeguard
 from edgeguard import settings as agent
+from edgeguard.baseline import aide_conf, aide_policy
 from edgeguard.baseline import policy as policies
 from edgeguard.baseline.document import Baseline, compile_baseline
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
@@ -36,6 +37,35 @@ def policy(data: bytes) -> None:
     found = policies.parse([("50-site.toml", data)], codes, kinds, now=NOW)
     document = compile_baseline(found, {}, None, 1, NOW)
     assert Baseline.from_cbor(document.to_cbor()).policy.rules == found.rules
+
+
+class AideFiles:
+    """A machine with one file of AIDE's, which may include itself."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def text(self, path: str) -> bytes:
+        if "x" in path:
+            raise FileNotFoundError(2, "not there", path)
+        return self.data
+
+    def names(self, directory: str) -> list[str]:
+        return [directory[-3:], "a"]
+
+    def executable(self, path: str) -> bool:
+        return path.endswith("a")
+
+    def exists(self, path: str) -> bool:
+        return len(path) % 2 == 0
+
+
+def aide(data: bytes) -> None:
+    """Whatever is read, what is written is a policy."""
+    conf = aide_conf.AideConf(AideFiles(data), "pump-07")
+    conf.read("/etc/aide/aide.conf")
+    made = aide_policy.Importer(()).run(conf.rules, conf.said, "/etc/aide/aide.conf")
+    policies.parse([("60-aide.toml", made.text.encode())])
 
 
 def settings(data: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeguard import __version__
-from edgeguard.cli.jsonform import finding_document, why_document
+from edgeguard.cli.jsonform import finding_document, watch_document, why_document
 from edgeguard.cli.text import escape
 from edgeguard.control_server import Request
 from edgeguard.daemon.guard import Guard
@@ -110,10 +110,20 @@ class Looking:
             {
                 "answers": [
                     why_document(engine.why(item, now_ms()), ledger.of_subject(item.kind, item.subject))
+                    | self._deciding(item)
                     for item in seen
                 ]
             }
         )
+
+    def _deciding(self, seen: Observation) -> dict[str, Any]:
+        """For a file, the line that says whether it is watched."""
+        files: Any = self._guard.sensing.sensor("files")
+        if seen.kind != "file" or files is None:
+            return {}
+        from edgeguard.sensors.deciding import decision  # only when somebody asks
+
+        return {"watch": watch_document(decision(files.plan, seen.subject))}
 
     def _named(self, text: str) -> Iterator[Observation]:
         """What is there now under this name: a path, a port, a process id, or any subject."""
@@ -121,7 +131,7 @@ class Looking:
         if text.startswith("/"):
             files: Any = self._guard.sensing.sensor("files")
             if files is not None:
-                yield files.observe_path(os.path.normpath(text), now_ms())
+                yield files.observe_path(files.real(text), now_ms())
         for name in {name for names in SENSOR_OF.values() for name in names}:
             sensor = self._guard.sensing.sensor(name)
             for seen in sensor.observe(now_ms()) if sensor else ():

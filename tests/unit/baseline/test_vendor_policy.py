@@ -109,8 +109,14 @@ def file(category="program", **changes):
         "setid": False,
         "world_writable": False,
         "package": "",
+        "continuity": "",
+        "lost": 0,
     }
     return {**columns, **changes}
+
+
+def log(continuity="kept", lost=0, **changes):
+    return file("log", sha256=None, size=0, mode=0o640, continuity=continuity, lost=lost, **changes)
 
 
 def listener(protocol="tcp", port=4444, **changes):
@@ -226,6 +232,22 @@ CASES = [
         file(sha256=OTHER),
         {"file.content.program": "CRITICAL"},
     ),
+    ("file", "/boot/firmware/config.txt", file("boot"), file("boot"), {}),
+    ("file", "/boot/firmware/config.txt", file("boot"), file("boot", sha256=OTHER), {"file.content.boot": "CRITICAL"}),
+    ("file", "/boot/cmdline.txt", file("boot"), file("boot", sha256=OTHER), {"file.content.boot": "CRITICAL"}),
+    ("file", "/boot/firmware/autoboot.txt", None, file("boot"), {"file.new.boot": "HIGH"}),
+    ("file", "/boot/firmware/user-data", None, file("boot"), {"file.new.boot": "HIGH"}),
+    ("file", "/boot/ssh", None, file("boot"), {"file.new.boot": "HIGH"}),
+    ("file", "/boot/firmware/pieeprom.upd", None, file("boot"), {"file.new.other": "LOW"}),  # by rpi-eeprom-update
+    ("file", "/boot/firmware/overlays/x.dtbo", None, file("boot"), {"file.new.other": "LOW"}),
+    ("file", "/boot/efi/EFI/BOOT/BOOTAA64.EFI", None, file("boot"), {"file.new.boot": "HIGH"}),
+    ("file", "/boot/efi/EFI/new", None, file("boot", type="directory", sha256=None), {}),
+    ("file", "/var/log/syslog", log(), log(), {}),
+    ("file", "/var/log/syslog", log(), log("unknown"), {}),
+    ("file", "/var/log/syslog", log(), log("shortened", 10), {"file.log": "HIGH"}),
+    ("file", "/var/log/new", None, log("rewritten", 10), {"file.log": "HIGH"}),
+    ("file", "/var/log/new", None, log(), {}),
+    ("file", "/var/log/syslog", log(), log(uid=5), {"file.attributes": "MEDIUM"}),
     ("file", "/etc/hosts", file("config"), file("config", sha256=OTHER), {"file.content.config": "HIGH"}),
     ("file", "/etc/hostname", file("config"), file("config", sha256=OTHER), {"file.content.place": "LOW"}),
     ("file", "/etc/localtime", ROME, ROME, {}),
@@ -581,10 +603,28 @@ def test_deviations_and_their_twins(vendor, kinds, case):
     tables = {kind: {} if kept is None else {subject: kept}}
     engine = Engine(vendor.rules, (), References(compile_baseline(vendor, tables, None, 1, NOW)))
     status = Status.ABSENT if seen is None else Status.PRESENT
-    results = engine.evaluate(Observation(kind, subject, seen or {}, NOW, status), NOW)
+    category = {"category": reference["category"]} if kind == "file" and seen is None else {}
+    results = engine.evaluate(Observation(kind, subject, seen or category, NOW, status), NOW)
     assert [result.rule.id for result in results if result.outcome is Outcome.UNKNOWN] == []
     found = {result.rule.id: result.rule.severity.name for result in results if result.outcome is Outcome.FAIL}
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "continuity", "expected"),
+    [
+        (True, "gone", {"file.log.gone": "HIGH"}),
+        (False, "gone", {"file.log.gone.new": "LOW"}),
+        (True, "rotated", {}),
+        (True, "unknown", {}),
+    ],
+)
+def test_a_log_that_is_gone(vendor, known, continuity, expected):
+    tables = {"file": {"/var/log/x": {"type": "file", "mode": 0o640}}} if known else {}
+    engine = Engine(vendor.rules, (), References(compile_baseline(vendor, tables, None, 1, NOW)))
+    seen = {"category": "log", "continuity": continuity, "lost": 9}
+    results = engine.evaluate(Observation("file", "/var/log/x", seen, NOW, Status.ABSENT), NOW)
+    assert {r.rule.id: r.rule.severity.name for r in results if r.outcome is Outcome.FAIL} == expected
 
 
 def test_unreadable(vendor):

@@ -108,6 +108,72 @@ def test_why_shows_rule_and_place(daemon):
     assert daemon.asked == [("Why", {"subject": ":4444"})]
 
 
+VENDOR = str(TOP / "packaging/policy.d")
+
+
+def test_which_line_decides_without_a_daemon(tmp_path):
+    settings = tmp_path / "agent.toml"
+    settings.write_text(
+        f'[paths]\nvendor_policy = "{VENDOR}"\nsite_policy = "{tmp_path}/site"\nruntime = "{tmp_path}"\n'
+    )
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/50.toml").write_text('[[watch]]\npath = "/etc/pump/cache"\noff = true\n')
+    (tmp_path / "here").touch()
+
+    def why(*words, **options):
+        done = edgeguard("--settings", str(settings), *words, **options)
+        return done.returncode, done.stdout.decode()
+
+    code, text = why("policy", "why", "/etc/pump/cache/x", "/etc/pump/x", "/no/such/file", "/proc/1")
+    assert code == 1
+    one, two, three, four = text.splitlines()
+    assert one.endswith(f"not watched: excluded by {tmp_path}/site/50.toml:1: /etc/pump/cache")
+    assert f"watched as config by {VENDOR}/10-watches.toml:" in two
+    assert two.endswith("/etc; checks type, sha256, mode, uid, gid, target, caps, xattrs")
+    assert "only if it runs with other rights" in three
+    assert "not watched: excluded by" in four
+    code, text = why("policy", "why", "here", cwd=tmp_path)
+    assert (code, text.split()[0]) == (0, f"{tmp_path}/here")
+    code, text = why("policy", "why", b"/etc/\x1b[31m\xff")
+    assert (code, text.split()[0]) == (0, "/etc/\\x1b[31m\\xff")
+    code, text = why("-o", "json", "policy", "why", "/etc/ssh/x~")
+    (answer,) = json.loads(text)["answers"]
+    assert (code, answer["watch"]["watched"], answer["watch"]["excluded"]["glob"]) == (1, False, "**/*~")
+    assert why("why", "/etc/passwd")[0] == why("why", "here", cwd=tmp_path)[0] == 3
+    assert "watched as account" in why("why", "/etc/passwd")[1]
+    assert edgeguard("policy", "why").returncode == 64
+    (tmp_path / "site/60.toml").write_text("[[watch]\n")
+    done = edgeguard("--settings", str(settings), "policy", "why", "/etc")
+    assert (done.returncode, b"60.toml" in done.stderr) == (1, True)
+    done = edgeguard("policy", "why", "/etc", "--in", str(tmp_path / "nothing"))
+    assert (done.returncode, b"there is no policy file" in done.stderr) == (1, True)
+
+
+def test_import_of_aide(tmp_path):
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f'[paths]\nvendor_policy = "{VENDOR}"\nsite_policy = "{tmp_path}/site"\n')
+    (tmp_path / "new").mkdir()
+    conf, to = tmp_path / "aide.conf", tmp_path / "new/60-aide.toml"
+    conf.write_bytes(b"Full = p+u+g+H\n/srv/pump$ Full\n!/srv/pump/[0-9]+$\n/a\x1b[31m Full\n/etc Full\n")
+    words = ("--settings", str(settings), "policy", "import-aide", str(conf))
+    done = edgeguard(*words, "--to", str(to))
+    assert done.returncode == 0
+    assert f"{conf}:3: note: /srv/pump/[0-9]+$ cannot be a glob".encode() in done.stderr
+    assert f"{conf}:4: warning:".encode() in done.stderr
+    assert b"\x1b" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(b"1 path watched, 0 left out, ")
+    assert b'path = "/srv/pump"' in to.read_bytes()
+    assert edgeguard("policy", "lint", VENDOR, str(to.parent)).returncode == 0
+    assert edgeguard(*words, "--to", str(to)).returncode != 0  # never over a file
+    assert edgeguard(*words, "--strict").returncode == 1
+    document = json.loads(edgeguard(*words, "-o", "json").stdout)
+    assert document["policy"].encode() == to.read_bytes()
+    assert {item["line"] for item in document["said"]} >= {3, 4}
+    assert edgeguard(*words[:-1], str(tmp_path / "none")).returncode == 3
+    os.mkfifo(tmp_path / "fifo")
+    assert edgeguard(*words[:-1], str(tmp_path / "fifo")).returncode == 3
+
+
 def test_log_escapes_what_came_from_outside(daemon):
     done = edgeguard("log", "-n", "3", at(daemon))
     assert done.stdout.count(b"\n") == 3

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeguard.daemon import sweeping
+from edgeguard.daemon.frames import watches_to_plain
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
-from edgeguard.model import Observation, Origin
+from edgeguard.model import Observation, Origin, Watch
 from edgeguard.settings import Paths, Settings
 
 
@@ -102,7 +103,7 @@ def test_what_was_told_is_told_again_until_it_is_kept(tmp_path: Path) -> None:
     (root / "etc" / "passwd").write_text("root")
     settings = Settings(paths=Paths(root=str(root), state=str(state)))
     request = {
-        "watches": [["/etc", "config", [], True, True, False, "", ""]],
+        "watches": watches_to_plain((Watch("/etc", "config"),)),
         "origin": int(Origin.SWEEP),
         "manifest": None,
         "low": False,
