@@ -102,6 +102,10 @@ NOBODY = Actor()
 """The honest unknown."""
 
 
+COMPARED = ("diff", "changes")
+"""Columns that tell what differs from the reference value: they say nothing once there is another."""
+
+
 class Observation(NamedTuple):
     """One immutable fact. `kind` and the names in `columns` are declared by the sensor that yields it."""
 
@@ -230,3 +234,5 @@ class Watch(NamedTuple):
     protect: bool = False  # keep a copy of the content, so that it can be restored
     only: str = ""  # "setid": only files with set-id bits or capabilities are subjects (for trees like / and /home)
     source: str = ""  # file:line in the policy
+    diff: tuple[str, ...] = ()  # globs: of these files a copy is kept, and what changed in them is told
+    nodiff: tuple[str, ...] = ()  # globs: of these it never is

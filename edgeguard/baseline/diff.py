@@ -54,6 +54,8 @@ def _watch_fields(watch: Watch) -> Fields:
         "content": watch.content,
         "protect": watch.protect,
         "only": watch.only,
+        "diff": watch.diff,
+        "nodiff": watch.nodiff,
     }
 
 

@@ -172,7 +172,8 @@ def _plain(value: Value) -> Any:
 
 
 def _watch(watch: Watch) -> list[Any]:
-    return [
+    """Eight elements, as they always were; two more where differences are asked for."""
+    plain = [
         _plain(watch.path),
         watch.category,
         _plain(watch.exclude),
@@ -182,10 +183,15 @@ def _watch(watch: Watch) -> list[Any]:
         watch.only,
         _plain(watch.source),
     ]
+    return [*plain, _plain(watch.diff), _plain(watch.nodiff)] if watch.diff or watch.nodiff else plain
 
 
 def _watch_from(part: Part) -> Watch:
-    path, category, exclude, recurse, content, protect, only, source = part.row(8)
+    items = part.items()
+    path, category, exclude, recurse, content, protect, only, source = items[:8] if len(items) == 10 else part.row(8)
+    diff, nodiff = (item.texts() for item in items[8:]) if len(items) == 10 else ((), ())
+    if len(items) == 10 and not (diff or nodiff):
+        raise part.wrong("8 elements, or 10 of which the last two are not both empty")  # one value, one spelling
     return Watch(
         path.text(),
         category.text(),
@@ -195,6 +201,8 @@ def _watch_from(part: Part) -> Watch:
         protect.flag(),
         only.text(),
         source.text(),
+        diff,
+        nodiff,
     )
 
 

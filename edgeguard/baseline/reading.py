@@ -118,6 +118,9 @@ class Reader:
         values = source.table(path, table, _WATCH, () if table.get("off") is True else ("path", "category"))
         if not {"path"} <= set(values) or not ("category" in values or values.get("off")):
             return
+        if values.get("diff") and values.get("category") == "key":
+            message = "of keys no copy is kept and no difference is told"
+            source.complain((*path, "diff"), message, "another category, or no diff", key=True)
         for place in values.pop("path"):
             if place in seen:
                 source.complain((*path, "path"), f'"{place}" is watched twice in this file', "one table for a path")
@@ -237,16 +240,7 @@ def _covers(watch: Watch, place: str) -> bool:
 
 
 def _with_excludes(watch: Watch, places: tuple[str, ...]) -> Watch:
-    return Watch(
-        watch.path,
-        watch.category,
-        (*watch.exclude, *places),
-        watch.recurse,
-        watch.content,
-        watch.protect,
-        watch.only,
-        watch.source,
-    )
+    return watch._replace(exclude=(*watch.exclude, *places))
 
 
 def _as_is(_source: Source, _path: Path, value: Any) -> Any:
@@ -283,6 +277,15 @@ def _globs(source: Source, path: Path, value: Any) -> Any:
     return patterns
 
 
+def _diff(source: Source, path: Path, value: Any) -> Any:
+    """true: every file of the watch; false: none."""
+    if isinstance(value, bool):
+        return ("**",) if value else ()
+    if not isinstance(value, (str, list)):
+        return source.complain(path, "this says not of which files a difference is told", "true, false or globs")
+    return _globs(source, path, value)
+
+
 _WATCH: Mapping[str, Check] = {
     "path": _watch_paths,
     "category": choice("category", CATEGORIES),
@@ -292,6 +295,8 @@ _WATCH: Mapping[str, Check] = {
     "protect": boolean,
     "only": choice("selection", ("setid", "")),
     "off": boolean,
+    "diff": _diff,
+    "nodiff": _globs,
 }
 
 

@@ -10,6 +10,8 @@ from edgeguard.cli.words import Document, actor_words, age, ago, count, paint, p
 
 ID_MAX = 12  # columns; ours have 6, more only after collisions
 LABEL = 9  # columns of the labels in explain and why
+DIFF_LINES = 10  # of a difference in explain, which has more to say; why shows all of it
+COMPARED = ("diff", "changes")  # columns that have a place of their own
 
 
 class CodeText(Protocol):
@@ -69,6 +71,7 @@ def explain(answer: Document, code: CodeText | None, now: int, columns: int, col
     lines += [" " * 14 + line for line in wrap(_history(finding, now), max(20, columns - 14))]
     lines.append("")
     lines += _labelled("What", [phrase(finding), *_differences(finding)], columns)
+    lines += _change(finding.get("details"), columns, color, DIFF_LINES)
     if finding.get("note"):
         lines += _labelled("Note", [str(finding["note"])], columns)
     lines += _labelled("Who", [_who(finding)], columns)
@@ -122,6 +125,9 @@ def _history(finding: Document, now: int) -> str:
     return text
 
 
+_DIFF_COLOURS = {"+": "32", "-": "31", "@": "36"}
+
+
 def _differences(finding: Document) -> list[str]:
     expected, observed = finding.get("expected") or {}, finding.get("observed") or {}
     lines = []
@@ -132,6 +138,25 @@ def _differences(finding: Document) -> list[str]:
         elif finding.get("kind") != "health":
             lines.append(f"{column}  {now}")
     return lines[:10]
+
+
+def _change(row: Any, columns: int, color: bool, most: int | None = None) -> list[str]:
+    """What changed in a file: in words, and line by line. A line that is too long is cut, never wrapped."""
+    if not isinstance(row, Mapping):
+        return []
+    said = [str(item) for item in row.get("changes") or [] if isinstance(item, str)]
+    lines = _labelled("Changes", said, columns)
+    diff = [str(item) for item in row.get("diff") or [] if isinstance(item, str)]
+    for text in diff[:most]:
+        shown = cut(text, max(10, columns - LABEL))
+        if color and text[:1] in _DIFF_COLOURS:
+            shown = f"\x1b[{_DIFF_COLOURS[text[:1]]}m{shown}\x1b[0m"
+        lines.append(f"{'Diff' if text is diff[0] else '':<{LABEL}}{shown}".rstrip())
+    if most is not None and len(diff) > most:
+        lines.append(
+            " " * LABEL + cut(f"({len(diff) - most} more lines: edgeguard why PATH)", max(10, columns - LABEL))
+        )
+    return lines
 
 
 def _value(column: str, value: Any) -> str:
@@ -230,9 +255,12 @@ def why(answer: Document, columns: int, color: bool) -> str:
     seen = answer.get("observed") or {}
     if isinstance(seen, Mapping) and seen:
         told = ", ".join(
-            f"{column} {_value(column, value)}" for column, value in seen.items() if value not in (None, "", [])
+            f"{column} {_value(column, value)}"
+            for column, value in seen.items()
+            if value not in (None, "", []) and column not in COMPARED
         )
         lines += _indented("seen: " + told, columns)
+        lines += ["  " + line for line in _change(seen, columns - 2, color)]
     for item in results:
         verb = {"pass": "holds", "fail": "does not hold", "unknown": "cannot be decided"}.get(
             str(item.get("outcome")), ""

@@ -114,11 +114,8 @@ def observation_from_plain(plain: Any) -> Observation:
 
 
 def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
-    return [[w.path, w.category, list(w.exclude), w.recurse, w.content, w.protect, w.only, w.source] for w in watches]
+    return [[list(value) if isinstance(value, tuple) else value for value in watch] for watch in watches]
 
 
 def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
-    return tuple(
-        Watch(path, category, tuple(exclude), recurse, content, protect, only, source)
-        for path, category, exclude, recurse, content, protect, only, source in plain
-    )
+    return tuple(Watch._make(tuple(value) if isinstance(value, list) else value for value in row) for row in plain)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from edgeguard import redact
-from edgeguard.model import NOBODY, Actor, Change, Columns, Observation, Origin, Severity, Status, Value
+from edgeguard.model import COMPARED, NOBODY, Actor, Change, Columns, Observation, Origin, Severity, Status, Value
 from edgeguard.records import registry
 from edgeguard.records.registry import Stream
 from edgeguard.records.wire import TEXT_MAX, Record, cut_text, shrink
@@ -277,6 +277,8 @@ def _exec(seen: Observation, moment: Moment, columns: dict[str, Value]) -> Recor
 
 
 def _file(seen: Observation, moment: Moment, columns: dict[str, Value]) -> Record:
+    for name in COMPARED:  # the finding tells it, once
+        columns.pop(name, None)
     fields = (
         _action(seen),
         seen.subject,

@@ -36,6 +36,8 @@ COLUMNS: Mapping[str, Column] = {
     "setid": Column("bool", "a regular file with a set-id bit or capabilities: it runs with other rights"),
     "world_writable": Column("bool", "anyone may write it; a directory with the sticky bit does not count"),
     "package": Column("str", "Debian package that owns the path; only asked for what differs"),
+    "diff": Column("list", "what differs from the reference value, as a unified diff with secrets covered; see below"),
+    "changes": Column("list", "what that means, in plain sentences, for formats that are known; see below"),
 }
 
 CHUNK = 256 * 1024  # bytes a read; larger does not read faster

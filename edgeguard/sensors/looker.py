@@ -12,6 +12,7 @@ from typing import NamedTuple
 from edgeguard.codec.manifest import Entry
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
+from edgeguard.sensors.copies import kept
 from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, openssl, present, unreadable
 from edgeguard.sensors.observed import STAT, UNSURE
 from edgeguard.sensors.vault import Vault
@@ -131,7 +132,7 @@ class Looker:
 
     def _look(self, visit: Visit, at: int, path: str, watch: Watch) -> Seen:
         stat = visit.stats[at]
-        if self._vault is not None and watch.protect and watch.content and S_IFMT(stat.st_mode) == S_IFREG:
+        if self._vault is not None and S_IFMT(stat.st_mode) == S_IFREG and kept(watch, path, stat.st_size):
             return self._vault.look(self._eye, visit.fd, visit.names[at], path, stat.st_size, watch)
         return self._eye.look(visit.fd, visit.names[at], watch, stat if S_IFMT(stat.st_mode) == S_IFREG else None)
 

@@ -14,6 +14,7 @@ from edgeguard.codec.layers import Lookup
 from edgeguard.errors import DecodeError
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import observed
+from edgeguard.sensors.copies import kept
 from edgeguard.sensors.look import CannotLook, Eye, observe, openssl
 from edgeguard.sensors.looker import Summary
 from edgeguard.sensors.sweep import HASH_FILE_MAX, VAULT_MAX, Emit, Sweep
@@ -98,25 +99,28 @@ def protect(
     watches: Sequence[Watch], root: str, paths: Sequence[str], vault: str, *, vault_max: int = VAULT_MAX
 ) -> list[bytes]:
     """Keep copies of these files as they are now (after they were accepted). Digests of what is in the vault then;
-    paths that no watch protects, or that cannot be read, are left out."""
+    paths of which no watch keeps a copy, or that cannot be read, are left out."""
     plan = Plan(resolved(watches, root))
     store = Vault(vault, vault_max)
     eye = Eye(HASH_FILE_MAX, new_hash=openssl)
-    kept = []
+    held = []
     for path in paths:
         watch = plan.decide(path)
-        if watch is None or not watch.protect or not watch.content:
+        if watch is None:
             continue
         parent, _, name = (root.rstrip("/") + path).rpartition("/")
         try:
             fd = os.open(parent or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                seen = store.look(eye, fd, name, path, os.lstat(name, dir_fd=fd).st_size, watch)
+                size = os.lstat(name, dir_fd=fd).st_size
+                if not kept(watch, path, size):
+                    continue
+                seen = store.look(eye, fd, name, path, size, watch)
             finally:
                 os.close(fd)
         except (OSError, CannotLook):
             continue
         if seen.entry.sha256 and os.path.exists(f"{vault}/{seen.entry.sha256.hex()}"):
-            kept.append(seen.entry.sha256)
+            held.append(seen.entry.sha256)
     store.sync()
-    return kept
+    return held
