@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edgeguard.cli.text import cut, cut_middle, pad, width, wrap
-from edgeguard.cli.words import Document, actor_words, age, ago, count, paint, phrase, size, state, when
+from edgeguard.cli.words import Document, actor_words, age, ago, count, headline, paint, phrase, size, state, when
 
 ID_MAX = 12  # columns; ours have 6, more only after collisions
 LABEL = 9  # columns of the labels in explain and why
@@ -43,7 +43,7 @@ def findings(found: Sequence[Document], tail: Document, now: int, columns: int, 
         for finding in found:
             word = cut(state(finding), 5)
             since = age(now - (when(finding.get("first_seen")) or now))
-            text = pad(cut_middle(phrase(finding), what), what)
+            text = pad(cut_middle(headline(finding), what), what)
             who = f"  {cut(actor_words(finding), by)}" if by else ""
             painted = paint(word, color) + " " * (5 - len(word))
             lines.append(f"{pad(str(finding.get('id', '')), wide)}  {painted} {since:<7} {text}{who}".rstrip())

@@ -25,6 +25,19 @@ ONLY_FORM = "nothing that counts: only comments, blanks or the order of lines"
 TABLE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"/etc/crontab\Z|/etc/cron\.d/[^/]+\Z"), "cron:system"),
     (re.compile(r"/var/spool/cron/crontabs/[^/]+\Z"), "cron:personal"),
+    (re.compile(r"/etc/sudoers\Z|/etc/sudoers\.d/[^/]+\Z"), "sudoers:tell"),
+    (re.compile(r"/etc/ssh/sshd_config\Z|/etc/ssh/sshd_config\.d/[^/]+\Z"), "sshd:tell"),
+    (re.compile(r"/etc/passwd-?\Z"), "accounts:passwd"),
+    (re.compile(r"/etc/shadow-?\Z"), "accounts:shadow"),
+    (re.compile(r"/etc/group-?\Z"), "accounts:group"),
+    (re.compile(r"/etc/gshadow-?\Z"), "accounts:gshadow"),
+    (
+        re.compile(
+            r"/(?:.*/)?systemd/(?:.*/)?[^/]+\."
+            r"(?:service|socket|timer|path|mount|automount|swap|target|slice|scope|conf|network|netdev|link|nspawn)\Z"
+        ),
+        "units:tell",
+    ),
 )
 """Path -> module and function."""
 

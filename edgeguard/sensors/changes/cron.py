@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from edgeguard.sensors.changes.secrets import line
+from edgeguard.sensors.changes.secrets import line, value_of
 
 _SETTING = re.compile(r"[ \t]*[\"']?([A-Za-z_]\w{0,127})[\"']?[ \t]*=[ \t]*(.*)\Z")
 _TIMES = 5  # fields: minute, hour, day of month, month, day of week
@@ -69,9 +69,8 @@ def _setting(name: str, was: str | None, now: str | None) -> str:
     if now is None:
         return f"{name} no longer set"
     if was is None:
-        return f"{name} set: {line(f'{name}={now}')}"
-    before, after = line(f"{name}={was}"), line(f"{name}={now}")
-    return f"{name} changed: {before} → {after}"
+        return f"{name} set: {value_of(name, now)}"
+    return f"{name}: {value_of(name, was)} → {value_of(name, now)}"
 
 
 def _parsed(text: str, named: bool) -> tuple[dict[str, str], Counter[_Job]]:

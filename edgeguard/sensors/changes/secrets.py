@@ -38,12 +38,12 @@ PLAIN = frozenset(
 _FIRST = r"[\s#;/*\"'\[{(<-]{0,16}(?:(?:export|setenv|set|declare|local|readonly|default)\s{1,8}(?:-\w\s{1,8})?)?"
 _AT_START = re.compile(_FIRST + r"[\"']?\Z")
 _KEY = re.compile(
-    rf"(?i)(?:{redact.NAME}|(?<![\w.-])(?:(?:proxy-)?authorization|[\w-]{{0,16}}cookie|pin(?:code)?))"
+    rf"(?i)(?:{redact.NAME}|(?<![\w.-])(?:(?:proxy-)?authorization|[\w-]{{0,16}}cookie|wep[-_]?key\d?|pin(?:code)?))"
     r"[\"'\]]{0,2}\s{0,8}(?:=>|[:?+]?=|:(?!:))\s{0,8}"
 )
 _VALUE = re.compile(r"(?:\"(?:[^\"\\]|\\.)*+(?:\"|\\?\Z)|'[^']*+(?:'|\Z)|[^\s\"'])++")
 _WORDS = re.compile(
-    r"(?i)([\s#;]{0,16}(?:password|passwd|passphrase|secret|psk|token|requirepass|masterauth|masteruser|rocommunity6?"
+    r"(?i)([\s#;]{0,16}(?:[a-z]{1,16}[-_.])?(?:password|passwd|passphrase|secret|psk|token|requirepass|masterauth|masteruser|rocommunity6?"
     r"|rwcommunity6?|com2sec|(?:root)?bindpw|rootpw|userpassword|auth_token|api_?key)\s{1,16})([^\s=:].*)"
 )
 _LOGIN = re.compile(
@@ -122,6 +122,11 @@ def line(value: str) -> str:
     return _RUN.sub(_random, value)
 
 
+def value_of(name: str, value: str) -> str:
+    """The value of a setting as it may be shown; what the setting is called may make a secret of it."""
+    return line(f"{name}={value}")[len(name) + 1 :]
+
+
 # -- within a line
 
 
@@ -154,11 +159,17 @@ def _assigned(value: str) -> str:
             continue
         start = match.end()
         end = _value_end(value, match.start(), start)
-        if end <= start or _plain(value[start:end]):
+        if end <= start or _plain(value[start:end]) or _is_tag(value, match):
             continue
         out += [value[done:start], COVER]
         done = end
     return "".join([*out, value[done:]])
+
+
+def _is_tag(value: str, key: re.Match[str]) -> bool:
+    """NOPASSWD: of a sudo rule says that no password is asked for."""
+    name = key[0].rstrip()
+    return name == "NOPASSWD:" or (name == "PASSWD:" and "=" in value[: key.start()])
 
 
 def _value_end(value: str, key: int, start: int) -> int:
