@@ -20,6 +20,7 @@ from edgeguard.sensors.changes.unified import unified
 LINES_MAX = 3000  # of a text that is compared; 64 KiB of settings have some 2,000
 SENTENCES_MAX = 12
 SENTENCE_MAX = 200  # characters; a command line in it is told as far as that
+MORE = "and more"
 ONLY_FORM = "nothing that counts: only comments, blanks or the order of lines"
 
 TABLE: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -74,8 +75,7 @@ def _bounded(said: Iterator[str]) -> tuple[str, ...]:
     kept: list[str] = []
     for sentence in said:
         if len(kept) == SENTENCES_MAX:
-            rest = 1 + sum(1 for _ in said)
-            kept.append(f"and {rest} more")
+            kept.append(MORE)  # how many is not counted: each would be made for nothing
             break
         kept.append(sentence if len(sentence) <= SENTENCE_MAX else sentence[: SENTENCE_MAX - 1] + "…")
     return tuple(kept)

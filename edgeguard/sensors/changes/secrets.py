@@ -41,6 +41,7 @@ _KEY = re.compile(
     rf"(?i)(?:{redact.NAME}|(?<![\w.-])(?:(?:proxy-)?authorization|[\w-]{{0,16}}cookie|wep[-_]?key\d?|pin(?:code)?))"
     r"[\"'\]]{0,2}\s{0,8}(?:=>|[:?+]?=|:(?!:))\s{0,8}"
 )
+_HINT = re.compile(rf"(?i){redact.WORD}|authorization|cookie|pin|wep")  # without one of these no line names a secret
 _VALUE = re.compile(r"(?:\"(?:[^\"\\]|\\.)*+(?:\"|\\?\Z)|'[^']*+(?:'|\Z)|[^\s\"'])++")
 _WORDS = re.compile(
     r"(?i)([\s#;]{0,16}(?:[a-z]{1,16}[-_.])?(?:password|passwd|passphrase|secret|psk|token|requirepass|masterauth|masteruser|rocommunity6?"
@@ -64,6 +65,7 @@ _ARMOUR = re.compile(
     r"\s*:.*)(?:\\[nr]|[\s\"'\\,+])*\Z",
     re.IGNORECASE,
 )
+DATA_MIN = 40  # characters of a line of base64; usual are 64 and 76
 _ALL_DATA = re.compile(r"[\s#;>*\"']*([A-Za-z0-9+/_-]{40,}={0,2})[\s\"'\\,]*\Z")
 _DATA_ON = re.compile(r"[\s#;>*\"']*[A-Za-z0-9+/_-]+={0,2}[\s\"'\\,]*\Z")
 _INDENT = re.compile(r"[ \t]*")
@@ -71,10 +73,17 @@ _OPENS = frozenset(("", "|", ">", "|-", ">-", "|+", ">+", "{", "[", "(", "\\"))
 
 
 class Line(NamedTuple):
-    """One line of a text, or several that are one secret."""
+    """One line of a text, or several that are one secret. A few of thousands are shown, so they are covered then."""
 
-    shown: str  # without secrets
     key: str  # what is compared; leaves no process
+    before: str = ""  # what stands in the line before a block that is a secret as a whole
+    instead: str = ""  # what is shown of such a block, or of what belongs to a secret that began above
+    after: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Without secrets."""
+        return (line(self.before) + self.instead if self.instead else line(self.key)) + self.after
 
 
 def lines(text: str) -> list[Line]:
@@ -88,17 +97,18 @@ def lines(text: str) -> list[Line]:
     while at < len(raw):
         end = _block(raw, at)
         if end > at:
-            found.append(Line(_before_block(raw[at]) + BLOCK, "\n".join(raw[at:end])))
+            found.append(Line("\n".join(raw[at:end]), _before_block(raw[at]), BLOCK))
             at = end
             continue
-        found.append(Line(line(raw[at]), raw[at]))
+        found.append(Line(raw[at]))
         end = _secret_until(raw, at)
         at += 1
         if end > at:
-            found.append(Line(MORE, "\n".join(raw[at:end])))
+            found.append(Line("\n".join(raw[at:end]), "", MORE))
             at = end
     if found and not ends:
-        found[-1] = Line(found[-1].shown + " (no newline at the end)", found[-1].key + "\n\n")
+        last = found[-1]
+        found[-1] = Line(last.key + "\n\n", last.before or last.key, last.instead or " ", "(no newline at the end)")
     return found
 
 
@@ -218,9 +228,8 @@ def _is_random(run: str) -> bool:
 
 def _before_block(first: str) -> str:
     """`cert = ` of a line that goes on with -----BEGIN."""
-    found = _BEGIN.search(first) if len(first) <= LINE_MAX else None
-    before = first[: found.start()] if found else _INDENT.match(first)[0]  # type: ignore[index]  # matches always
-    return line(before)
+    found = _BEGIN.search(first)
+    return first[: found.start()] if found else _INDENT.match(first)[0]  # type: ignore[index]  # matches always
 
 
 def _block(raw: Sequence[str], at: int) -> int:
@@ -228,7 +237,7 @@ def _block(raw: Sequence[str], at: int) -> int:
     first = raw[at]
     if len(first) > LINE_MAX:
         return at
-    if _BEGIN.search(first):
+    if "BEGIN " in first and _BEGIN.search(first):
         end = at + 1
         if _END.search(first):
             return end
@@ -239,7 +248,7 @@ def _block(raw: Sequence[str], at: int) -> int:
                 break  # what does not look like a key is not hidden behind the first line of one
             end += 1
         return end
-    data = _ALL_DATA.match(first)
+    data = _ALL_DATA.match(first) if len(first) >= DATA_MIN else None
     if data is None or not (_is_random(data[1]) or _HEX.fullmatch(data[1])):
         return at
     end = at + 1
@@ -254,9 +263,11 @@ def _secret_until(raw: Sequence[str], at: int) -> int:
     after = at + 1
     if len(value) > LINE_MAX or after >= len(raw):
         return after
+    if not _HINT.search(value):
+        return after
     if _HANGING.search(value):
         return after + 1
-    tag = _TAG.search(value)
+    tag = _TAG.search(value) if "<" in value else None
     if tag is not None and tag[3] != "</":
         return _until(raw, after, "</")
     key = _KEY.search(value)

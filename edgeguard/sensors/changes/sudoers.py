@@ -6,40 +6,43 @@ The last rule that matches wins, so another order is a change.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from edgeguard.sensors.changes.secrets import line
 
+_AROUND = re.compile(r" ?([=,:()!]) ?")  # blanks around these say nothing
 _INCLUDES = ("#include", "@include")
 _ALIASES = ("User_Alias", "Runas_Alias", "Host_Alias", "Cmnd_Alias", "Cmd_Alias")
 
 
 def tell(old: str, new: str) -> Iterator[str]:
-    before, after = list(_entries(old)), list(_entries(new))
+    shown: dict[str, str] = {}
+    before, after = list(_entries(old, shown)), list(_entries(new, shown))
     gone, came = Counter(before) - Counter(after), Counter(after) - Counter(before)
-    for noun, entry in came.elements():
-        yield f"{noun} added: {line(entry)}"
-    for noun, entry in gone.elements():
-        yield f"{noun} removed: {line(entry)}"
+    for entry in came.elements():
+        yield f"{_noun(entry)} added: {line(shown[entry])}"
+    for entry in gone.elements():
+        yield f"{_noun(entry)} removed: {line(shown[entry])}"
     if [item for item in before if not gone[item]] != [item for item in after if not came[item]]:
         yield "rules stand in another order: the last one that matches wins"
 
 
-def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """(what it is, the entry with single blanks)."""
+def _entries(text: str, shown: dict[str, str]) -> Iterator[str]:
+    """Each entry without the blanks that say nothing; `shown` learns how it is written."""
     joined = ""
-    for raw in text.split("\n"):
+    for raw in (*text.split("\n"), ""):
         joined += raw
         if joined.endswith("\\") and not joined.endswith("\\\\"):
             joined = joined[:-1] + " "
             continue
-        entry = " ".join(_without_comment(joined).split())
+        written = " ".join(_without_comment(joined).split())
         joined = ""
-        if entry:
-            yield _noun(entry), entry
-    if rest := " ".join(_without_comment(joined).split()):
-        yield _noun(rest), rest
+        if written:
+            entry = _AROUND.sub(r"\1", written)
+            shown[entry] = written
+            yield entry
 
 
 def _noun(entry: str) -> str:

@@ -25,7 +25,7 @@ class _Row(NamedTuple):
     sign: str  # " ", "-" or "+"
     old: int  # lines before it, on both sides
     new: int
-    text: str
+    line: Line
 
 
 def unified(old: Sequence[Line], new: Sequence[Line]) -> tuple[str, ...]:
@@ -43,15 +43,15 @@ def _rows(old: Sequence[Line], new: Sequence[Line]) -> Iterator[_Row]:
     while tail < room and old[-1 - tail].key == new[-1 - tail].key:
         tail += 1
     for at in range(head):
-        yield _Row(" ", at, at, new[at].shown)
+        yield _Row(" ", at, at, new[at])
     x, y = head, head
     middles = ([item.key for item in side[head : len(side) - tail]] for side in (old, new))
     for sign in _script(*middles):
-        yield _Row(sign, x, y, (new[y] if sign == "+" else old[x]).shown)
+        yield _Row(sign, x, y, new[y] if sign == "+" else old[x])
         x += sign != "+"
         y += sign != "-"
     for at in range(tail):
-        yield _Row(" ", x + at, y + at, new[y + at].shown)
+        yield _Row(" ", x + at, y + at, new[y + at])
 
 
 def _script(old: Sequence[str], new: Sequence[str]) -> str:
@@ -128,7 +128,7 @@ def _runs(part: Sequence[_Row]) -> Iterator[str]:
             end += 1
         shown = min(end, at + RUN_MAX)
         for row in part[at:shown]:
-            yield row.sign + _narrow(row.text)
+            yield row.sign + _narrow(row.line.shown)
         if shown < end:
             yield f"{part[at].sign}{CUT} ({end - shown} more lines)"
         at = end
@@ -144,7 +144,6 @@ def _bounded(shown: Iterator[str]) -> Iterator[str]:
     for count, text in enumerate(shown):
         left -= len(text.encode("utf-8", "surrogatepass"))
         if count >= SHOWN_MAX or left < 0:
-            rest = 1 + sum(1 for _ in shown)
-            yield f"{CUT} ({rest} more lines of this difference)"
+            yield f"{CUT} (there is more of this difference)"
             return
         yield text
