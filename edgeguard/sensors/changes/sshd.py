@@ -6,11 +6,15 @@ host's word (kind sshd). The first value wins, except for keywords that collect 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from edgeguard.sensors import parse_sshd
 from edgeguard.sensors.changes.secrets import line, value_of
+
+
+_NAME = re.compile(r"[ \t\r\f]*\"?([^\s=\"]+)")
 
 
 class _Setting(NamedTuple):
@@ -74,7 +78,7 @@ def _parsed(text: str) -> tuple[_Settings, list[str]]:
     match = ""
     for raw in text.split("\n"):
         words = parse_sshd.words(raw.encode("utf-8", "surrogateescape"))
-        if not words:
+        if not words or not words[0]:
             if raw.strip() and not raw.strip().startswith("#"):
                 words = ("a line that sshd refuses", raw.strip())
             else:
@@ -85,6 +89,7 @@ def _parsed(text: str) -> tuple[_Settings, list[str]]:
             if match not in blocks:
                 blocks.append(match)
             continue
-        name = raw.strip().split("=", 1)[0].split(None, 1)[0].strip('"') if " " not in keyword else keyword
+        written = _NAME.match(raw)
+        name = written[1] if written and " " not in keyword else keyword
         settings.setdefault((match, keyword), (name, []))[1].append(" ".join(arguments))
     return {key: _Setting(name, tuple(values)) for key, (name, values) in settings.items()}, blocks
