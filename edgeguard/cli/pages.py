@@ -10,7 +10,7 @@ from edgeguard.cli.words import Document, actor_words, age, ago, count, headline
 
 ID_MAX = 12  # columns; ours have 6, more only after collisions
 LABEL = 9  # columns of the labels in explain and why
-DIFF_LINES = 10  # of a difference in explain, which has more to say; why shows all of it
+DIFF_LINES, SENTENCES = 7, 3  # of a change in explain, which has more to say; why shows all of it
 COMPARED = ("diff", "changes")  # columns that have a place of their own
 
 
@@ -43,7 +43,8 @@ def findings(found: Sequence[Document], tail: Document, now: int, columns: int, 
         for finding in found:
             word = cut(state(finding), 5)
             since = age(now - (when(finding.get("first_seen")) or now))
-            text = pad(cut_middle(headline(finding), what), what)
+            said = headline(finding)
+            text = pad(cut_middle(said, what) if said == phrase(finding) else cut(said, what), what)
             who = f"  {cut(actor_words(finding), by)}" if by else ""
             painted = paint(word, color) + " " * (5 - len(word))
             lines.append(f"{pad(str(finding.get('id', '')), wide)}  {painted} {since:<7} {text}{who}".rstrip())
@@ -71,7 +72,7 @@ def explain(answer: Document, code: CodeText | None, now: int, columns: int, col
     lines += [" " * 14 + line for line in wrap(_history(finding, now), max(20, columns - 14))]
     lines.append("")
     lines += _labelled("What", [phrase(finding), *_differences(finding)], columns)
-    lines += _change(finding.get("details"), columns, color, DIFF_LINES)
+    lines += _change(finding.get("details"), columns, color, whole=False)
     if finding.get("note"):
         lines += _labelled("Note", [str(finding["note"])], columns)
     lines += _labelled("Who", [_who(finding)], columns)
@@ -132,6 +133,8 @@ def _differences(finding: Document) -> list[str]:
     expected, observed = finding.get("expected") or {}, finding.get("observed") or {}
     lines = []
     for column in observed:
+        if column == "sha256" and _texts(finding.get("details"), "diff"):
+            continue  # what changed says more
         now = _value(column, observed[column])
         if column in expected:
             lines.append(f"{column}  {_value(column, expected[column])} -> {now}")
@@ -140,23 +143,27 @@ def _differences(finding: Document) -> list[str]:
     return lines[:10]
 
 
-def _change(row: Any, columns: int, color: bool, most: int | None = None) -> list[str]:
+def _change(row: Any, columns: int, color: bool, *, whole: bool = True) -> list[str]:
     """What changed in a file: in words, and line by line. A line that is too long is cut, never wrapped."""
-    if not isinstance(row, Mapping):
-        return []
-    said = [str(item) for item in row.get("changes") or [] if isinstance(item, str)]
-    lines = _labelled("Changes", said, columns)
-    diff = [str(item) for item in row.get("diff") or [] if isinstance(item, str)]
-    for text in diff[:most]:
-        shown = cut(text, max(10, columns - LABEL))
+    said, diff = _texts(row, "changes"), _texts(row, "diff")
+    sentences, most = (len(said), len(diff)) if whole else (SENTENCES, DIFF_LINES)
+    lines = _labelled("Changes", said[:sentences], columns)
+    room = max(10, columns - LABEL)
+    for number, text in enumerate(diff[:most]):
+        shown = cut(text, room)
         if color and text[:1] in _DIFF_COLOURS:
             shown = f"\x1b[{_DIFF_COLOURS[text[:1]]}m{shown}\x1b[0m"
-        lines.append(f"{'Diff' if text is diff[0] else '':<{LABEL}}{shown}".rstrip())
-    if most is not None and len(diff) > most:
-        lines.append(
-            " " * LABEL + cut(f"({len(diff) - most} more lines: edgeguard why PATH)", max(10, columns - LABEL))
-        )
+        lines.append(f"{'' if number else 'Diff':<{LABEL}}{shown}".rstrip())
+    if len(said) > sentences or len(diff) > most:
+        more = [count(len(said) - sentences, "sentence")] if len(said) > sentences else []
+        more += [count(len(diff) - most, "line")] if len(diff) > most else []
+        lines.append(" " * LABEL + cut(f"({' and '.join(more)} more: edgeguard why PATH)", room))
     return lines
+
+
+def _texts(row: Any, column: str) -> list[str]:
+    value = row.get(column) if isinstance(row, Mapping) else None
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _value(column: str, value: Any) -> str:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from edgeguard.sensors import parse_sshd
 from edgeguard.sensors.changes.secrets import line, value_of
 
-
 _NAME = re.compile(r"[ \t\r\f]*\"?([^\s=\"]+)")
 
 

@@ -694,7 +694,12 @@ COMPARED = (
 SECRET = (
     *("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/NetworkManager/system-connections/home.nmconnection"),
     *("/etc/wpa_supplicant/wpa_supplicant.conf", "/etc/ssl/private/a.pem", "/etc/app.key", "/etc/default/a.secret"),
-    *("/etc/ssh/ssh_host_ed25519_key", "/root/.ssh/authorized_keys", "/home/pi/.ssh/id_ed25519", "/etc/ppp/chap-secrets"),
+    *(
+        "/etc/ssh/ssh_host_ed25519_key",
+        "/root/.ssh/authorized_keys",
+        "/home/pi/.ssh/id_ed25519",
+        "/etc/ppp/chap-secrets",
+    ),
     *("/etc/apt/auth.conf", "/etc/apt/auth.conf.d/a", "/etc/security/opasswd", "/var/lib/edgeguard/keys/device.key"),
     *("/etc/apt/trusted.gpg.d/a.gpg", "/usr/bin/sudo", "/usr/lib/systemd/system/ssh.service", "/etc/krb5.keytab"),
 )

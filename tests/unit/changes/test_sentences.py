@@ -70,7 +70,7 @@ CHANGES = [
     ("/etc/ssh/sshd_config", "Match User a\nX11Forwarding no\nMatch all\nX11Forwarding yes\n",
      "Match all\nX11Forwarding yes\nMatch User a\nX11Forwarding no\n",
      ["Match blocks stand in another order: the first one that matches wins"]),
-    ("/etc/ssh/sshd_config", "", "=\n\"\" x\n", [
+    ("/etc/ssh/sshd_config", "", '=\n"" x\n', [
         'a line that sshd refuses: not set here → =, "" x']),
     ("/etc/cron.d/x", CRON, CRON + "*/5 * * * * root /tmp/x\n", ["job added: */5 * * * * root /tmp/x"]),
     ("/etc/cron.d/x", CRON, CRON.replace("5 4 *", "*/1 * *"), [
