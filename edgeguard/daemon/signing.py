@@ -209,11 +209,12 @@ def _protect(settings: Settings, baseline: Baseline, accepted: list[Any]) -> Non
         revisit.protect(baseline.policy.watches, settings.paths.root, paths, vault, vault_max=most)
 
 
-def keep_copies(settings: Settings, trust: Trust, baseline: Baseline) -> None:
-    """Of files that are as this baseline says and that its policy wants a copy of. It is in force with or without."""
+def keep_copies(settings: Settings, trust: Trust, baseline: Baseline, *, only_compared: bool = False) -> None:
+    """Of files that are as this baseline says and that its policy wants a copy of. It is in force with or without.
+    `only_compared`: not of those that could be restored."""
     if baseline.files is None:
         return
-    from edgeguard.sensors import revisit
+    from edgeguard.sensors import copies, revisit
 
     found = _overlaid(settings, trust, baseline)
     superseded = found.superseded if found is not None else {}
@@ -237,7 +238,8 @@ def keep_copies(settings: Settings, trust: Trust, baseline: Baseline) -> None:
             return value if isinstance(value, bytes) else b""
 
         vault, most = f"{settings.paths.state}/vault", settings.budget.vault_bytes
-        revisit.complete(baseline.policy.watches, settings.paths.root, digest, vault, vault_max=most)
+        wanted = copies.comparable if only_compared else copies.kept
+        revisit.complete(baseline.policy.watches, settings.paths.root, digest, vault, wanted=wanted, vault_max=most)
 
 
 def install(settings: Settings, request: dict[str, Any], out: Out) -> None:

@@ -31,9 +31,14 @@ def compared(watch: Watch, path: str) -> bool:
     return _any(watch.diff, path) and not _any(watch.nodiff, path)
 
 
+def comparable(watch: Watch, path: str, size: int) -> bool:
+    """Is it a file whose difference will be told, and not too large for that?"""
+    return size <= FILE_MAX and compared(watch, path)
+
+
 def kept(watch: Watch, path: str, size: int) -> bool:
     """Is a copy of the content to be kept while learning?"""
-    return watch.content and (watch.protect or (size <= FILE_MAX and compared(watch, path)))
+    return watch.content and (watch.protect or comparable(watch, path, size))
 
 
 def earlier(vault: str, digest: bytes) -> bytes:

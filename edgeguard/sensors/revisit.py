@@ -133,12 +133,13 @@ def complete(
     expected: Callable[[str], bytes],
     vault: str,
     *,
+    wanted: Callable[[Watch, str, int], bool] = kept,
     vault_max: int = VAULT_MAX,
 ) -> int:
     """Keep the copies that watches ask for and that are not there yet, of files that are as they should be; how many.
 
-    For a policy that asks for more than the one before, and for a baseline from elsewhere, which no learning here came
-    before. `expected`: path -> SHA-256 of the content, b"" where there is none.
+    For a policy that asks for more than the one before, for a baseline from elsewhere, which no learning here came
+    before, and for what packages brought. `expected`: path -> SHA-256 of the content, b"" where there is none.
     """
     plan = Plan(resolved(watches, root))
     store = Vault(vault, vault_max)
@@ -149,15 +150,15 @@ def complete(
             for at, name in enumerate(visit.names):
                 watch, stat = visit.watch or visit.watches[at], visit.stats[at]
                 path = f"{visit.path}/{name}"
-                if S_IFMT(stat.st_mode) != S_IFREG or not kept(watch, path, stat.st_size):
+                if S_IFMT(stat.st_mode) != S_IFREG or not wanted(watch, path, stat.st_size):
                     continue
-                wanted = expected(path)
-                if not wanted or os.path.exists(f"{vault}/{wanted.hex()}"):
+                digest = expected(path)
+                if not digest or os.path.exists(f"{vault}/{digest.hex()}"):
                     continue
                 with contextlib.suppress(OSError, CannotLook):
-                    if eye.look(visit.fd, name, watch).entry.sha256 == wanted:
+                    if eye.look(visit.fd, name, watch).entry.sha256 == digest:
                         store.look(eye, visit.fd, name, path, stat.st_size, watch)
-                        count += os.path.exists(f"{vault}/{wanted.hex()}")
+                        count += os.path.exists(f"{vault}/{digest.hex()}")
     store.sync()
     return count
 

@@ -20,6 +20,7 @@ from edgeguard.sensors.changes.unified import unified
 LINES_MAX = 3000  # of a text that is compared; 64 KiB of settings have some 2,000
 SENTENCES_MAX = 12
 SENTENCE_MAX = 200  # characters; a command line in it is told as far as that
+SENTENCES_BYTES = 2048  # of all of them, in UTF-8
 MORE = "and more"
 ONLY_FORM = "nothing that counts: only comments, blanks or the order of lines"
 
@@ -73,11 +74,14 @@ def sentences(path: str, old: str, new: str) -> tuple[str, ...]:
 
 def _bounded(said: Iterator[str]) -> tuple[str, ...]:
     kept: list[str] = []
+    left = SENTENCES_BYTES
     for sentence in said:
-        if len(kept) == SENTENCES_MAX:
+        short = sentence if len(sentence) <= SENTENCE_MAX else sentence[: SENTENCE_MAX - 1] + "…"
+        left -= len(short.encode("utf-8", "surrogatepass"))
+        if len(kept) == SENTENCES_MAX or left < 0:
             kept.append(MORE)  # how many is not counted: each would be made for nothing
             break
-        kept.append(sentence if len(sentence) <= SENTENCE_MAX else sentence[: SENTENCE_MAX - 1] + "…")
+        kept.append(short)
     return tuple(kept)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -136,3 +137,14 @@ def test_any_bytes_give_sentences_and_no_error(old: bytes, new: bytes, path: str
     told = compare(path, old, new)
     assert all(isinstance(line, str) for line in (*told.diff, *told.changes))
     sentences(path, old.decode("latin-1"), new.decode("latin-1"))
+
+
+@pytest.mark.parametrize("path", FORMATS)
+def test_hostile_texts_cost_no_memory(path: str) -> None:
+    """The resident daemon compares; what it takes for a moment it must be able to spare."""
+    for old, new in hostile():
+        tracemalloc.start()
+        compare(path, old.encode(), new.encode())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 8 << 20
