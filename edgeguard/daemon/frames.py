@@ -118,4 +118,9 @@ def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
 
 
 def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
-    return tuple(Watch._make(tuple(value) if isinstance(value, list) else value for value in row) for row in plain)
+    return tuple(_watch(row) for row in plain)
+
+
+def _watch(row: list[Any]) -> Watch:
+    values = (tuple(value) if isinstance(value, list) else value for value in row)
+    return Watch("", "")._replace(**dict(zip(Watch._fields, values, strict=False)))
