@@ -122,5 +122,6 @@ def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
 
 
 def _watch(row: list[Any]) -> Watch:
-    values = (tuple(value) if isinstance(value, list) else value for value in row)
-    return Watch("", "")._replace(**dict(zip(Watch._fields, values, strict=False)))
+    """One that lacks the newest keys has their defaults."""
+    values = [tuple(value) if isinstance(value, list) else value for value in row]
+    return Watch._make([*values, *Watch("", "")[len(values) :]])

@@ -39,16 +39,21 @@ _FIRST = r"[\s#;/*\"'\[{(<-]{0,16}(?:(?:export|setenv|set|declare|local|readonly
 _AT_START = re.compile(_FIRST + r"[\"']?\Z")
 _KEY = re.compile(
     rf"(?i)(?:{redact.NAME}|(?<![\w.-])(?:(?:proxy-)?authorization|[\w-]{{0,16}}cookie|wep[-_]?key\d?|pin(?:code)?))"
-    r"[\"'\]]{0,2}\s{0,8}(?:=>|[:?+]?=|:(?!:))\s{0,8}"
+    r"[\"'\]]{0,2}\s{0,8}(?:=>|[:?+]?=|:(?!:)|,(?=\s{0,8}[\"']))\s{0,8}"
 )
 _HINT = re.compile(rf"(?i){redact.WORD}|authorization|cookie|pin|wep")  # without one of these no line names a secret
 _VALUE = re.compile(r"(?:\"(?:[^\"\\]|\\.)*+(?:\"|\\?\Z)|'[^']*+(?:'|\Z)|[^\s\"'])++")
 _WORDS = re.compile(
     r"(?i)([\s#;]{0,16}(?:[a-z]{1,16}[-_.])?(?:password|passwd|passphrase|secret|psk|token|requirepass|masterauth|masteruser|rocommunity6?"
-    r"|rwcommunity6?|com2sec|(?:root)?bindpw|rootpw|userpassword|auth_token|api_?key)\s{1,16})([^\s=:].*)"
+    r"|rwcommunity6?|com2sec|(?:root)?bindpw|rootpw|userpassword|auth_token|api_?key|createuser|wireless[-_]key)\s{1,16})([^\s=:].*)"
 )
 _LOGIN = re.compile(
     r"(?i)(\b(?:login|user(?:name)?)\s{1,8}\S{1,256}\s{1,8}(?:\w{1,16}-)?(?:password|passwd|secret)\s{1,8})(\S+)"
+)
+_PROXIED = re.compile(r"(?i)(\bauthorization[\"']?\s{1,8}[\"']?(?:basic|bearer|digest|token)\s{1,8})([^\s\"']+)")
+_PIPED = re.compile(  # echo SECRET | sudo -S
+    r"(?i)(\b(?:echo|printf)\s{1,8})([^|]{1,512})"
+    r"(?=\|\s{0,8}(?:sudo\s{1,8}(?:-S|\S{0,64}chpasswd)|\S{0,64}(?:passwd|cryptsetup|openssl|docker\s{1,8}login|su)\b))"
 )
 _TAG = re.compile(rf"(?i)(<[\w:.-]{{0,64}}{redact.WORD}[\w:.-]{{0,32}}(?:\s[^<>]{{0,256}})?>)([^<]*)(</|\Z)")
 _URL = re.compile(r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,31}://[^/\s:@]{0,256}:)(\S{1,512})(?=@)")
@@ -123,7 +128,8 @@ def line(value: str) -> str:
     value = _assigned(value)
     value = _TAG.sub(rf"\1{COVER}\3", value)
     value = _WORDS.sub(_named, value) if (told := _WORDS.match(value)) and told.end() == len(value) else value
-    value = _LOGIN.sub(rf"\1{COVER}", value)
+    for pattern in (_LOGIN, _PROXIED, _PIPED):
+        value = pattern.sub(rf"\1{COVER}", value)
     value = redact.OPTION_INSIDE.sub(rf"\1{COVER}", value)
     value = redact.HEADER.sub(rf"\1{COVER}", value)
     value = redact.SHAPES.sub(COVER, value)

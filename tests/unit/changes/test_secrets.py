@@ -60,8 +60,27 @@ PLACES = [
     "$config['db_password'] = '{}';",
     "pin={}",
     "user.password := {}",
+    "define('DB_PASSWORD', '{}');",
+    'proxy_set_header Authorization "Basic {}";',
+    "createUser bob SHA {} AES {}",
+    "    wireless-key s:{}",
+    "0 0 * * * root echo {} | sudo -S reboot",
+    "echo 'root:{}' | chpasswd",
+    "printf '%s' '{}' | cryptsetup open /dev/sda2 x",
+    "//nas/share /mnt cifs username=bob,password={},uid=1000 0 0",
 ]
-ONE_WORD = ("-p{}", "-p {}", " {} ", "Bearer", "login", "://", "--token=", "t=DB")  # blanks end the secret there
+ONE_WORD = (
+    "Basic {}",
+    ",password=",
+    "-p{}",
+    "-p {}",
+    " {} ",
+    "Bearer",
+    "login",
+    "://",
+    "--token=",
+    "t=DB",
+)  # blanks end the secret there
 SPACED = [place for place in PLACES if not any(mark in place for mark in ONE_WORD)]
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!$%&*+-./?@^_~"
 plain = st.text(LETTERS, min_size=8, max_size=40)
@@ -214,6 +233,7 @@ HOSTILE = [
     "a:",
     "=",
 ]
+HOSTILE += ["echo ", "echo a|", "authorization basic ", "password',", "createuser ", "login a password "]
 HOSTILE += [
     "--password \\\n",
     "Aa0/",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeguard.sensors.changes import ONLY_FORM, SENTENCE_MAX, SENTENCES_MAX, sentences
+from edgeguard.sensors.changes import MORE, ONLY_FORM, SENTENCE_MAX, SENTENCES_BYTES, SENTENCES_MAX, sentences
 
 HASH, OTHER = "$y$j9T$aaaaaaaaaaaaaaaa", "$6$salt$bbbbbbbbbbbbbbbb"
 PASSWD = "root:x:0:0:root:/root:/bin/bash\npi:x:1000:1000:,,,:/home/pi:/bin/bash\n"
@@ -138,9 +138,12 @@ def test_of_other_files_nothing_is_made_up(path: str) -> None:
     assert sentences(path, "a\n", "b\n") == ()
 
 
-def test_the_number_and_length_of_sentences_is_bounded() -> None:
-    new = "".join(f"* * * * * root /tmp/{number} {'x' * 1000}\n" for number in range(500))
+@pytest.mark.parametrize(("letter", "most"), [("x", SENTENCES_MAX), ("é", SENTENCES_MAX - 4)])
+def test_the_number_and_length_of_sentences_is_bounded(letter: str, most: int) -> None:
+    new = "".join(f"* * * * * root /tmp/{number} {letter * 100}\n" for number in range(500))
     said = sentences("/etc/cron.d/x", "", new)
-    assert len(said) == SENTENCES_MAX + 1
-    assert said[-1] == "and more"
-    assert max(map(len, said)) <= SENTENCE_MAX
+    assert said[-1] == MORE
+    assert len(said) == most + 1
+    assert sum(len(sentence.encode()) for sentence in said) <= SENTENCES_BYTES + len(MORE)
+    (long, _) = sentences("/etc/cron.d/x", "", f"* * * * * root /tmp/a {'b ' * 500}\nrubbish\n")
+    assert len(long) == SENTENCE_MAX
