@@ -24,6 +24,7 @@ QUOTED_MAX = 64  # lines in which a quote that was opened must be closed, else i
 BLOCK = f"{COVER} (a key or a block of data)"
 MORE = f"{COVER} (more of it)"
 LONG = f"{COVER} (a very long line)"
+UNENDED = "(no newline at the end)"
 
 # What stands behind the name of a secret and is none. All of a value's words must be here.
 PLAIN = frozenset(
@@ -44,8 +45,9 @@ _KEY = re.compile(
 _HINT = re.compile(rf"(?i){redact.WORD}|authorization|cookie|pin|wep")  # without one of these no line names a secret
 _VALUE = re.compile(r"(?:\"(?:[^\"\\]|\\.)*+(?:\"|\\?\Z)|'[^']*+(?:'|\Z)|[^\s\"'])++")
 _WORDS = re.compile(
-    r"(?i)([\s#;]{0,16}(?:[a-z]{1,16}[-_.])?(?:password|passwd|passphrase|secret|psk|token|requirepass|masterauth|masteruser|rocommunity6?"
-    r"|rwcommunity6?|com2sec|(?:root)?bindpw|rootpw|userpassword|auth_token|api_?key|createuser|wireless[-_]key)\s{1,16})([^\s=:].*)"
+    r"(?i)([\s#;]{0,16}(?:[a-z]{1,16}[-_.])?(?:password|passwd|passphrase|secret|psk|token|requirepass|masterauth"
+    r"|masteruser|r[ow]community6?|com2sec|(?:root)?bindpw|rootpw|userpassword|auth_token|api_?key|createuser"
+    r"|wireless[-_]key)\s{1,16})([^\s=:].*)"
 )
 _LOGIN = re.compile(
     r"(?i)(\b(?:login|user(?:name)?)\s{1,8}\S{1,256}\s{1,8}(?:\w{1,16}-)?(?:password|passwd|secret)\s{1,8})(\S+)"
@@ -66,8 +68,8 @@ _HANGING = re.compile(rf"(?i)--?[\w.-]{{0,64}}{redact.WORD}[\s=]{{0,8}}\\\Z")  #
 _BEGIN = re.compile(r"-----? ?BEGIN [\w .-]{1,64}-----?")
 _END = re.compile(r"-----? ?END [\w .-]{1,64}-----?")
 _ARMOUR = re.compile(
-    r"[\s#;>|*\"'+]*(?:[A-Za-z0-9+/=_-]*|(?:proc-type|dek-info|version|comment|hash|charset|messageid|subject|x-[\w-]+)"
-    r"\s*:.*)(?:\\[nr]|[\s\"'\\,+])*\Z",
+    r"[\s#;>|*\"'+]*+(?:[A-Za-z0-9+/=_-]*+|(?:proc-type|dek-info|version|comment|hash|charset|messageid|subject|x-[\w-]+)"
+    r"\s{0,8}:.*)(?:\\[nr]|[\s\"'\\,+])*+\Z",
     re.IGNORECASE,
 )
 DATA_MIN = 40  # characters of a line of base64; usual are 64 and 76
@@ -113,7 +115,8 @@ def lines(text: str) -> list[Line]:
             at = end
     if found and not ends:
         last = found[-1]
-        found[-1] = Line(last.key + "\n\n", last.before or last.key, last.instead or " ", "(no newline at the end)")
+        before, instead = (last.before, last.instead) if last.instead else (last.key, " ")
+        found[-1] = Line(last.key + "\n\n", before, instead, UNENDED if instead == " " else f" {UNENDED}")
     return found
 
 

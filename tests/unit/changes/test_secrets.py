@@ -96,6 +96,7 @@ def shown(text: str) -> str:
 def test_no_secret_survives(place: str, secret: str) -> None:
     secret = f"q{secret}Z"  # begins and ends like a word: a dash would be another option
     assert secret not in shown(place.format(secret, secret))
+    assert secret not in "\n".join(line.shown for line in secrets.lines(place.format(secret, secret)))  # unended
     assert secrets.COVER in shown(place.format(secret, secret))
 
 
@@ -169,6 +170,9 @@ def test_a_key_of_many_lines_is_one_line_however_long_it_is(make: Callable[[int]
     assert "q2w==" not in shown(text)
     assert shown(text) == shown(longer)
     assert "b = 2" in shown(text)
+    unended = "\n".join(line.shown for line in secrets.lines("a = 1\n" + make(12)))
+    assert "q2w==" not in unended
+    assert unended.endswith(secrets.UNENDED)
 
 
 def test_a_change_deep_in_a_key_shows_nothing_of_it() -> None:
@@ -254,5 +258,15 @@ def test_no_text_costs_more_than_linear_time(part: str) -> None:
     """64 KiB, the most that is read, made for it: in long lines and in short ones."""
     for text in (part * (65_536 // len(part)), (part * (2000 // len(part)) + "\n") * 32, (part + "\n") * 3000):
         began = time.process_time()
-        secrets.lines(text[:65_536])
+        found = secrets.lines(text[:65_536])
+        assert all(isinstance(item.shown, str) for item in found[:60])  # no more of them are ever shown
         assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize("fill", ["+", " ", '"', "'", ",", "\\n", "a", "=", "a:", "# ", "|", "-"])
+def test_what_seems_to_be_a_key_costs_no_more(fill: str) -> None:
+    line = (fill * 2000)[:2000] + "é"
+    began = time.process_time()
+    secrets.lines("\n".join(["-----BEGIN A KEY-----", *[line, "-----BEGIN A KEY-----"] * 16]))
+    secrets.lines("\n".join(["A1b2" * 16, *[line, "A1b2" * 16] * 16]))
+    assert time.process_time() - began < 0.5

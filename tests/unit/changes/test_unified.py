@@ -139,7 +139,7 @@ def test_any_bytes_give_sentences_and_no_error(old: bytes, new: bytes, path: str
     sentences(path, old.decode("latin-1"), new.decode("latin-1"))
 
 
-@pytest.mark.parametrize("path", FORMATS)
+@pytest.mark.parametrize("path", ["/etc/x", "/etc/shadow", "/etc/crontab"])
 def test_hostile_texts_cost_no_memory(path: str) -> None:
     """The resident daemon compares; what it takes for a moment it must be able to spare."""
     for old, new in hostile():
