@@ -88,54 +88,57 @@ def _state(password: bytes) -> str:
 
 
 def _users(data: bytes) -> dict[str, _Entry]:
-    found: dict[str, _Entry] = {}
+    found = _Entries()
     passwords = _passwords(data, 7)
     for user in parse_accounts.users(data):
         facts = {"uid": str(user.uid), "gid": str(user.gid), "home": user.home, "shell": user.shell}
         rights = _ROOT if user.uid == 0 and not user.nis else ""
-        _put(found, user.name, _Entry(facts, {}, passwords.get(user.name, b""), rights))
+        found.put(user.name, _Entry(facts, {}, passwords.get(user.name, b""), rights))
     return found
 
 
 def _shadow(data: bytes) -> dict[str, _Entry]:
-    found: dict[str, _Entry] = {}
+    found = _Entries()
     for fields in parse_accounts.rows(data):
         if len(fields) >= 2:
             facts = {name: _text(fields[at]) for at, name in _SHADOW_FIELDS.items() if at < len(fields)}
-            _put(found, _text(fields[0]), _Entry(facts, {}, fields[1]))
+            found.put(_text(fields[0]), _Entry(facts, {}, fields[1]))
     return found
 
 
 def _groups(data: bytes) -> dict[str, _Entry]:
-    found: dict[str, _Entry] = {}
+    found = _Entries()
     passwords = _passwords(data, 4)
     for item in parse_accounts.groups(data):
         rights = _ROOT if item.name in PRIVILEGED or item.gid == 0 else ""
         entry = _Entry(
             {"gid": str(item.gid)}, {"member": frozenset(item.members)}, passwords.get(item.name, b""), rights
         )
-        _put(found, item.name, entry)
+        found.put(item.name, entry)
     return found
 
 
 def _group_shadow(data: bytes) -> dict[str, _Entry]:
-    found: dict[str, _Entry] = {}
+    found = _Entries()
     for fields in parse_accounts.rows(data):
         if len(fields) >= 2:
             admins, members = ([*fields, b"", b""][at] for at in (2, 3))
             name = _text(fields[0])
             sets = {"administrator": _names(admins), "member": _names(members)}
-            _put(found, name, _Entry({}, sets, fields[1], _ROOT if name in PRIVILEGED else ""))
+            found.put(name, _Entry({}, sets, fields[1], _ROOT if name in PRIVILEGED else ""))
     return found
 
 
-def _put(found: dict[str, _Entry], name: str, entry: _Entry) -> None:
-    """A second line with the same name is an entry of its own."""
-    place, number = name, 1
-    while place in found:
-        number += 1
-        place = f"{name} (line {number} of that name)"
-    found[place] = entry
+class _Entries(dict[str, _Entry]):
+    """Entries by name. A second line with the same name is an entry of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, int] = {}
+
+    def put(self, name: str, entry: _Entry) -> None:
+        self._seen[name] = number = self._seen.get(name, 0) + 1
+        self[name if number == 1 else f"{name} (line {number} of that name)"] = entry
 
 
 def _passwords(data: bytes, fields_max: int) -> dict[str, bytes]:

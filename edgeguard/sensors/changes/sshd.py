@@ -13,6 +13,7 @@ from typing import NamedTuple
 from edgeguard.sensors import parse_sshd
 from edgeguard.sensors.changes.secrets import line, value_of
 
+VALUES_MAX = 8  # of a keyword that collects values, in one sentence
 _NAME = re.compile(r"[ \t\r\f]*\"?([^\s=\"]+)")
 
 
@@ -52,8 +53,15 @@ def _setting(key: tuple[str, str], was: _Setting | None, now: _Setting | None) -
         yield f"{where}: other values stand below the first, which counts: {value_of(name, olds[0])}"
         return
     before, after = (values if lists else values[:1] for values in (olds, news))
-    sides = [", ".join(value_of(name, value) for value in side) if side else "not set here" for side in (before, after)]
+    sides = [_listed(name, side) for side in (before, after)]
     yield f"{where}: {sides[0]} → {sides[1]}{_weaker(keyword, before, after, inside=bool(match))}"
+
+
+def _listed(name: str, values: tuple[str, ...]) -> str:
+    if not values:
+        return "not set here"
+    more = f" and {len(values) - VALUES_MAX} more" if len(values) > VALUES_MAX else ""
+    return ", ".join(value_of(name, value) for value in values[:VALUES_MAX]) + more
 
 
 def _weaker(keyword: str, before: tuple[str, ...], after: tuple[str, ...], *, inside: bool) -> str:
@@ -71,9 +79,9 @@ def _plain(value: str) -> str:
     return "without-password" if value.lower() == "prohibit-password" else value
 
 
-def _parsed(text: str) -> tuple[_Settings, list[str]]:
+def _parsed(text: str) -> tuple[_Settings, dict[str, None]]:
     settings: dict[tuple[str, str], tuple[str, list[str]]] = {}
-    blocks: list[str] = []
+    blocks: dict[str, None] = {}  # a set in order
     match = ""
     for raw in text.split("\n"):
         words = parse_sshd.words(raw.encode("utf-8", "surrogateescape"))
@@ -85,8 +93,7 @@ def _parsed(text: str) -> tuple[_Settings, list[str]]:
         keyword, *arguments = words
         if keyword == "match":
             match = " ".join(arguments)
-            if match not in blocks:
-                blocks.append(match)
+            blocks[match] = None
             continue
         written = _NAME.match(raw)
         name = written[1] if written and " " not in keyword else keyword

@@ -116,7 +116,14 @@ def hostile() -> list[tuple[str, str]]:
     apart = ["".join(f"{name}{at} {'z' * 15}\n" for at in range(2900)) for name in "ab"]
     keys = ["".join(f"password{at} = {name}\n" for at in range(2900)) for name in "ab"]
     jobs = ["".join(f"{at % 60} * * * * root {name}{at % 7}\n" for at in range(2900)) for name in "ab"]
-    return [(pair[0][:65_536], pair[1][:65_536]) for pair in (few, words, runs, apart, keys, jobs)]
+    same = [row * (60_000 // len(row)) for row in ("a:x:0:0:::\n", "a ALL=ALL\n")]
+    blocks = ["".join(f"Match a{at}\nPort {at}\n" for at in range(3600)), "Port 1\n" * 9000]
+    members = ["a:x:0:" + ",".join(f"{name}{at}" for at in range(9000)) + "\n" for name in "ab"]
+    joined = ["x = \\\n" * 10_000, "x = \\\n" * 10_000 + "y\n"]
+    return [
+        (pair[0][:65_536], pair[1][:65_536])
+        for pair in (few, words, runs, apart, keys, jobs, same, same[::-1], blocks, members, joined)
+    ]
 
 
 FORMATS = ("/etc/x", "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers", "/etc/crontab")
