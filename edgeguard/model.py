@@ -102,6 +102,10 @@ NOBODY = Actor()
 """The honest unknown."""
 
 
+COMPARED = ("diff", "changes")
+"""Columns that tell what differs from the reference value: they say nothing once there is another."""
+
+
 class Observation(NamedTuple):
     """One immutable fact. `kind` and the names in `columns` are declared by the sensor that yields it."""
 
@@ -239,6 +243,8 @@ class Watch(NamedTuple):
     source: str = ""  # file:line in the policy
     checks: tuple[str, ...] = ATTRIBUTES  # of its category; without `sha256`, `content` is False
     exclude_at: str = ""  # where each of `exclude` is written, a line each: a line of the same file, or file:line
+    diff: tuple[str, ...] = ()  # globs: of these files a copy is kept, and what changed in them is told
+    nodiff: tuple[str, ...] = ()  # globs: of these it never is
 
     @property
     def grows(self) -> bool:

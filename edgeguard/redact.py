@@ -1,5 +1,8 @@
 """Secrets in command lines and texts are covered before anything is stored, shown or sent. Pure.
 
+The patterns are shared: whole files, where a secret may have several lines, are covered with them by
+`sensors.changes.secrets`.
+
 This is a net for the common ways in which programs are handed passwords, not a proof: a secret that looks like any
 other word stays. Better a word too many is covered than one too few; that something was covered is visible (***).
 
@@ -16,21 +19,22 @@ ITEM_MAX = 256  # characters of one argument that are shown
 ARGV_MAX = 2048  # characters of a whole command line that are shown
 CUT = "…"
 
-_WORD = (
+WORD = (
     r"(?:pass(?:wd|word|phrase)?|pwd|secret|token|api[-_]?key|access[-_]?key|private[-_]?key"
-    r"|auth(?!ors?\b|orit|oris|oriz)|credentials?|psk)"
+    r"|pre[-_]?shared[-_]?key|auth(?!ors?\b|orit|oris|oriz)|credentials?|psk|(?:bind|root|admin)pw)"
 )
-_NAME = rf"(?<![\w.-])[\w.-]{{0,64}}{_WORD}[\w.-]{{0,32}}"
+NAME = rf"(?<![\w.-])[\w.-]{{0,64}}{WORD}[\w.-]{{0,32}}"
 # --password=x, PGPASSWORD=x, -Dtoken=x, and {"token": "x"} inside one text
-_ASSIGNED = re.compile(rf"(?i)({_NAME}[\"']?\s?[=:]\s?[\"']?)([^\s\"'&;,]+)")
-_OPTION = re.compile(rf"(?i)--?[\w.-]{{0,64}}{_WORD}\Z")  # --password x: the next argument is the secret
+_ASSIGNED = re.compile(rf"(?i)({NAME}[\"']?\s?[=:]\s?[\"']?)([^\s\"'&;,]+)")
+_OPTION = re.compile(rf"(?i)--?[\w.-]{{0,64}}{WORD}\Z")  # --password x: the next argument is the secret
 # the same inside one text, as in sh -c "mysql --password x"
-_OPTION_INSIDE = re.compile(rf"(?i)(?<!\S)(--?[\w.-]{{0,64}}{_WORD}\s{{1,8}})([^\s-]\S*)")
+OPTION_INSIDE = re.compile(rf"(?i)(?<!\S)(--?[\w.-]{{0,64}}{WORD}\s{{1,8}})([^\s-]\S*)")
 _URL = re.compile(r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,31}://[^/\s:@]{0,256}:)([^/\s@]{1,256})(?=@)")
-_HEADER = re.compile(r"(?i)\b(bearer\s{1,8}|authorization:\s{0,8}\w{1,32}\s{1,8})([\w.~+/=-]{4,})")
-_SHAPES = re.compile(
+HEADER = re.compile(r"(?i)\b(bearer\s{1,8}|authorization:\s{0,8}\w{1,32}\s{1,8})([\w.~+/=-]{4,})")
+SHAPES = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_\w{20,}|\bglpat-[\w-]{16,}|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}"
+    r"|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bgl(?:pat|dt|rt|cbt)-[\w-]{16,}|\bxox[abeprs]-[\w-]{10,}|\bsk-[\w-]{20,}"
+    r"|\bAIza[\w-]{30,}|\bnpm_\w{30,}|\bhf_\w{20,}|\bhooks\.slack\.com/services/[\w/]{8,}"
     r"|(?<![\w.-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
     r"|-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----.*",
     re.DOTALL,
@@ -51,11 +55,15 @@ _USER_PAIR = {"curl": ("-u", "--user", "-U", "--proxy-user")}
 
 def text(value: str) -> str:
     """`value` without what looks like a secret."""
-    value = _HEADER.sub(rf"\1{COVER}", value)
+    value = HEADER.sub(rf"\1{COVER}", value)
     value = _URL.sub(rf"\1{COVER}", value)
-    value = _OPTION_INSIDE.sub(rf"\1{COVER}", value)
+    value = OPTION_INSIDE.sub(rf"\1{COVER}", value)
     value = _ASSIGNED.sub(rf"\1{COVER}", value)
-    return _SHAPES.sub(COVER, value)
+    return SHAPES.sub(COVER, value)
+
+
+PROGRAMS = frozenset((*_GLUED, *_NEXT, *_USER_PAIR, "wpa_passphrase"))
+"""Programs whose arguments must be known to see a secret among them."""
 
 
 def arguments(argv: tuple[str, ...]) -> tuple[str, ...]:

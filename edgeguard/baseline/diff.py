@@ -55,6 +55,8 @@ def _watch_fields(watch: Watch) -> Fields:
         "protect": watch.protect,
         "only": watch.only,
         **({"checks": watch.checks} if watch.checks != ATTRIBUTES else {}),
+        "diff": watch.diff,
+        "nodiff": watch.nodiff,
     }
 
 

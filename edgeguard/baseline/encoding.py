@@ -172,8 +172,15 @@ def _plain(value: Value) -> Any:
     return to_plain(value)
 
 
+_WATCH_MIN = 8
+_NEWER = (ATTRIBUTES, "", (), ())  # what a watch has where its row ends before these: most check all and tell nothing
+
+
 def _watch(watch: Watch) -> list[Any]:
-    row = [
+    """Eight elements, and of the newer ones those up to the last that is not as usual."""
+    newer = (watch.checks, watch.exclude_at, watch.diff, watch.nodiff)
+    kept = max((at + 1 for at, (one, usual) in enumerate(zip(newer, _NEWER, strict=True)) if one != usual), default=0)
+    return [
         _plain(watch.path),
         watch.category,
         _plain(watch.exclude),
@@ -182,15 +189,22 @@ def _watch(watch: Watch) -> list[Any]:
         watch.protect,
         watch.only,
         _plain(watch.source),
-        _plain(watch.checks),
-        _plain(watch.exclude_at),
+        *(_plain(item) for item in newer[:kept]),
     ]
-    return row if watch.exclude_at else row[:9] if watch.checks != ATTRIBUTES else row[:8]
 
 
 def _watch_from(part: Part) -> Watch:
-    path, category, exclude, recurse, content, protect, only, source, *more = part.row(8, 10)
-    # Most watches check everything and have no exclusions; so had all before categories had checks.
+    path, category, exclude, recurse, content, protect, only, source, *more = part.row(
+        _WATCH_MIN, _WATCH_MIN + len(_NEWER)
+    )
+    checks, exclude_at, diff, nodiff = (
+        ATTRIBUTES if not more else _shared(more[0].texts()),
+        intern(more[1].text()) if len(more) > 1 else "",
+        _shared(more[2].texts()) if len(more) > 2 else (),
+        _shared(more[3].texts()) if len(more) > 3 else (),
+    )
+    if more and (checks, exclude_at, diff, nodiff)[len(more) - 1] == _NEWER[len(more) - 1]:
+        raise part.wrong("a row that ends with what is not as usual")  # one value, one spelling
     return Watch(
         path.text(),
         category.text(),
@@ -200,8 +214,10 @@ def _watch_from(part: Part) -> Watch:
         protect.flag(),
         only.text(),
         source.text(),
-        _shared(more[0].texts()) if more else ATTRIBUTES,
-        intern(more[1].text()) if len(more) > 1 else "",
+        checks,
+        exclude_at,
+        diff,
+        nodiff,
     )
 
 

@@ -110,6 +110,9 @@ class Reader:
             self._categories.use(source, (*path, "category"), values["category"])
         if not {"path"} <= set(values) or not ("category" in values or values.get("off")):
             return
+        if values.get("diff") and values.get("category") == "key":
+            message = "of keys no copy is kept and no difference is told"
+            source.complain((*path, "diff"), message, "another category, or no diff", key=True)
         globs = range(len(values.get("exclude", ())))
         lines = "\n".join(str(source.line((*path, "exclude", index))) for index in globs)
         for place in values.pop("path"):
@@ -283,6 +286,15 @@ def _globs(source: Source, path: Path, value: Any) -> Any:
     return patterns
 
 
+def _diff(source: Source, path: Path, value: Any) -> Any:
+    """true: every file of the watch; false: none."""
+    if isinstance(value, bool):
+        return ("**",) if value else ()
+    if not isinstance(value, (str, list)):
+        return source.complain(path, "this says not of which files a difference is told", "true, false or globs")
+    return _globs(source, path, value)
+
+
 _WATCH: Mapping[str, Check] = {
     "path": _watch_paths,
     "category": text,  # which there are is known when all files are read
@@ -292,6 +304,8 @@ _WATCH: Mapping[str, Check] = {
     "protect": boolean,
     "only": choice("selection", ("setid", "")),
     "off": boolean,
+    "diff": _diff,
+    "nodiff": _globs,
 }
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edgeguard.cli.text import cut, cut_middle, pad, width, wrap
-from edgeguard.cli.words import Document, actor_words, age, ago, count, paint, phrase, size, state, when
+from edgeguard.cli.words import Document, actor_words, age, ago, count, headline, paint, phrase, size, state, when
 
 ID_MAX = 12  # columns; ours have 6, more only after collisions
 LABEL = 9  # columns of the labels in explain and why
+DIFF_LINES, SENTENCES = 7, 3  # of a change in explain, which has more to say; why shows all of it
+COMPARED = ("diff", "changes")  # columns that have a place of their own
 
 
 class CodeText(Protocol):
@@ -41,7 +43,8 @@ def findings(found: Sequence[Document], tail: Document, now: int, columns: int, 
         for finding in found:
             word = cut(state(finding), 5)
             since = age(now - (when(finding.get("first_seen")) or now))
-            text = pad(cut_middle(phrase(finding), what), what)
+            said = headline(finding)
+            text = pad(cut_middle(said, what) if said == phrase(finding) else cut(said, what), what)
             who = f"  {cut(actor_words(finding), by)}" if by else ""
             painted = paint(word, color) + " " * (5 - len(word))
             lines.append(f"{pad(str(finding.get('id', '')), wide)}  {painted} {since:<7} {text}{who}".rstrip())
@@ -69,6 +72,7 @@ def explain(answer: Document, code: CodeText | None, now: int, columns: int, col
     lines += [" " * 14 + line for line in wrap(_history(finding, now), max(20, columns - 14))]
     lines.append("")
     lines += _labelled("What", [phrase(finding), *_differences(finding)], columns)
+    lines += _change(finding.get("details"), columns, color, whole=False)
     if finding.get("note"):
         lines += _labelled("Note", [str(finding["note"])], columns)
     lines += _labelled("Who", [_who(finding)], columns)
@@ -122,16 +126,44 @@ def _history(finding: Document, now: int) -> str:
     return text
 
 
+_DIFF_COLOURS = {"+": "32", "-": "31", "@": "36"}
+
+
 def _differences(finding: Document) -> list[str]:
     expected, observed = finding.get("expected") or {}, finding.get("observed") or {}
     lines = []
     for column in observed:
+        if column == "sha256" and _texts(finding.get("details"), "diff"):
+            continue  # what changed says more
         now = _value(column, observed[column])
         if column in expected:
             lines.append(f"{column}  {_value(column, expected[column])} -> {now}")
         elif finding.get("kind") != "health":
             lines.append(f"{column}  {now}")
     return lines[:10]
+
+
+def _change(row: Any, columns: int, color: bool, *, whole: bool = True) -> list[str]:
+    """What changed in a file: in words, and line by line. A line that is too long is cut, never wrapped."""
+    said, diff = _texts(row, "changes"), _texts(row, "diff")
+    sentences, most = (len(said), len(diff)) if whole else (SENTENCES, DIFF_LINES)
+    lines = _labelled("Changes", said[:sentences], columns)
+    room = max(10, columns - LABEL)
+    for number, text in enumerate(diff[:most]):
+        shown = cut(text, room)
+        if color and text[:1] in _DIFF_COLOURS:
+            shown = f"\x1b[{_DIFF_COLOURS[text[:1]]}m{shown}\x1b[0m"
+        lines.append(f"{'' if number else 'Diff':<{LABEL}}{shown}".rstrip())
+    if len(said) > sentences or len(diff) > most:
+        more = [count(len(said) - sentences, "sentence")] if len(said) > sentences else []
+        more += [count(len(diff) - most, "line")] if len(diff) > most else []
+        lines.append(" " * LABEL + cut(f"({' and '.join(more)} more: edgeguard why PATH)", room))
+    return lines
+
+
+def _texts(row: Any, column: str) -> list[str]:
+    value = row.get(column) if isinstance(row, Mapping) else None
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _value(column: str, value: Any) -> str:
@@ -232,9 +264,12 @@ def why(answer: Document, columns: int, color: bool) -> str:
     seen = answer.get("observed") or {}
     if isinstance(seen, Mapping) and seen:
         told = ", ".join(
-            f"{column} {_value(column, value)}" for column, value in seen.items() if value not in (None, "", [])
+            f"{column} {_value(column, value)}"
+            for column, value in seen.items()
+            if value not in (None, "", []) and column not in COMPARED
         )
         lines += _indented("seen: " + told, columns)
+        lines += ["  " + line for line in _change(seen, columns - 2, color)]
     for item in results:
         verb = {"pass": "holds", "fail": "does not hold", "unknown": "cannot be decided"}.get(
             str(item.get("outcome")), ""

@@ -106,6 +106,16 @@ def phrase(finding: Document) -> str:
     return f"cannot tell: {said}" if finding.get("outcome") == "unknown" else said
 
 
+def headline(finding: Document) -> str:
+    """The phrase, and where a file's change has a meaning that is known, the first of it instead of "changed"."""
+    details = finding.get("details")
+    said = details.get("changes") if isinstance(details, Mapping) else None
+    if not isinstance(said, list) or not said or finding.get("kind") != "file":
+        return phrase(finding)
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    return f"{_subject(finding)}: {said[0]}{more}"
+
+
 def actor_words(finding: Document) -> str:
     """`bash (root, ssh)`, `cp (anna, pts/0)`; empty when it is not known."""
     actor = finding.get("actor")
@@ -224,12 +234,48 @@ def _key(finding: Document) -> str:
     return f"SSH key of {_get(finding, 'user') or _subject(finding).partition(' ')[0]} appeared{tail}"
 
 
+def _account(finding: Document) -> str:
+    """`user eve added, uid 0, shell /bin/sh`, `user pi: shell /bin/bash -> /bin/sh`, `user eve removed`."""
+    subject = _subject(finding)
+    if _gone(finding):
+        return f"{subject} removed"
+    observed, expected = finding.get("observed"), finding.get("expected")
+    observed = observed if isinstance(observed, Mapping) else {}
+    expected = expected if isinstance(expected, Mapping) else {}
+    facts = [name for name in ("uid", "gid", "home", "shell", "password", "members") if name in observed]
+    if any(name in expected for name in facts):
+        return f"{subject}: " + ", ".join(
+            f"{name} {_fact(expected.get(name))} -> {_fact(observed[name])}" for name in facts
+        )
+    told = [f"{name} {_fact(observed[name])}" for name in facts if name not in ("gid", "home")]
+    return ", ".join([f"{subject} added", *told])
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "empty" if value in ("", None) else str(value)
+
+
 def _member(finding: Document) -> str:
-    members = _get(finding, "members")
-    before = _was(finding, "members") or []
-    if isinstance(members, list) and isinstance(before, list) and (more := [m for m in members if m not in before]):
-        return f"{', '.join(str(m) for m in more)} joined group {_name(finding)}"
-    return f"members of group {_name(finding)} changed"
+    """`eve joined group sudo`, `pi left group sudo`, `eve may add members to group sudo`."""
+    name = _name(finding)
+    observed = finding.get("observed")
+    observed = observed if isinstance(observed, Mapping) else {}
+    if observed.get("admins"):
+        return f"{', '.join(map(str, observed['admins']))} may add members to group {name}"
+    if "password" in observed and "members" not in observed:
+        return f"group {name} has a password that lets anybody in who knows it"
+    if "reaching" in observed:
+        return f"account {name} may take on ids of the system"
+    members, before = _get(finding, "members") or [], _was(finding, "members") or []
+    if isinstance(members, list) and isinstance(before, list):
+        came, gone = [m for m in members if m not in before], [m for m in before if m not in members]
+        said = [f"{', '.join(map(str, came))} joined"] if came else []
+        said += [f"{', '.join(map(str, gone))} left"] if gone else []
+        if said:
+            return f"{', '.join(said)} group {name}"
+    return f"members of group {name} changed"
 
 
 def _package(finding: Document) -> str:
@@ -261,9 +307,7 @@ _PHRASES: Mapping[str, Any] = {
     "EG-PERS-003": _life("{}"),
     "EG-PERS-004": _life("{}"),
     "EG-ACCT-001": lambda finding: f"account {_name(finding)} has user id 0",
-    "EG-ACCT-002": lambda finding: (
-        _life("account {}")(finding) if "user " in _subject(finding) else _life("{}")(finding)
-    ),
+    "EG-ACCT-002": _account,
     "EG-ACCT-003": lambda finding: f"account {_name(finding)} has no password",
     "EG-ACCT-004": _key,
     "EG-ACCT-005": _life("{}"),
@@ -290,6 +334,7 @@ _PHRASES: Mapping[str, Any] = {
 def ascii_only(value: Any) -> Any:
     """A document for a terminal that does not show UTF-8: other letters become \\xNN."""
     if isinstance(value, str):
+        value = value.replace("→", "->").replace("…", "..")
         return value if value.isascii() else "".join(c if c < "\x80" else _hex(c) for c in value)
     if isinstance(value, Mapping):
         return {key: ascii_only(item) for key, item in value.items()}

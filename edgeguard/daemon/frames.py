@@ -119,8 +119,14 @@ def observation_from_plain(plain: Any) -> Observation:
 
 
 def watches_to_plain(watches: tuple[Watch, ...]) -> list[list[Any]]:
-    return [[list(item) if isinstance(item, tuple) else item for item in watch] for watch in watches]
+    return [[list(value) if isinstance(value, tuple) else value for value in watch] for watch in watches]
 
 
 def watches_from_plain(plain: list[list[Any]]) -> tuple[Watch, ...]:
-    return tuple(Watch._make(tuple(item) if isinstance(item, list) else item for item in row) for row in plain)
+    return tuple(_watch(row) for row in plain)
+
+
+def _watch(row: list[Any]) -> Watch:
+    """One that lacks the newest keys has their defaults."""
+    values = [tuple(value) if isinstance(value, list) else value for value in row]
+    return Watch._make([*values, *Watch("", "")[len(values) :]])

@@ -15,6 +15,7 @@ from edgeguard.baseline.document import References
 from edgeguard.codec.manifest import Entry
 from edgeguard.daemon import journal
 from edgeguard.daemon.baselines import InForce
+from edgeguard.daemon.differing import Differing
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.journal import Journal
 from edgeguard.daemon.judging import Judging
@@ -32,7 +33,7 @@ from edgeguard.daemon.trouble import Trouble
 from edgeguard.daemon.upgrades import Upgrades
 from edgeguard.daemon.uplinks import Uplinks
 from edgeguard.linux import cgroup
-from edgeguard.model import Change, Columns, Mode, Observation, Origin, Severity, Transition
+from edgeguard.model import Change, Columns, Mode, Observation, Origin, Severity, Transition, Watch
 from edgeguard.records import compose
 from edgeguard.records.registry import Clock
 from edgeguard.records.spool import Spool
@@ -138,6 +139,12 @@ class Guard:
             self.trouble,
             self.observed,
             self.rounds.look,
+        )
+        self.differing = Differing(
+            settings,
+            self._watch_of,
+            lambda path: self.river.references.expected("file", path) if self.river.references else None,
+            lambda seen: self.river.deviates(seen, now_ms()),
         )
         self.showing = Showing(
             loop,
@@ -272,6 +279,7 @@ class Guard:
     def judged(self, observation: Observation) -> None:
         """An observation that nothing holds up."""
         now = now_ms()
+        observation = self.differing.told(observation)
         self.showing.checked = now
         live = observation.origin is Origin.LIVE
         if live and observation.kind == "file":
@@ -317,6 +325,10 @@ class Guard:
         self.showing.changed()
 
     # -- what rooms say before all of them stand
+
+    def _watch_of(self, path: str) -> Watch | None:
+        files: Any = self.sensing.sensor("files")
+        return files.watch_of(path) if files is not None else None
 
     def _stands(self, report: Report) -> None:
         """A sensor stands on this rung from now on. The collector hears it too: what a device cannot see is not what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from hashlib import sha256
@@ -13,7 +14,7 @@ from edgeguard.baseline.policy import Policy, parse
 from edgeguard.codec import cose
 from edgeguard.codec.values import columns_from_plain, from_plain
 from edgeguard.daemon.frames import Out
-from edgeguard.daemon.sweeping import file_digest, now_ms
+from edgeguard.daemon.sweeping import file_digest, now_ms, opened_references
 from edgeguard.errors import Corrupt, DecodeError, EdgeGuardError, Expired, NotYetValid, OlderRevision
 from edgeguard.model import Columns
 from edgeguard.settings import Settings
@@ -94,16 +95,20 @@ def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
 def _overlay(settings: Settings, trust: Trust, baseline: Baseline) -> list[Any] | None:
     """What packages brought over this baseline's files. One that is damaged is as good as none: what it explained is
     found to differ again, and that is loud enough."""
-    if baseline.files is None:
-        return None
-    try:
-        found = overlay.load(settings.paths.state, cose.public_of(trust.seed), baseline.files.sha256)
-    except DecodeError:
-        return None
+    found = _overlaid(settings, trust, baseline)
     if found is None:
         return None
     superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
     return [found.base, found.sha256, found.size, [list(item) for item in found.notable], superseded]
+
+
+def _overlaid(settings: Settings, trust: Trust, baseline: Baseline) -> overlay.Overlay | None:
+    if baseline.files is None:
+        return None
+    try:
+        return overlay.load(settings.paths.state, cose.public_of(trust.seed), baseline.files.sha256)
+    except DecodeError:
+        return None
 
 
 def _standing(shelf: store.Store, trust: Trust, refused: tuple[store.Refused, ...]) -> tuple[Baseline | None, bytes]:
@@ -149,6 +154,8 @@ def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
         next_one = _next(shelf, trust, policy, request)
         shelf.install(document.sign(next_one, trust.seed), next_one)
     _protect(settings, next_one, request.get("accept", []))
+    if policy is not None:
+        keep_copies(settings, trust, next_one)
     out.say(describe(next_one))
 
 
@@ -202,6 +209,39 @@ def _protect(settings: Settings, baseline: Baseline, accepted: list[Any]) -> Non
         revisit.protect(baseline.policy.watches, settings.paths.root, paths, vault, vault_max=most)
 
 
+def keep_copies(settings: Settings, trust: Trust, baseline: Baseline, *, only_compared: bool = False) -> None:
+    """Of files that are as this baseline says and that its policy wants a copy of. It is in force with or without.
+    `only_compared`: not of those that could be restored."""
+    if baseline.files is None:
+        return
+    from edgeguard.sensors import copies, revisit
+
+    found = _overlaid(settings, trust, baseline)
+    superseded = found.superseded if found is not None else {}
+    request = {
+        "manifest": [baseline.files.sha256, baseline.files.size],
+        "overlay": None if found is None else [found.sha256, found.size],
+    }
+    with contextlib.suppress(DecodeError, OSError), opened_references(settings.paths.state, request) as manifest:
+
+        def in_manifest(path: str) -> Columns | None:
+            entry = manifest.lookup(os.fsencode(path)) if manifest is not None else None
+            return entry.columns() if entry is not None else None
+
+        def is_superseded(path: str, accepted: Columns | None) -> bool:
+            return path in superseded and superseded[path] == overlay.fingerprint(accepted)
+
+        references = document.References(baseline, in_manifest, is_superseded)
+
+        def digest(path: str) -> bytes:
+            value = (references.expected("file", path) or {}).get("sha256")
+            return value if isinstance(value, bytes) else b""
+
+        vault, most = f"{settings.paths.state}/vault", settings.budget.vault_bytes
+        wanted = copies.comparable if only_compared else copies.kept
+        revisit.complete(baseline.policy.watches, settings.paths.root, digest, vault, wanted=wanted, vault_max=most)
+
+
 def install(settings: Settings, request: dict[str, Any], out: Out) -> None:
     """Put a baseline from elsewhere in force. Request: {"path": str, "manifest": str}.
 
@@ -218,6 +258,7 @@ def install(settings: Settings, request: dict[str, Any], out: Out) -> None:
         if baseline.files is not None:
             _install_manifest(shelf, baseline.files, str(from_plain(request.get("manifest", ""))))
         shelf.install(data, baseline)
+    keep_copies(settings, trust, baseline)
     out.say({**describe(baseline), "previous": previous or None, "signer": baseline.signer.hex()})
 
 

@@ -15,7 +15,7 @@ from edgeguard.cli.jsonform import finding_document
 from edgeguard.cli.text import escape
 from edgeguard.daemon.publish import VALID_MS
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.model import Finding, Severity, State
+from edgeguard.model import COMPARED, Finding, Severity, State
 
 DAY_MS = 86_400_000
 SHOWN = 8  # findings in the document; `edgeguard findings` lists all
@@ -88,7 +88,7 @@ def document(facts: Facts, ledger: Ledger, baseline: Baseline | None) -> dict[st
         "checked": facts.checked,
         "clock_synchronised": bool(facts.clock_synchronised),
         "areas": areas,
-        "findings": [finding_document(finding) for finding in open_[:SHOWN]],
+        "findings": [finding_document(_public(finding)) for finding in open_[:SHOWN]],
         "open": len(open_),
         "suppressed": sum(finding.state is State.SUPPRESSED for finding in found),
         "closed_24h": sum(_closed_today(finding, facts.now) for finding in found),
@@ -104,6 +104,14 @@ def document(facts: Facts, ledger: Ledger, baseline: Baseline | None) -> dict[st
         "problems": [escape(problem) for problem in facts.problems],
         "next": _next(open_, facts),
     }
+
+
+def _public(finding: Finding) -> Finding:
+    """Anybody may read this document, and not everybody the files: what is in them is not told here."""
+    details = finding.details
+    if details is None or not any(name in details for name in COMPARED):
+        return finding
+    return finding._replace(details={name: value for name, value in details.items() if name not in COMPARED})
 
 
 def resident_bytes() -> int:

@@ -16,7 +16,7 @@ from edgeguard.codec import cbor, cose
 from edgeguard.codec.layers import ABSENT, Layers, Lookup
 from edgeguard.codec.manifest import Block, Entry, Reader, order, split
 from edgeguard.daemon.frames import Out, watches_from_plain
-from edgeguard.daemon.signing import trust_of
+from edgeguard.daemon.signing import keep_copies, trust_of
 from edgeguard.daemon.sweeping import now_ms, opened_manifest
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.linux import priority
@@ -114,6 +114,9 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
             "unproven": derived.unproven,
         }
     )
+    if standing is not None:
+        # Settings that packages brought: what changes in them later is told. A copy for restoring is the baseline's.
+        keep_copies(settings, trust, standing, only_compared=True)
 
 
 def _standing_overlay(state: str, public: bytes, base: bytes) -> Overlay | None:

@@ -15,6 +15,7 @@ from edgeguard.codec import sha
 from edgeguard.errors import ControlError
 from edgeguard.evaluate.engine import STATUS_WORDS, Engine, Waivers
 from edgeguard.model import (
+    COMPARED,
     NOBODY,
     Actor,
     Change,
@@ -298,6 +299,8 @@ class Ledger:
             return [self._resolve(key, finding, result.rule, now)]
         change = None
         if result.outcome in _DEVIATION:
+            if dict(result.expected) != dict(finding.expected):
+                result = _without_comparison(result)
             change = self._again(key, finding, result, now)
             self._live[key] = standing = self._live[key]._replace(count=finding.count)
             change = None if change.transition is Transition.REPEATED else change._replace(finding=standing)
@@ -420,6 +423,13 @@ def _details(observation: Observation) -> Columns:
     columns: dict[str, Value] = dict(observation.columns)
     columns["status"] = STATUS_WORDS[observation.status]
     return columns
+
+
+def _without_comparison(result: Result) -> Result:
+    """Another reference value: what differed from the last one is not what differs now. The next look tells."""
+    observation = result.observation
+    columns = {name: value for name, value in observation.columns.items() if name not in COMPARED}
+    return result._replace(observation=observation._replace(columns=columns))
 
 
 def _last_seen(finding: Finding) -> Observation:

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from edgeguard import redact
-from edgeguard.model import NOBODY, Actor, Change, Columns, Observation, Origin, Severity, Status, Value
+from edgeguard.model import COMPARED, NOBODY, Actor, Change, Columns, Observation, Origin, Severity, Status, Value
 from edgeguard.records import registry
 from edgeguard.records.registry import Stream
 from edgeguard.records.wire import TEXT_MAX, Record, cut_text, shrink
 
+TOO_LARGE = "(too large for this record: `edgeguard why` on the device shows it)"
 ARGUMENTS_MAX = 64  # of a command line; more are counted
 _IP_PROTOCOLS = {"tcp": 6, "udp": 17, "udplite": 136, "sctp": 132, "dccp": 33, "raw": 255}
 _ACTION_OF = {Status.PRESENT: "seen", Status.ABSENT: "gone", Status.UNREADABLE: "unreadable"}
@@ -30,6 +31,16 @@ class Moment(NamedTuple):
 
 def finding(change: Change, moment: Moment) -> Record:
     """What the ledger did with a finding."""
+    record = _finding(change, moment)
+    details = change.finding.details or {}
+    if record.type == registry.FINDING.number or not any(name in details for name in COMPARED):
+        return record
+    # Too large: a long command line, and what changed. That somebody changed it matters more.
+    left = {**{name: value for name, value in details.items() if name not in COMPARED}, "diff": (TOO_LARGE,)}
+    return _finding(change._replace(finding=change.finding._replace(details=left)), moment)
+
+
+def _finding(change: Change, moment: Moment) -> Record:
     this = change.finding
     since = max(0, (moment.wall or this.first_seen) - this.first_seen)
     fields = (
@@ -277,6 +288,8 @@ def _exec(seen: Observation, moment: Moment, columns: dict[str, Value]) -> Recor
 
 
 def _file(seen: Observation, moment: Moment, columns: dict[str, Value]) -> Record:
+    for name in COMPARED:  # the finding tells it, once
+        columns.pop(name, None)
     fields = (
         _action(seen),
         seen.subject,

@@ -370,7 +370,7 @@ COLUMN_NAMES = (
     *("path", "comment", "version", "status", "ok", "reason", "detail", "code", "count", "known"),
     *("revision", "signer", "digest", "before", "after", "delta_ms", "result", "sensor", "rung", "blind"),
     *("files", "bytes", "seconds", "finding", "subject", "verb", "until", "owner", "exit", "error"),
-    *("vouched", "came_from"),
+    *("vouched", "came_from", "diff", "changes"),
 )
 COLUMN_NUMBERS = {name: number for number, name in enumerate(COLUMN_NAMES)}
 

@@ -138,6 +138,10 @@ class Files:
             self._epoll.close()
             self._epoll = None
 
+    def watch_of(self, path: str) -> Watch | None:
+        """The watch that decides for a path."""
+        return self._plan.decide(path)
+
     # -- events
 
     @property

@@ -43,6 +43,8 @@ COLUMNS: Mapping[str, Column] = {
         "str", "of a log: kept, rotated, shortened, rewritten, replaced, gone, or unknown; else empty"
     ),
     "lost": Column("int", "of a log: bytes that were in it and are not there any more, since the baseline"),
+    "diff": Column("list", "what differs from the reference value, as a unified diff with secrets covered; see below"),
+    "changes": Column("list", "what that means, in plain sentences, for formats that are known; see below"),
 }
 
 CHUNK = 256 * 1024  # bytes a read; larger does not read faster

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from edgeguard.codec.manifest import Entry, without_categories
 from edgeguard.model import ATTRIBUTES, Observation, Origin, Watch
 from edgeguard.sensors import observed
+from edgeguard.sensors.copies import kept
 from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, openssl, present, unreadable
 from edgeguard.sensors.observed import STAT, UNSURE
 from edgeguard.sensors.vault import Vault
@@ -110,12 +111,8 @@ class Looker:
 
     def _is_plain(self, watch: Watch) -> bool:
         """Is everything of its files looked at, content too, and nothing done but that?"""
-        return (
-            watch.content
-            and not watch.only
-            and watch.checks == ATTRIBUTES
-            and not (watch.protect and self._vault is not None)
-        )
+        keeps = self._vault is not None and (watch.protect or watch.diff)
+        return watch.content and not watch.only and watch.checks == ATTRIBUTES and not keeps
 
     def _one(
         self,
@@ -155,7 +152,7 @@ class Looker:
 
     def _look(self, visit: Visit, at: int, path: str, watch: Watch) -> Seen:
         stat = visit.stats[at]
-        if self._vault is not None and watch.protect and watch.content and S_IFMT(stat.st_mode) == S_IFREG:
+        if self._vault is not None and S_IFMT(stat.st_mode) == S_IFREG and kept(watch, path, stat.st_size):
             return self._vault.look(self._eye, visit.fd, visit.names[at], path, stat.st_size, watch)
         return self._eye.look(visit.fd, visit.names[at], watch, stat if S_IFMT(stat.st_mode) == S_IFREG else None)
 

@@ -74,7 +74,7 @@ class Key(NamedTuple):
 def users(data: bytes) -> Iterator[User]:
     """What the C library takes for an account (fgetpwent_r, files-parse.c), and that is more than tools write: blanks
     before the name, a sign or blanks before a number, no fields after the group, colons in the shell."""
-    for fields in _rows(data, 7):
+    for fields in rows(data, 7):
         nis = fields[0][:1] in (b"+", b"-")
         name, password, uid, gid, _, home, shell = [*fields, *[b""] * 7][:7]
         if not nis and (_number(uid) < 0 or _number(gid) < 0):
@@ -83,7 +83,7 @@ def users(data: bytes) -> Iterator[User]:
 
 
 def groups(data: bytes) -> Iterator[Group]:
-    for fields in _rows(data, 4):
+    for fields in rows(data, 4):
         nis = fields[0][:1] in (b"+", b"-")
         name, _, gid, members = [*fields, *[b""] * 4][:4]
         if not nis and _number(gid) < 0:
@@ -94,7 +94,7 @@ def groups(data: bytes) -> Iterator[Group]:
 def shadow(data: bytes, today: int) -> dict[str, str]:
     """Name to password state. `today` in days since 1970, as the file counts."""
     states: dict[str, str] = {}
-    for fields in _rows(data):
+    for fields in rows(data):
         if len(fields) < 2:
             continue
         state = password_state(fields[1])
@@ -108,7 +108,7 @@ def shadow(data: bytes, today: int) -> dict[str, str]:
 def group_shadow(data: bytes) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Group name to password state and administrators. Without a password only members may enter: that is locked."""
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for fields in _rows(data):
+    for fields in rows(data):
         if len(fields) >= 3:
             state = "set" if password_state(fields[1]) == "set" else "locked"
             found.setdefault(_text(fields[0]), (state, _names(fields[2])))
@@ -191,12 +191,12 @@ def _options(line: bytes) -> tuple[tuple[str, ...], bytes]:
 
 def subordinates(data: bytes) -> Iterator[tuple[str, int, int]]:
     """subuid or subgid: (user's name or number, first id, how many)."""
-    for fields in _rows(data, 3):
+    for fields in rows(data, 3):
         if len(fields) == 3 and _number(fields[1]) >= 0 and _number(fields[2]) > 0:
             yield _text(fields[0]), _number(fields[1]), _number(fields[2])
 
 
-def _rows(data: bytes, fields_max: int = 16) -> Iterator[list[bytes]]:
+def rows(data: bytes, fields_max: int = 16) -> Iterator[list[bytes]]:
     """Lines in fields, the last one with all that is left. Blanks in front are passed over; a NUL ends a line.
 
     A pattern finds them, so that a million empty lines cost no million turns.

@@ -1,12 +1,13 @@
 """Looking at some paths because somebody has a reason: what the resident daemon leaves to a helper (large files, large
-new trees, other names of a touched file), findings that are looked at again, and copies of what was accepted."""
+new trees, other names of a touched file), findings that are looked at again, and copies of what was accepted or is to
+be kept from now on."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from stat import S_IFMT, S_IFREG
 from typing import BinaryIO
 
@@ -14,12 +15,13 @@ from edgeguard.codec.layers import Lookup
 from edgeguard.errors import DecodeError
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import observed
+from edgeguard.sensors.copies import kept
 from edgeguard.sensors.look import CannotLook, Eye, observe, openssl
 from edgeguard.sensors.looker import Summary
 from edgeguard.sensors.sweep import HASH_FILE_MAX, VAULT_MAX, Emit, Sweep
 from edgeguard.sensors.vault import Vault
-from edgeguard.sensors.walk import resolved
-from edgeguard.sensors.watching import Plan
+from edgeguard.sensors.walk import Walker, resolved
+from edgeguard.sensors.watching import Plan, literal_root
 
 
 def revisit(
@@ -98,25 +100,75 @@ def protect(
     watches: Sequence[Watch], root: str, paths: Sequence[str], vault: str, *, vault_max: int = VAULT_MAX
 ) -> list[bytes]:
     """Keep copies of these files as they are now (after they were accepted). Digests of what is in the vault then;
-    paths that no watch protects, or that cannot be read, are left out."""
+    paths of which no watch keeps a copy, or that cannot be read, are left out."""
     plan = Plan(resolved(watches, root))
     store = Vault(vault, vault_max)
     eye = Eye(HASH_FILE_MAX, new_hash=openssl)
-    kept = []
+    held = []
     for path in paths:
         watch = plan.decide(path)
-        if watch is None or not watch.protect or not watch.content:
+        if watch is None:
             continue
         parent, _, name = (root.rstrip("/") + path).rpartition("/")
         try:
             fd = os.open(parent or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                seen = store.look(eye, fd, name, path, os.lstat(name, dir_fd=fd).st_size, watch)
+                size = os.lstat(name, dir_fd=fd).st_size
+                if not kept(watch, path, size):
+                    continue
+                seen = store.look(eye, fd, name, path, size, watch)
             finally:
                 os.close(fd)
         except (OSError, CannotLook):
             continue
         if seen.entry.sha256 and os.path.exists(f"{vault}/{seen.entry.sha256.hex()}"):
-            kept.append(seen.entry.sha256)
+            held.append(seen.entry.sha256)
     store.sync()
-    return kept
+    return held
+
+
+def complete(
+    watches: Sequence[Watch],
+    root: str,
+    expected: Callable[[str], bytes],
+    vault: str,
+    *,
+    wanted: Callable[[Watch, str, int], bool] = kept,
+    vault_max: int = VAULT_MAX,
+) -> int:
+    """Keep the copies that watches ask for and that are not there yet, of files that are as they should be; how many.
+
+    For a policy that asks for more than the one before, for a baseline from elsewhere, which no learning here came
+    before, and for what packages brought. `expected`: path -> SHA-256 of the content, b"" where there is none.
+    """
+    plan = Plan(resolved(watches, root))
+    store = Vault(vault, vault_max)
+    eye = Eye(HASH_FILE_MAX, new_hash=openssl)
+    count = 0
+    for start in _starts(plan.watches, root):
+        for visit in Walker(plan, root, start):
+            for at, name in enumerate(visit.names):
+                watch, stat = visit.watch or visit.watches[at], visit.stats[at]
+                path = f"{visit.path}/{name}"
+                if S_IFMT(stat.st_mode) != S_IFREG or not wanted(watch, path, stat.st_size):
+                    continue
+                digest = expected(path)
+                if not digest or os.path.exists(f"{vault}/{digest.hex()}"):
+                    continue
+                with contextlib.suppress(OSError, CannotLook):
+                    if eye.look(visit.fd, name, watch).entry.sha256 == digest:
+                        store.look(eye, visit.fd, name, path, stat.st_size, watch)
+                        count += os.path.exists(f"{vault}/{digest.hex()}")
+    store.sync()
+    return count
+
+
+def _starts(watches: Sequence[Watch], root: str) -> list[str]:
+    """Directories in or below which everything lies of which a copy is kept; none inside another."""
+    found: set[str] = set()
+    for watch in watches:
+        if watch.protect or watch.diff:
+            place = literal_root(watch.path)
+            tree = watch.recurse and os.path.isdir(root.rstrip("/") + place)
+            found.add(place if tree else place.rpartition("/")[0])
+    return [place for place in sorted(found) if not any(place.startswith(f"{other}/") for other in found - {place})]

@@ -1,4 +1,5 @@
-"""Protected copies of file contents, named by their SHA-256, so that a file can be put back. Written while learning.
+"""Copies of file contents, named by their SHA-256, so that a file can be put back (`protect`) or what changed in it can
+be told (`diff`). Written while learning, when something is accepted, and when a policy asks for more.
 
 A copy is made from the very bytes that are hashed, so name and content cannot disagree.
 """
@@ -41,7 +42,8 @@ class Vault:
                 eye.tee = None
             copy.flush()
             whole = seen.settled and bool(seen.entry.sha256) and copy.tell() == seen.entry.size
-            if whole:
+            if whole and watch.protect:
+                # What is only compared is known by its digest when it is read; a power cut may take it.
                 os.fsync(copy.fileno())
         self._place(seen, whole)
         return seen

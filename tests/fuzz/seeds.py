@@ -312,6 +312,29 @@ def sshd_seeds() -> Seeds:
     yield b"Include /etc/ssh/x\nMACs hmac-md5\nPermitTunnel point-to-point\nSkeyAuthentication yes\n"
 
 
+def changes_seeds() -> Seeds:
+    """Old and new of each format, and texts that are made to cost much or to hide a secret."""
+    between = b"-" * 64 + b"\n"
+    pairs = (
+        (b"root:x:0:0::/root:/bin/sh\n", b"root:x:0:0::/root:/bin/sh\neve:x:0:0::/root:/bin/sh\n"),
+        (b"pi:$6$salt$aaaaaaaaaaaa:1:0:99999:7:::\n", b"pi:!$6$salt$bbbbbbbbbbbb:2:0:99999:7::9:\n"),
+        (b"sudo:x:27:pi\n", b"sudo:x:27:pi,eve\n"),
+        (b"Defaults env_reset\nroot ALL=(ALL) ALL\n", b"root ALL=(ALL) \\\n ALL\neve ALL=NOPASSWD: ALL # x\n"),
+        (b"PermitRootLogin no\n", b'PermitRootLogin=yes\nMatch User a\n SetEnv A="b\n'),
+        (b"5 4 * * * root /a\n", b"MAILTO=x\n@reboot root curl -u a:b https://a:b@c/\n5 4 * * 1 root /a\n"),
+        (
+            b"[Service]\nExecStart=/a\n",
+            b"[Service]\nExecStart=\nExecStart=/b \\\n# c\n --token x\nEnvironment=P_PASSWORD=x\n",
+        ),
+    )
+    for old, new in pairs:
+        yield old + between + new
+    yield b"a = 1\n-----BEGIN A KEY-----\nabc=\n" + between + b"password: |\n  a\n  b\n" + b"Aa0/" * 16 + b"\nq==\n"
+    yield b"password='\n" * 500 + between + b"x" * 60_000
+    yield b"".join(b"%d\n" % number for number in range(2900)) + between + b"\n" * 2900
+    yield b"<password>\nx\n</password>\n--password \\\nx\n" + between + b'token = """\nx\n'
+
+
 def accounts_seeds() -> Seeds:
     yield b"root:x:0:0:root:/root:/bin/bash\nx::1000:1000::/home/x:\n+nis::::::\nbad:x:99999999999:1:::\n"
     yield b"root:$y$j9T$abc:19000:0:99999:7:::\nx:!:1::::1:2:\ny:*:::::::\nz:x:0::::9:1:\n"
@@ -393,6 +416,7 @@ SEEDS = {
     "settings": settings_seeds,
     "dpkg": dpkg_seeds,
     "sshd": sshd_seeds,
+    "changes": changes_seeds,
     "accounts": accounts_seeds,
 }
 

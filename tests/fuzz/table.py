@@ -61,6 +61,7 @@ TABLE = (
     Harness("dpkg", texts.dpkg),
     Harness("sshd", texts.sshd),
     Harness("accounts", texts.accounts),
+    Harness("changes", texts.changes),
     Harness("apt", texts.apt),
     Harness("package", formats.package),
     Harness("overlay", formats.overlay_and_expected),

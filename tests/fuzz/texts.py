@@ -13,11 +13,18 @@ from edgeguard.baseline import aide_conf, aide_policy
 from edgeguard.baseline import policy as policies
 from edgeguard.baseline.document import Baseline, compile_baseline
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
+from edgeguard.sensors.changes import SENTENCE_MAX, SENTENCES_MAX, compare, secrets
+from edgeguard.sensors.changes.unified import BYTES_MAX, SHOWN_MAX
 from edgeguard.upgrades import archive, transactions, versions
 from tests.fuzz.each import each
 
 NOW = 1_790_000_000_000
 TODAY = 20_000  # days since 1970
+CHANGED = (
+    *("/etc/app.conf", "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers", "/etc/crontab"),
+    *("/etc/ssh/sshd_config", "/etc/systemd/system/x.service", "/var/spool/cron/crontabs/x"),
+)
+SECRET = "q7Vq3xZ-Tr0ub4dor"
 
 
 @cache
@@ -108,3 +115,24 @@ def apt(data: bytes) -> None:
     archive.listed(data, "main_binary-all_Packages")
     one, _, two = text.partition("\n")
     assert versions.compare(one, two) == -versions.compare(two, one)
+
+
+def changes(data: bytes) -> None:
+    """Old and new content of a file, with a line of 64 dashes between them: bounded, and without the secret."""
+    old, _, new = data.partition(b"-" * 64 + b"\n")
+    for path in CHANGED:
+        told = compare(path, old, new)
+        assert len(told.diff) <= SHOWN_MAX + 1
+        assert sum(len(line.encode()) for line in told.diff) <= BYTES_MAX + 200
+        assert len(told.changes) <= SENTENCES_MAX + 1
+        assert all(len(sentence) <= SENTENCE_MAX for sentence in told.changes)
+    if b"\0" in new:
+        return
+    try:
+        text = new.decode()
+    except UnicodeDecodeError:
+        return
+    shown = secrets.lines(text)
+    assert "\n".join(line.key for line in shown).rstrip("\n") == text.rstrip("\n")  # no line is lost
+    line = f"password = {SECRET}"
+    assert SECRET not in "\n".join(item.shown for item in secrets.lines(f"{text}\n{line}\n"))

@@ -131,7 +131,7 @@ class Looking:
         if text.startswith("/"):
             files: Any = self._guard.sensing.sensor("files")
             if files is not None:
-                yield files.observe_path(files.real(text), now_ms())
+                yield self._guard.differing.told(files.observe_path(files.real(text), now_ms()), asked=True)
         for name in {name for names in SENSOR_OF.values() for name in names}:
             sensor = self._guard.sensing.sensor(name)
             for seen in sensor.observe(now_ms()) if sensor else ():

@@ -179,6 +179,9 @@ def test_every_flipped_bit_of_the_payload_is_a_value_or_decode_error():
             continue
 
 
+WATCH = ["/", "other", [], True, True, False, "", ""]
+
+
 def wrong(path, value):
     plain = cbor.decode(compile_baseline(POLICY, REFERENCES, REF, 3, NOW, device=DEVICE).to_cbor())
     at = plain
@@ -204,6 +207,13 @@ def wrong(path, value):
         (("policy", "rules", 0, 6, 0, 1), "equals", "baseline.policy.rules[0][6][0][1]: expected a known"),
         (("policy", "rules", 0, 6, 0, 2), [1, "a"], "baseline.policy.rules[0][6][0][2]: a column holds"),
         (("policy", "watches", 0, 3), 1, "baseline.policy.watches[0][3]: expected true or false"),
+        (("policy", "watches", 1), [*WATCH, [], []], "baseline.policy.watches[1]:"),
+        (
+            ("policy", "watches", 1),
+            ["/", "other", [], True, True, False, "", "", [1], []],
+            "baseline.policy.watches[1]",
+        ),
+        (("policy", "watches", 1), [*WATCH, ["**"], []], None),
         (("policy", "waivers", 0, 4), None, "baseline.policy.waivers[0][4]"),
         (("policy", "rules"), [], None),
         (("references",), [], "baseline.references: expected a map"),

@@ -69,7 +69,8 @@ def render(found):
     for watch in found.watches:
         flags = [name for name in ("recurse", "content", "protect") if getattr(watch, name)]
         lines.append(f"watch {watch.path} {watch.category} {' '.join(flags)} only={watch.only!r} at {watch.source}")
-        lines.extend(f"  exclude {glob}" for glob in watch.exclude)
+        for name in ("exclude", "diff", "nodiff"):
+            lines.extend(f"  {name} {glob}" for glob in getattr(watch, name))
     for rule in found.rules:
         lines.append(f"rule {rule.id} {rule.code} {rule.kind} {rule.severity.name} {rule.mode.value} at {rule.source}")
         lines.append(f"  title {rule.title!r} remediation {rule.remediation!r} fix {rule.fix!r}")

@@ -15,6 +15,8 @@ from edgeguard.model import Mode, Observation, Outcome, Severity, Status
 from edgeguard.remediations import TABLE as REMEDIATIONS
 from edgeguard.sensors import TABLE as SENSORS
 from edgeguard.sensors import sensor_class
+from edgeguard.sensors.copies import compared
+from edgeguard.sensors.watching import Plan
 
 HOUSE = os.path.join(os.path.dirname(__file__), "..", "..", "..")
 VENDOR = os.path.join(HOUSE, "packaging", "policy.d")
@@ -719,3 +721,31 @@ def test_which_watch_decides(vendor):
         assert plan.decide(path).only == "setid"
     assert plan.decide("/usr/sbin/sshd").protect
     assert not plan.decide("/etc/shadow").content
+
+
+COMPARED = (
+    *("/etc/hosts", "/etc/fstab", "/etc/nsswitch.conf", "/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/a.conf"),
+    *("/etc/pam.d/common-password", "/etc/sudoers", "/etc/sudoers.d/pump", "/etc/crontab", "/etc/cron.d/pump"),
+    *("/var/spool/cron/crontabs/pi", "/etc/systemd/system/pump.service", "/etc/systemd/system/a.service.d/o.conf"),
+    *("/home/pi/.config/systemd/user/a.service", "/etc/profile", "/home/pi/.bashrc", "/etc/nftables.conf"),
+    *("/etc/sysctl.d/local.conf", "/etc/apt/sources.list", "/etc/apt/sources.list.d/a.sources", "/etc/ld.so.preload"),
+    *("/boot/firmware/config.txt", "/boot/cmdline.txt", "/etc/edgeguard/agent.toml", "/etc/udev/rules.d/9.rules"),
+)
+SECRET = (
+    *("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/NetworkManager/system-connections/home.nmconnection"),
+    *("/etc/wpa_supplicant/wpa_supplicant.conf", "/etc/ssl/private/a.pem", "/etc/app.key", "/etc/default/a.secret"),
+    *(
+        "/etc/ssh/ssh_host_ed25519_key",
+        "/root/.ssh/authorized_keys",
+        "/home/pi/.ssh/id_ed25519",
+        "/etc/ppp/chap-secrets",
+    ),
+    *("/etc/apt/auth.conf", "/etc/apt/auth.conf.d/a", "/etc/security/opasswd", "/var/lib/edgeguard/keys/device.key"),
+    *("/etc/apt/trusted.gpg.d/a.gpg", "/usr/bin/sudo", "/usr/lib/systemd/system/ssh.service", "/etc/krb5.keytab"),
+)
+
+
+@pytest.mark.parametrize(("path", "told"), [(path, True) for path in COMPARED] + [(path, False) for path in SECRET])
+def test_what_changed_in_it_is_told_of_settings_and_never_of_secrets(vendor, path, told):
+    watch = Plan(vendor.watches).decide(path)
+    assert (watch is not None and compared(watch, path)) is told

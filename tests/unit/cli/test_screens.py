@@ -10,8 +10,34 @@ from hypothesis import strategies as st
 
 from edgeguard.cli import pages, render
 from edgeguard.cli.text import width
-from edgeguard.cli.words import age, phrase, port, safe, size
+from edgeguard.cli.words import age, ascii_only, phrase, port, safe, size
 
+JOB = {
+    **SSHD,
+    "code": "EG-PERS-001",
+    "title": "cron",
+    "subject": "/etc/cron.d/pump",
+    "details": {
+        "type": "file",
+        "changes": [
+            "job added: */5 * * * * root /tmp/x --token ***",
+            "job runs at other times: 5 4 * * * → 5 5 * * *: root /usr/bin/pump --with --many --words --in --it",
+            "MAILTO: root → eve",
+            "job removed: @daily root /usr/bin/tidy",
+        ],
+        "diff": [
+            "@@ -1,4 +1,4 @@",
+            "-MAILTO=root",
+            "+MAILTO=eve",
+            " # \\x1b[2J is no control here, and this is a line that is longer than any terminal of eighty columns",
+            "-5 4 * * * root /usr/bin/pump",
+            "-@daily root /usr/bin/tidy",
+            "+5 5 * * * root /usr/bin/pump",
+            "+*/5 * * * * root /tmp/x --token ***",
+            " # the end",
+        ],
+    },
+}
 GOLDEN = Path(__file__).parent / "screens"
 SCREENS = {
     "status-ok": lambda: render.status(GOOD),
@@ -50,6 +76,14 @@ SCREENS = {
         80,
         False,
     ),
+    "explain-change": lambda: pages.explain({"finding": JOB, "near": [], "rule": None}, None, NOW, 80, False),
+    "explain-change-40": lambda: pages.explain({"finding": JOB, "near": [], "rule": None}, None, NOW, 40, False),
+    "why-change": lambda: pages.why(
+        {"subject": JOB["subject"], "known": True, "status": "present", "observed": JOB["details"], "results": []},
+        80,
+        False,
+    ),
+    "findings-change": lambda: pages.findings([JOB, PORT], {"open": 2}, NOW, 80, False, False),
     "doctor": lambda: pages.doctor(
         [
             {"level": "OK", "name": "service", "text": "edgeguard 0.4.2, running, watchdog fed 12 s ago", "fix": ""},
@@ -123,6 +157,24 @@ def test_hostile_status_is_harmless():
     assert all(character == "\n" or character.isprintable() for character in shown)
 
 
+def test_a_difference_in_colour_is_the_same_without_and_fits_any_terminal():
+    for columns in (40, 80, 132):
+        answer = {"finding": JOB, "near": [], "rule": None}
+        plain = pages.explain(answer, None, NOW, columns, False)
+        assert max(map(width, plain.splitlines())) <= columns
+        colored = pages.explain(answer, None, NOW, columns, True)
+        assert "\x1b[31m-MAILTO=root\x1b[0m" in colored
+        assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == plain
+
+
+def test_a_terminal_without_utf8_shows_arrows_of_its_own():
+    assert ascii_only("no → yes, … é") == "no -> yes, .. \\xc3\\xa9"
+
+
+def account(subject, expected, observed, code="EG-ACCT-002"):
+    return {"code": code, "kind": "account", "subject": subject, "expected": expected, "observed": observed}
+
+
 @pytest.mark.parametrize(
     ("finding", "said"),
     [
@@ -152,6 +204,22 @@ def test_hostile_status_is_harmless():
             },
             "b joined group sudo",
         ),
+        (account("group sudo", {"members": ["b", "a"]}, {"members": ["b"]}, "EG-ACCT-006"), "a left group sudo"),
+        (
+            account("group sudo", {"admins": "none"}, {"admins": ["eve"]}, "EG-ACCT-006"),
+            "eve may add members to group sudo",
+        ),
+        (
+            account("user eve", {}, {"uid": 0, "gid": 0, "home": "/", "shell": "/bin/sh", "password": "set"}),
+            "user eve added, uid 0, shell /bin/sh, password set",
+        ),
+        (
+            account("user pi", {"shell": "/bin/bash", "uid": 1000}, {"shell": "/bin/sh", "uid": 0}),
+            "user pi: uid 1000 -> 0, shell /bin/bash -> /bin/sh",
+        ),
+        (account("user pi", {"password": "locked"}, {"password": "set"}), "user pi: password locked -> set"),
+        ({**account("user pi", {}, {}), "details": {"status": "absent"}}, "user pi removed"),
+        (account("group new", {}, {"gid": 7, "members": ["eve"]}), "group new added, members eve"),
         (
             {"code": "EG-PERS-002", "subject": "/etc/x.service", "expected": {}, "observed": {"size": 1}},
             "/etc/x.service appeared",

@@ -152,3 +152,22 @@ def test_an_older_baseline_is_refused_in_true_words(world: World) -> None:
         path = to_plain(world.store.path_of(revision))
         answer = world.answer(world.start("install", {"path": path, "manifest": to_plain("")}))
         assert (answer["name"], answer["error"]) == ("OlderRevision", words)
+
+
+def copies(world: World) -> set[str]:
+    return {path.read_text() for path in Path(world.settings.paths.state, "vault").iterdir()}
+
+
+def test_a_policy_that_asks_for_copies_gets_them_of_what_is_as_it_should_be(world: World) -> None:
+    etc = Path(world.settings.paths.root, "etc")
+    (etc / "hosts").write_text("127.0.0.1 localhost\n")
+    (etc / "issue").write_text("welcome\n")
+    (etc / "x.key").write_text("secret\n")
+    (etc / "large").write_text("x" * 70_000)
+    assert world.answer(world.start("learn", {"reason": "again"}))["revision"] == 2
+    assert copies(world) == set()
+    (etc / "issue").write_text("changed since\n")
+    policy = '[[watch]]\npath = "/etc"\ncategory = "config"\ndiff = true\nnodiff = ["**/*.key"]\n'
+    Path(world.settings.paths.vendor_policy, "10.toml").write_text(policy)
+    assert world.answer(world.start("rebase", {"policy": True, "note": ""}))["revision"] == 3
+    assert copies(world) == {"127.0.0.1 localhost\n", "root:x:0:0::/root:/bin/sh\n"}

@@ -406,3 +406,19 @@ def test_an_unreadable_transaction_is_refused_by_name(world: World) -> None:
     (refused, why) = world.ask("prepare", {"transactions": [name]})["refused"]
     assert refused == name
     assert "regular" in why
+
+
+def test_settings_that_a_package_brought_can_be_compared_later(world: World, tmp_path: Path) -> None:
+    (world.top / "policy/10.toml").write_text(POLICY + "diff = true\nnodiff = ['**/*.key']\n")
+    assert world.ask("rebase", {"policy": True, "note": ""})["revision"] == 2
+    files = {"/etc/more.conf": "x = 1\n", "/etc/more.key": "a key\n", "/usr/bin/more": "m\n"}
+    more = build(tmp_path, "more", "1", files)
+    world.trust(*world.debs.values(), more)
+    name = world.transaction(more)
+    world.install(more)
+    assert world.ask("prepare", {"transactions": [name]})["prepared"] == name
+    answer = world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
+    assert world.lookup(answer, "/etc/more.conf") is not None
+    kept = {path.read_text() for path in (world.state / "vault").iterdir()}
+    assert "x = 1\n" in kept
+    assert not kept & {"a key\n", "m\n"}

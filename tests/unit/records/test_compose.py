@@ -157,3 +157,21 @@ def test_redacting_a_long_argument_takes_no_time():
     for hostile in ("-" * 1024, "a-" * 512, "pass" * 256, "://" * 340, "bearer " * 140, "secret=" * 140):
         redact.arguments(("x", hostile, hostile))
     assert time.process_time() - started < 1.0
+
+
+def test_what_changed_is_in_the_record_of_the_finding_alone():
+    details = {"type": "file", "diff": ("@@ -1 +1 @@", "-a", "+b"), "changes": ("it changed",)}
+    fields = named(through(compose.finding(finding(details=details), moment())))
+    assert fields["details"] == details
+    seen = Observation("file", "/etc/x", details, WALL)
+    assert named(through(compose.observation(seen, moment(0))))["columns"] == {"type": "file"}
+
+
+def test_a_change_that_is_too_large_for_a_record_does_not_cost_the_finding():
+    details = {"type": "file", "diff": ("+" + "x" * 80,) * 49, "changes": ("é" * 100,) * 10}
+    assert named(compose.finding(finding(details=details), moment()))["details"] == details  # as large as they come
+    details["target"] = "ü" * 1024
+    actor = Actor(1, "/usr/bin/cp", ("y" * 1000,) * 12)
+    record = compose.finding(finding(details=details, actor=actor), moment())
+    assert record.type == registry.FINDING.number
+    assert named(record)["details"]["diff"] == (compose.TOO_LARGE,)
