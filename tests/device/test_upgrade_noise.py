@@ -31,10 +31,10 @@ WAYS = {
     "dpkg": "DEBIAN_FRONTEND=noninteractive dpkg -i /root/debs/{package}_*.deb",
     "unattended": "unattended-upgrade",
 }
-# Once the file is another than now; at a pace that an intruder has, too.
-WAIT = """was=$(stat -c %i {file}); for _ in $(seq 3000); do
-    [ "$(stat -c %i {file} 2>/dev/null || echo "$was")" = "$was" ] || break; sleep 0.02
-done; {act}; touch {acts}/beside.done"""
+# Once the file is another than now; not at all when the transaction is over before.
+WAIT = """was=$(stat -c %i {file})
+while [ "$(stat -c %i {file} 2>/dev/null || echo "$was")" = "$was" ]; do [ -e {acts}/over ] && exit; sleep 0.02; done
+{act}; touch {acts}/beside.done"""
 
 
 class Life:
@@ -128,6 +128,7 @@ def slipped(life: Life, slip: Slip) -> str:
         device.write(f"{ACTS}/{slip.when}", slip.act)
     device.run(WAYS[slip.how].format(package=slip.package), timeout=600)
     if beside is not None:
+        device.run(f"touch {ACTS}/over").ok()
         beside.communicate(timeout=ACTED_S)
     acted = device.run(f"[ -e {ACTS}/{slip.when}.done ]")
     judged(guard)
