@@ -22,9 +22,9 @@ BESIDE = "beside"  # a process of its own, once the package's new file is there
 ACTS = "/run/slip"
 HOOK = "/usr/local/lib/slip"
 HOOKS = {
-    # cat: apt waits for nobody who does not read what it says
+    # what apt says has to be read
     HOOK: f"""#!/bin/sh
-[ "$1" = kept ] && cat >/dev/null
+[ "$1" = kept ] && {{ cat >{ACTS}/apt || cat >/dev/null; }} 2>/dev/null
 [ -f {ACTS}/$1 ] || exit 0
 mv {ACTS}/$1 {ACTS}/$1.now && sh -ex {ACTS}/$1.now >>{ACTS}/said 2>&1 </dev/null && mv {ACTS}/$1.now {ACTS}/$1.done
 exit 0
@@ -61,10 +61,10 @@ class Slip:
 
 
 def exchanged(change: str, how: str = "cp --remove-destination $x.deb $deb") -> str:
-    """The .deb in apt's cache becomes another one: its tree is $x."""
-    return f"""deb=$(ls -t /var/cache/apt/archives/*.deb | grep /{change.split(maxsplit=1)[0]}_ | head -1); x={ACTS}/x
-rm -rf $x; dpkg-deb -R $deb $x
-{change.partition(" ")[2]}
+    """The one .deb that apt hands over becomes another one: its tree is $x."""
+    return f"""deb=$(sed -n 's/.* \\(.*[.]deb\\)$/\\1/p' {ACTS}/apt); x={ACTS}/x
+dpkg-deb -R $deb $x
+{change}
 dpkg-deb -Znone --root-owner-group -b $x $x.deb
 {how}"""
 
@@ -78,14 +78,14 @@ UNIT = "[Service]\\nExecStart=/usr/bin/sleep infinity\\n[Install]\\nWantedBy=mul
 
 SLIPS = (
     # -- before anything is unpacked
-    Slip("another .deb", "tree", KEPT, exchanged("tree echo evil >>$x/usr/bin/tree"),
+    Slip("another .deb", "tree", KEPT, exchanged("echo evil >>$x/usr/bin/tree"),
          open_("EG-FILE-002", "/usr/bin/tree")),
-    Slip("the kept .deb itself", "pv", KEPT, exchanged("pv echo evil >>$x/usr/bin/pv", "cat $x.deb >$deb"),
+    Slip("the kept .deb itself", "pv", KEPT, exchanged("echo evil >>$x/usr/bin/pv", "cat $x.deb >$deb"),
          (("EG-PKG-002|EG-FILE-002", "pv|/usr/bin/pv"),)),
-    Slip("a .deb that brings more", "ed", KEPT, exchanged("ed cp /usr/bin/true $x/usr/bin/edd"),
+    Slip("a .deb that brings more", "ed", KEPT, exchanged("cp /usr/bin/true $x/usr/bin/edd"),
          open_("EG-FILE-001", "/usr/bin/edd"), undo="rm /usr/bin/edd"),
     Slip("a .deb with a script", "ethtool", KEPT,
-         exchanged("ethtool printf '#!/bin/sh\\necho x >/etc/cron.d/more\\n' >$x/DEBIAN/postinst; "
+         exchanged("printf '#!/bin/sh\\necho x >/etc/cron.d/more\\n' >$x/DEBIAN/postinst; "
                    "chmod 755 $x/DEBIAN/postinst"),
          (*open_("EG-PERS-003", "/etc/cron.d/more"), *open_("EG-PERS-004", "/var/lib/dpkg/info/ethtool.postinst")),
          undo="rm /etc/cron.d/more /var/lib/dpkg/info/ethtool.postinst"),
