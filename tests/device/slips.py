@@ -82,7 +82,7 @@ SLIPS = (
          open_("EG-FILE-002", "/usr/bin/tree")),
     Slip("the kept .deb itself", "pv", KEPT, exchanged("echo evil >>$x/usr/bin/pv", "cat $x.deb >$deb"),
          (("EG-PKG-002|EG-FILE-002", "pv|/usr/bin/pv"),)),
-    Slip("a .deb that brings more", "ed", KEPT, exchanged("cp /usr/bin/true $x/usr/bin/edd"),
+    Slip("a .deb that brings more", "ed", KEPT, exchanged("mkdir -p $x/usr/bin; cp /usr/bin/true $x/usr/bin/edd"),
          open_("EG-FILE-001", "/usr/bin/edd"), undo="rm /usr/bin/edd"),
     Slip("a .deb with a script", "ethtool", KEPT,
          exchanged("printf '#!/bin/sh\\necho x >/etc/cron.d/more\\n' >$x/DEBIAN/postinst; "
@@ -93,7 +93,7 @@ SLIPS = (
          open_("EG-FILE-002", "/etc/nanorc"), undo="cp /root/nanorc /etc/nanorc", before="cp /etc/nanorc /root/nanorc"),
     Slip("a diversion", "hexedit", UNPACKING,
          "dpkg-divert --local --no-rename --divert /usr/bin/hexedit.real --add /usr/bin/hexedit",
-         open_("EG-FILE-00[12]", "/usr/bin/hexedit.real"),
+         (*open_("EG-FILE-001", "/usr/bin/hexedit.real"), *open_("EG-FILE-002", "/usr/bin/hexedit")),
          undo="rm -f /usr/bin/hexedit.real; dpkg-divert --local --no-rename --remove /usr/bin/hexedit"),
     Slip("a list of files that names another's", "dos2unix", UNPACKED, "rm -f /usr/bin/bc",
          open_("EG-FILE-004", "/usr/bin/bc"), before="echo /usr/bin/bc >>/var/lib/dpkg/info/dos2unix.list"),
@@ -101,11 +101,13 @@ SLIPS = (
     Slip("its program", "zip", UNPACKED, "cp /usr/bin/true /usr/bin/zip", open_("EG-FILE-002", "/usr/bin/zip")),
     Slip("the old program again", "dc", UNPACKED, "cp /root/dc /usr/bin/dc", open_("EG-FILE-002", "/usr/bin/dc"),
          before="cp /usr/bin/dc /root/dc"),
-    Slip("set-user-ID", "unzip", UNPACKED, "chmod u+s /usr/bin/unzip", open_("EG-FILE-005", "/usr/bin/unzip")),
+    Slip("set-user-ID", "unzip", UNPACKED, "chmod u+s /usr/bin/unzip",
+         open_("EG-FILE-005", "/usr/bin/unzip", "/usr/bin/zipinfo")),  # two names of one file
     Slip("a link in its place", "gdisk", UNPACKED, "mv /usr/sbin/gdisk /usr/sbin/.g; ln -s .g /usr/sbin/gdisk",
          (*open_("EG-FILE-006", "/usr/sbin/gdisk"), *open_("EG-FILE-001", "/usr/sbin/.g")),
          undo="rm -f /usr/sbin/.g"),
-    Slip("its program is gone", "rlwrap", UNPACKED, "rm /usr/bin/rlwrap", open_("EG-FILE-004", "/usr/bin/rlwrap")),
+    Slip("its program is gone", "colordiff", UNPACKED, "rm /usr/bin/colordiff",
+         open_("EG-FILE-004", "/usr/bin/colordiff")),
     # -- in a maintainer script
     Slip("a unit, enabled", "vnstat", SCRIPT,
          f"printf '{UNIT}' >/etc/systemd/system/more.service; "
@@ -149,9 +151,10 @@ SLIPS = (
          open_("EG-FILE-002", "/etc/pam.d/common-auth"), undo="cp -p /root/common-auth /etc/pam.d/common-auth",
          before="cp -p /etc/pam.d/common-auth /root/common-auth"),
     Slip("a certificate in the bundle", "ca-certificates", CONFIGURED,
-         "cat /etc/ssl/certs/ssl-cert-snakeoil.pem >>/etc/ssl/certs/ca-certificates.crt",
-         open_("EG-FILE-002", "/etc/ssl/certs/ca-certificates.crt"), undo="update-ca-certificates -f"),
-    Slip("a key of an archive", "tzdata", CONFIGURED,
+         "cat /root/more.pem >>/etc/ssl/certs/ca-certificates.crt",
+         open_("EG-FILE-002", "/etc/ssl/certs/ca-certificates.crt"), undo="update-ca-certificates -f",
+         before="openssl req -x509 -newkey ed25519 -nodes -subj /CN=more -keyout /root/more.key -out /root/more.pem"),
+    Slip("a key of an archive", "popularity-contest", CONFIGURED,
          "cp /usr/share/keyrings/debian-archive-keyring.gpg /etc/apt/trusted.gpg.d/more.gpg",
          open_("EG-FILE-001", "/etc/apt/trusted.gpg.d/more.gpg"), undo="rm /etc/apt/trusted.gpg.d/more.gpg"),
     # -- beside it all
@@ -168,3 +171,6 @@ SLIPS = (
     Slip("while nobody looks", "pciutils", BESIDE, "sleep 0.3; cp /usr/bin/true /usr/bin/setpci",
          open_("EG-FILE-002", "/usr/bin/setpci"), file="/usr/bin/lspci", how="unattended"),
 )  # fmt: skip
+# One of each moment, for every commit.
+FEW = ("another .deb", "a settings file that is kept", "a list of files that names another's", "its program",
+       "a drop-in of its unit", "a module and what is compiled of it", "its program, beside")  # fmt: skip
