@@ -28,6 +28,7 @@ from edgeguard.upgrades.kinds import (
     CACHES,
     CERTIFICATE,
     ENABLED,
+    LOCAL,
     PAM,
     PYC,
     RUNLEVEL,
@@ -150,6 +151,12 @@ class Derived:
         if before is not None and before.type == "symlink":
             target = self._judge.world.under(self._target(held.path, before.target))
             return held.maker == BY_DPKG or not os.path.lexists(target)
+        if held.maker == BY_OTHERS:
+            return False
+        if before is not None and before.type == "directory":
+            return True  # it was empty: what was in it is judged by itself
+        if match := LOCAL.fullmatch(held.path):  # purging takes it with its profile, by a child that is gone at once
+            return not os.path.lexists(self._judge.world.under(match["folder"] + match["name"]))
         return CACHES.fullmatch(held.path) is not None and held.maker == BY_DPKG
 
     # -- links

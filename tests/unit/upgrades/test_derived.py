@@ -206,6 +206,21 @@ def test_links_that_led_to_what_is_gone(world: World) -> None:
         assert world.explained(path, BY_UNKNOWN) == ABSENT
 
 
+def test_local_rules_that_went_with_their_profile(world: World) -> None:
+    """dh_apparmor's rm and rmdir are gone before anybody can ask who they were."""
+    for path in ("/etc/apparmor.d/local/usr.bin.man", "/etc/apparmor.d/usr.bin.man"):
+        world.make(path, known=True)
+    folder = world.known[b"/etc/apparmor.d/local/usr.bin.man"]._replace(st_mode=0o40755, size=0, sha256=b"")
+    world.known[b"/etc/apparmor.d/local"] = folder
+    (world.root / "etc/apparmor.d/local/usr.bin.man").unlink()
+    (world.root / "etc/apparmor.d/local").rmdir()
+    assert world.explained("/etc/apparmor.d/local/usr.bin.man", BY_UNKNOWN) is None, "the profile is still there"
+    (world.root / "etc/apparmor.d/usr.bin.man").unlink()
+    for path in ("/etc/apparmor.d/local/usr.bin.man", "/etc/apparmor.d/local"):
+        assert world.explained(path, BY_UNKNOWN) == ABSENT
+        assert world.explained(path, BY_OTHERS) is None
+
+
 def test_units(world: World) -> None:
     world.make("/usr/lib/systemd/system/a.service", known=True)
     world.make("/usr/lib/systemd/system/b@.service", known=True)
