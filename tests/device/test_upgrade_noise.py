@@ -166,6 +166,8 @@ def test_afterwards_all_is_put_right_and_nothing_is_left(life: Life) -> None:
 
 
 def test_packages_are_installed_again(life: Life) -> None:
+    if not life.long:
+        pytest.skip("some are in test_upgrades.py; all with LONG=1")
     apt(life.guard, "install --reinstall " + " ".join(life.all))
     quiet(life)
 
