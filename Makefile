@@ -11,6 +11,8 @@ ARCH   = amd64
 # device: containers (nspawn), on this machine's kernel; emulated: machines of their own (QEMU), the only way for ARM
 LEVEL  = $(if $(filter amd64,$(ARCH)),device,emulated)
 ONLY   =
+# not empty: all packages, slips and days of the upgrade tests, a quarter of an hour more
+LONG   =
 export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
@@ -42,7 +44,7 @@ test-power: ## the state after power cuts, disk faults and kills at hundreds of 
 
 test-device: deb ## the package on booted Debian, SUITE="bookworm trixie", ARCH=arm64 emulated; needs root
 	@packaging/tools/bootstrap.sh test $(if $(filter device,$(LEVEL)),device,emulated-$(ARCH))
-	$(AS_ROOT) $(PYTEST) -m $(LEVEL) tests/device --suite="$(SUITE)" --arch=$(ARCH) $(if $(ONLY),-k "$(ONLY)")
+	$(AS_ROOT) $(PYTEST) -m $(LEVEL) tests/device --suite="$(SUITE)" --arch=$(ARCH) $(if $(LONG),--long) $(if $(ONLY),-k "$(ONLY)")
 
 test-fresh: ## `make run` and `make test` as the first command on fresh Debian roots (SUITE=...); needs root
 	@packaging/tools/bootstrap.sh test device

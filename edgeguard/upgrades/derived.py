@@ -28,6 +28,7 @@ from edgeguard.upgrades.kinds import (
     CACHES,
     CERTIFICATE,
     ENABLED,
+    LOCAL,
     PAM,
     PYC,
     RUNLEVEL,
@@ -67,6 +68,7 @@ class Derived:
         self._began_ns = began_ns
         self._scratch = scratch  # a directory where compiled modules may be made
         self._modules: dict[bytes, bytes] = {}  # path of a .pyc -> what it should be
+        self._groups: list[tuple[bytes, frozenset[bytes]]] | None = None  # of alternatives: name, lines
         self.unproven = 0  # files whose content nothing proves, made by an unknown maker or by a signed script
 
     def explain_all(self, held: Iterable[Held]) -> Iterator[tuple[bytes, Entry]]:
@@ -149,6 +151,12 @@ class Derived:
         if before is not None and before.type == "symlink":
             target = self._judge.world.under(self._target(held.path, before.target))
             return held.maker == BY_DPKG or not os.path.lexists(target)
+        if held.maker == BY_OTHERS:
+            return False
+        if before is not None and before.type == "directory":
+            return True  # it was empty: what was in it is judged by itself
+        if match := LOCAL.fullmatch(held.path):  # purging takes it with its profile, by a child that is gone at once
+            return not os.path.lexists(self._judge.world.under(match["folder"] + match["name"]))
         return CACHES.fullmatch(held.path) is not None and held.maker == BY_DPKG
 
     # -- links
@@ -163,7 +171,9 @@ class Derived:
     def _link(self, path: bytes, seen: Entry) -> bool:
         place = self._target(path, seen.target)
         if ALTERNATIVE.fullmatch(path):
-            return self._known(place) or SHOWN.match(place) is not None
+            if SHOWN.match(place):
+                return True
+            return self._known(place) and self._choice(path.rpartition(b"/")[2], seen.target)
         if ENABLED.fullmatch(path):
             return UNITS.fullmatch(place) is not None and self._unit(path, place)
         if ALTERNATIVE.fullmatch(place):
@@ -177,6 +187,15 @@ class Derived:
             return self._known(place)
         fits = path.rpartition(b"/")[2] == place.rpartition(b"/")[2] or self._named(path)
         return path.startswith(b"/etc/") and not path.startswith(GUARDED) and fits and self._known(place)
+
+    def _choice(self, name: bytes, target: bytes) -> bool:
+        """Has update-alternatives this target for this name? It keeps a file a group: itself or a slave's name is in
+        it, and each choice is a line."""
+        if self._groups is None:
+            folder = b"/var/lib/dpkg/alternatives"
+            names = _names(self._judge.world.under(folder))
+            self._groups = [(one, frozenset(self._small(folder + b"/" + one).split(b"\n"))) for one in names]
+        return any(target in lines and (one == name or name in lines) for one, lines in self._groups)
 
     def _alternative(self, path: bytes) -> bool:
         """Does this link of update-alternatives lead where it may?"""

@@ -82,8 +82,10 @@ class Judge:
         self.room = BROUGHT_MAX - sum(len(path) + 16 for path in self.brought)
         self.plan = Plan(resolved(watches, root))
         self.references = references
+        self.names: frozenset[str] = frozenset()  # of all packages that come or go
         self.vouched: set[bytes] = set()  # digests of all files of packages that somebody vouches for
         self.scripts = b""  # of these packages
+        self.signed_scripts: dict[str, bytes] = {}  # of each that somebody vouches for
         self.others: list[bytes] = []  # paths that are not as signed, of all packages
         self.moved: dict[bytes, Entry] = {}  # files that lie elsewhere, because another package has their path
         self.eye = Eye(hash_file_max, new_hash=_openssl)
@@ -96,6 +98,8 @@ class Judge:
             streams.append(marked(transaction.reader, len(owners)))
             owners += transaction.expected.owners
         began = [transaction.expected.began for transaction in pending for _ in transaction.expected.owners]
+        self.names = frozenset(owner.name for owner in owners)
+        self.signed_scripts = {owner.name: owner.scripts for owner in owners if owner.word != NOBODY}
         self.came = {self.name(owner) for owner in owners if self._came(owner)}
         tallies += [
             Tally(stood=self._stands(owner) if owner.version else self._went(self.name(owner), when))
@@ -127,6 +131,8 @@ class Judge:
         if kind & MAY_GO:
             if before is None or self.look(path, watch) is not None or not self._may_go(path, owner, began):
                 return None
+            if not stat.S_ISDIR(before.st_mode) and self.world.listed(path, self.names):
+                return None  # a list that names what is another's: whoever may write it says anything
             tally.removed += 1
             self.brought.pop(path, None)
             return ABSENT
@@ -166,8 +172,9 @@ class Judge:
             return None
         if seen is None and (self.world.excluded(path) or kind & SCRIPT):
             return None
-        if (place := self.world.diverted(path, owner.name)) is not None:
-            self._moved(place, signed, owner, tally)
+        moved = self.world.diverted(path, owner.name)
+        if moved is not None and self._diverts(path, *moved):
+            self._moved(moved[0], signed, owner, tally)
             return None
         tally.other += 1
         tally.changed += wanted != before
@@ -220,6 +227,20 @@ class Judge:
         return not any(
             self.world.installed(package, where) for where in ((foreign,) if foreign else (self.native, "all"))
         )
+
+    def _diverts(self, path: bytes, place: bytes, package: str) -> bool:
+        """dpkg's diversions are a list that anybody with root may write. One counts if something lies there that is
+        known, or if the script of an installed package makes it, as it was signed or as it is known."""
+        if self.references is not None and self.references.lookup(place) is not None:
+            return True
+        scripts = [self.signed_scripts.get(package, b"")]
+        scripts += [self.world.read(name) for name in self.world.scripts(package) if self._as_known(name)]
+        return any(b"dpkg-divert" in text and _naming(text, path, whole=False) for text in scripts)
+
+    def _as_known(self, path: bytes) -> bool:
+        watch = self.plan.decide(os.fsdecode(path))
+        before = self.references.lookup(path) if self.references is not None else None
+        return watch is not None and before is not None and self.look(path, watch) == before
 
     def _moved(self, place: bytes, signed: Entry, owner: Owner, tally: Tally) -> None:
         """A file that dpkg put elsewhere."""

@@ -18,6 +18,7 @@ ENABLED = re.compile(rb"/etc/systemd/(?:system|user)/(?:[^/]+\.(?:wants|requires
 UNITS = re.compile(rb"(?:/usr)?/lib/systemd/(?:system|user)/[^/]+")
 RUNLEVEL = re.compile(rb"/etc/rc[0-6S]\.d/[SK]\d\d(?P<name>[^/]+)")
 CERTIFICATE = re.compile(rb"/etc/ssl/certs/[^/]+")
+LOCAL = re.compile(rb"(?P<folder>/etc/apparmor\.d/)local/(?P<name>[^/]+)")
 PAM = re.compile(rb"/etc/pam\.d/common-[a-z-]+")
 # Made anew as a whole by the tool in the comment; their content follows from too much to be checked.
 CACHES = re.compile(

@@ -13,6 +13,8 @@ from edgeguard.sensors import parse_dpkg, reading
 from edgeguard.sensors.packages import DIVERSIONS_MAX, STATUS
 
 TEXT_MAX = 4 << 20
+LIST_MAX = 32 << 20  # bytes of the list of files of one package; a kernel's has 0.5 MB
+LISTED_MAX = 1_500_000  # paths of all packages; a desktop has 300,000
 LINKS_MAX = 40  # followed on the way to a path, as the kernel does
 _INSTALLED = frozenset(("installed", "half-configured", "unpacked", "triggers-awaited", "triggers-pending"))
 
@@ -27,6 +29,7 @@ class World:
         self._overrides: dict[bytes, tuple[int, int, int]] | None = None
         self._rules: list[tuple[bool, str]] | None = None
         self._installed: dict[str, str] | None = None
+        self._listed: set[int] | None = None
 
     def under(self, path: bytes) -> bytes:
         return os.fsencode(self._root.rstrip("/")) + path
@@ -54,15 +57,15 @@ class World:
                 self._places[path] = b"" if whole == b"/" else self._directory(whole, depth + 1)
         return self._places[path]
 
-    def diverted(self, path: bytes, package: str) -> bytes | None:
-        """Where a package's file lies instead, because another package has the path."""
+    def diverted(self, path: bytes, package: str) -> tuple[bytes, str] | None:
+        """Where a package's file lies instead, and who has its path: another package, or ":", the administrator."""
         if self._diversions is None:
             text = self._read("/var/lib/dpkg/diversions", DIVERSIONS_MAX)
             self._diversions = parse_dpkg.diversions(text)
         for name in parse_dpkg.aliases(path):
             target, owner = self._diversions.get(name, (b"", ""))
             if target and owner != package:
-                return self.located(target)
+                return self.located(target), owner
         return None
 
     def excluded(self, path: bytes) -> bool:
@@ -134,6 +137,36 @@ class World:
                 there = package.status in _INSTALLED
                 self._installed[f"{package.name}:{package.architecture}"] = package.version if there else ""
         return self._installed.get(f"{name}:{architecture}", "")
+
+    def scripts(self, package: str) -> list[bytes]:
+        """Where the scripts of an installed package lie that say what becomes of others' files."""
+        folder = "/var/lib/dpkg/info"
+        stems = (package, *(name for name in self._names() if name.partition(":")[0] == package))
+        return [f"{folder}/{stem}.{kind}".encode() for stem in stems for kind in ("preinst", "postinst")]
+
+    def listed(self, path: bytes, besides: frozenset[str]) -> bool:
+        """Does dpkg list this path as one of an installed package that is none of `besides`? They are the same in every
+        call. Kept are numbers, 40 bytes a path."""
+        if self._listed is None:
+            self._listed = set()
+            there = {name.partition(":")[0] for name in self._names()}
+            folder = reading.under(self._root, "/var/lib/dpkg/info")
+            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+                package = name.removesuffix(".list").partition(":")[0]
+                if name.endswith(".list") and package in there and package not in besides:
+                    for line in self._read(f"/var/lib/dpkg/info/{name}", LIST_MAX).split(b"\n"):
+                        if len(self._listed) < LISTED_MAX and line.startswith(b"/"):
+                            self._listed.add(hash(self.located(line)))
+        return hash(path) in self._listed
+
+    def read(self, path: bytes) -> bytes:
+        """A small file of this device, b"" if it cannot be read."""
+        return self._read(os.fsdecode(path), TEXT_MAX)
+
+    def _names(self) -> list[str]:
+        """Packages whose files lie here, each NAME:ARCHITECTURE."""
+        self.installed("", "")
+        return [name for name, version in (self._installed or {}).items() if version]
 
     def _lines(self) -> Iterator[bytes]:
         """dpkg's status, and what a dpkg that was killed had not written into it yet."""

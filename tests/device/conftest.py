@@ -24,6 +24,7 @@ SUITES = ("bookworm", "trixie")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--suite", default=" ".join(SUITES), help="Debian releases to boot")
     parser.addoption("--arch", default="arm64", choices=sorted(BOARDS), help="architecture of emulated devices")
+    parser.addoption("--long", action="store_true", help="all packages, slips and days; else some of each")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -36,6 +37,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def suite(request: pytest.FixtureRequest) -> str:
     """The Debian release."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Is there time for all of it?"""
+    return bool(request.config.getoption("--long"))
 
 
 def why_not() -> str:

@@ -6,26 +6,22 @@ The packages are the Debian archive's own, in the versions that it has today.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.device.archive import Archive
 from tests.device.guard import Guard
 from tests.device.lab import Device
+from tests.device.upgrading import APT, BY_NATURE, apt, files, judged, told
 
 pytestmark = pytest.mark.device
 
-APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends -o Dpkg::Use-Pty=0"
-SPOOL = "/var/spool/edgeguard/packages"
-JUDGED_S = 60.0  # from the end of apt to the judgement; ten on an idle machine
-MANY = """ca-certificates man-db vim-tiny less nano rsync curl python3-yaml python3-requests apparmor iputils-ping at
-libglib2.0-bin logrotate tree jq strace file lsof git gnupg python3-gi tmux libpam-cap ssl-cert bash-completion"""
+# What has grown in other ways than those of test_upgrade_noise.py.
+MANY = """vim-tiny less nano rsync curl python3-yaml apparmor at libglib2.0-bin tree jq file lsof git gnupg python3-gi
+tmux libpam-cap ssl-cert bash-completion"""
 STANDING = "openssl sudo cron systemd dpkg python3-cbor2 libc-bin bash"
-BY_NATURE = {"/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key"}  # made here, new keys
 
 
 @pytest.fixture(scope="module")
@@ -38,39 +34,13 @@ def guard(image: Path, packages: dict[str, Path]) -> Iterator[Guard]:
         yield guard
 
 
-def judged(guard: Guard) -> None:
-    """Wait until all transactions are judged."""
-    guard.device.wait(f'[ -z "$(ls -A {SPOOL})" ] && sleep 2 && [ -z "$(ls -A {SPOOL})" ]', timeout=JUDGED_S)
-
-
-def files(guard: Guard) -> list[dict[str, Any]]:
-    """Open findings about files."""
-    return [
-        f
-        for f in guard.findings()
-        if f["code"].startswith(("EG-FILE", "EG-PERS", "EG-HLTH-005")) and f["state"] == "open"
-    ]
-
-
-def apt(guard: Guard, words: str) -> None:
-    guard.device.run(f"{APT} {words}", timeout=600).ok()
-    judged(guard)
-
-
-def told(guard: Guard) -> str:
-    return guard.ask("log -n 200").out
-
-
 def test_many_packages_are_installed_again_and_removed(guard: Guard) -> None:
     apt(guard, f"install {' '.join(MANY.split())}")
     left = {f["subject"] for f in files(guard)} - BY_NATURE
     assert left == set(), told(guard)
     assert "rsync" in told(guard)
     assert "all as signed by the archive" in told(guard)
-    apt(
-        guard,
-        f"install --reinstall {' '.join(MANY.split())} openssl sudo cron systemd dpkg python3-cbor2 libc-bin bash",
-    )
+    apt(guard, f"install --reinstall {' '.join(MANY.split())} {STANDING}")
     left = {f["subject"] for f in files(guard)} - BY_NATURE
     assert left == set(), told(guard)
     apt(guard, "purge rsync jq tree nano")
@@ -93,7 +63,7 @@ def test_what_came_with_a_package_is_guarded_from_then_on(guard: Guard) -> None:
 def test_a_restart_forgets_nothing(guard: Guard) -> None:
     guard.device.run("systemctl restart edgeguard").ok()
     guard.learned()
-    time.sleep(8)
+    guard.ask("scan --quick")
     assert {f["subject"] for f in files(guard)} - BY_NATURE == set()
 
 
@@ -232,7 +202,7 @@ def test_dpkg_is_killed_and_goes_on_later(guard: Guard) -> None:
     killer = f"for _ in $(seq 400); do sleep 0.05; {seen} && pkill -9 -x dpkg && break; done"
     device.begin(killer)
     device.run(f"{APT} install git vim-tiny", timeout=300)
-    time.sleep(8)
+    judged(guard)  # half of it
     device.run(f"dpkg --configure -a; {APT} -f install; {APT} install git vim-tiny", timeout=300).ok()
     judged(guard)
     assert {f["subject"] for f in files(guard)} - BY_NATURE == set(), told(guard)

@@ -119,8 +119,25 @@ def test_a_module_that_went_with_its_source(world: World) -> None:
     assert world.explained(path) == ABSENT
 
 
+# As update-alternatives writes it: mode, link; slaves, each a name and a link; choices, each with its slaves.
+VI = """auto
+/usr/bin/vi
+vi.1.gz
+/usr/share/man/man1/vi.1.gz
+virc
+/etc/virc
+
+/usr/bin/vim.tiny
+15
+/usr/share/man/man1/vim.1.gz
+/usr/share/vim/virc
+
+"""
+
+
 def test_alternatives(world: World) -> None:
     world.make("/usr/bin/vim.tiny", known=True)
+    world.make("/var/lib/dpkg/alternatives/vi", VI)
     world.make("/etc/alternatives/vi", link="/usr/bin/vim.tiny")
     world.make("/usr/bin/vi", link="/etc/alternatives/vi")
     assert world.explained("/etc/alternatives/vi") is not None
@@ -137,8 +154,25 @@ def test_alternatives(world: World) -> None:
         assert world.explained(f"/usr/bin/{name}", BY_UNKNOWN) is None
 
 
+def test_an_alternative_leads_where_update_alternatives_says(world: World) -> None:
+    for path in ("/usr/bin/dash", "/usr/bin/vim.tiny", "/usr/share/vim/virc"):
+        world.make(path, known=True)
+    world.make("/etc/alternatives/vi", link="/usr/bin/vim.tiny")
+    world.make("/etc/alternatives/virc", link="/usr/share/vim/virc")
+    world.make("/etc/alternatives/pager", link="/usr/bin/vim.tiny")
+    assert world.explained("/etc/alternatives/vi") is None, "nobody asked for it"
+    world.make("/var/lib/dpkg/alternatives/vi", VI)
+    assert world.explained("/etc/alternatives/vi") is not None
+    assert world.explained("/etc/alternatives/virc") is not None, "a slave"
+    assert world.explained("/etc/alternatives/pager") is None, "another's choice"
+    (world.root / "etc/alternatives/vi").unlink()
+    world.make("/etc/alternatives/vi", link="/usr/bin/dash")
+    assert world.explained("/etc/alternatives/vi") is None, "a known program, and no choice of this name"
+
+
 def test_a_program_does_not_become_a_link(world: World) -> None:
     world.make("/usr/bin/vim.tiny", known=True)
+    world.make("/var/lib/dpkg/alternatives/vi", VI)
     world.make("/etc/alternatives/vi", link="/usr/bin/vim.tiny")
     world.make("/usr/sbin/sshd", known=True)
     (world.root / "usr/sbin/sshd").unlink()
@@ -170,6 +204,21 @@ def test_links_that_led_to_what_is_gone(world: World) -> None:
     (world.root / "usr/bin/nano").unlink()
     for path in ("/usr/bin/pico", "/etc/alternatives/pico"):
         assert world.explained(path, BY_UNKNOWN) == ABSENT
+
+
+def test_local_rules_that_went_with_their_profile(world: World) -> None:
+    """dh_apparmor's rm and rmdir are gone before anybody can ask who they were."""
+    for path in ("/etc/apparmor.d/local/usr.bin.man", "/etc/apparmor.d/usr.bin.man"):
+        world.make(path, known=True)
+    folder = world.known[b"/etc/apparmor.d/local/usr.bin.man"]._replace(st_mode=0o40755, size=0, sha256=b"")
+    world.known[b"/etc/apparmor.d/local"] = folder
+    (world.root / "etc/apparmor.d/local/usr.bin.man").unlink()
+    (world.root / "etc/apparmor.d/local").rmdir()
+    assert world.explained("/etc/apparmor.d/local/usr.bin.man", BY_UNKNOWN) is None, "the profile is still there"
+    (world.root / "etc/apparmor.d/usr.bin.man").unlink()
+    for path in ("/etc/apparmor.d/local/usr.bin.man", "/etc/apparmor.d/local"):
+        assert world.explained(path, BY_UNKNOWN) == ABSENT
+        assert world.explained(path, BY_OTHERS) is None
 
 
 def test_units(world: World) -> None:

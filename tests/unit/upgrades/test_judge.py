@@ -316,14 +316,48 @@ def test_an_override_gives_rights_but_no_setid(world: World) -> None:
     assert world.differs(layers, TOOL)
 
 
-def test_a_diverted_file(world: World) -> None:
-    name = world.upgrade()
-    (world.root / "var/lib/dpkg/diversions").write_text(f"{TOOL}\n{TOOL}.real\nother\n")
+DIVERT = "dpkg-divert --package other --divert %s.real --rename --add %s\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "believed"),
+    [
+        ("a package's known script", True),
+        ("a script of the same transaction", True),
+        ("it was there before", True),
+        ("the administrator, meanwhile", False),
+        ("a script that was changed", False),
+        ("a script that does not say so", False),
+        ("nobody", False),
+    ],
+)
+def test_a_diverted_file(world: World, tmp_path: Path, how: str, believed: bool) -> None:
+    script = world.root / "var/lib/dpkg/info/other.postinst"
+    said = "true\n" if how == "a script that does not say so" else DIVERT % (TOOL, TOOL)
+    names = []
+    if how == "a script of the same transaction":
+        other = build(tmp_path, "other", "1", {"/usr/lib/other": "x\n"}, postinst=said)
+        names.append(world.transaction(other))
+        world.install(other)
+    elif how not in ("nobody", "it was there before"):
+        script.write_text(said)
+        world.say("other", "1")
+    if how == "it was there before":
+        (world.root / f"{TOOL[1:]}.real").write_text("tool 1\n")
+        world.say("other", "1")
+    world.base = world.learn()
+    if how == "a script that was changed":
+        script.write_text(said + "true\n")
+    names.append(world.upgrade())
+    by = ":" if how == "the administrator, meanwhile" else "other"
+    (world.root / "var/lib/dpkg/diversions").write_text(f"{TOOL}\n{TOOL}.real\n{by}\n")
     (world.root / TOOL[1:]).rename(world.root / f"{TOOL[1:]}.real")
-    (world.root / TOOL[1:]).write_text("the other package's\n")
-    layers, (tally,) = world.judged(name)
-    assert not world.differs(layers, f"{TOOL}.real")
-    assert tally.other == 0
+    (world.root / TOOL[1:]).write_text("tool 1\n")
+    (world.root / TOOL[1:]).chmod(0o755)
+    layers, tallies = world.judged(*names)
+    assert world.differs(layers, f"{TOOL}.real") is not believed
+    assert world.differs(layers, TOOL) is not believed, "the old program, kept by a diversion that nobody vouches for"
+    assert tallies[-1].other == (not believed)
 
 
 def test_a_path_that_dpkg_is_told_to_leave_out(world: World) -> None:
@@ -404,6 +438,26 @@ def test_what_another_package_brought_may_not_go(world: World) -> None:
     (world.root / "usr/bin/alien").unlink()
     layers, _ = world.judged(name)
     assert layers.lookup(b"/usr/bin/alien") is not None
+
+
+@pytest.mark.parametrize(("status", "explained"), [("installed", False), ("config-files", True)])
+def test_a_list_of_files_that_names_what_is_anothers(
+    world: World, tmp_path: Path, status: str, explained: bool
+) -> None:
+    """Root writes another's file into the list of a package that goes: dpkg takes it away, and it is told."""
+    guard = build(tmp_path, "guard", "1", {"/usr/bin/alarm": "x\n"})
+    world.install(guard)
+    world.say("guard", "1", status)
+    world.base = world.learn()
+    with (world.root / "var/lib/dpkg/info/tool.list").open("a") as file:
+        file.write("/bin/alarm\n" if (world.root / "bin").is_symlink() else "/usr/bin/alarm\n")
+    name = world.transaction(removed=("tool",))
+    for path in (TOOL, "/usr/bin/alarm"):
+        (world.root / path[1:]).unlink()
+    world.say("tool", "1", "not-installed")
+    layers, _ = world.judged(name)
+    assert not world.differs(layers, TOOL)
+    assert world.differs(layers, "/usr/bin/alarm") is not explained
 
 
 def test_programs_with_other_rights_that_nobody_vouches_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

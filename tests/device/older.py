@@ -1,0 +1,67 @@
+"""A device with packages of the release before, as one is that nobody has upgraded yet.
+
+The older versions are the Debian archive's own, signed by it: of Debian 11 on Debian 12, of Debian 12 on Debian 13.
+They are small, and between them they have what makes upgrades hard: conffiles that the new version has not, renames or
+changed; maintainer scripts that make users, units, cron jobs and rights; triggers; alternatives; compiled Python
+modules; hooks of the initramfs; files that ucf puts together.
+"""
+
+from __future__ import annotations
+
+from tests.device.machine import Machine
+from tests.device.upgrading import APT
+
+BEFORE = {"bookworm": "bullseye", "trixie": "bookworm"}
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# Nothing but the C library and small libraries, no service: `dpkg -i` has no questions, whatever the order.
+PLAIN = words("""tree pv dos2unix hexedit dc ed zip unzip hdparm ethtool whois gdisk psmisc rlwrap dmidecode""")
+# By unattended-upgrades.
+UNATTENDED = words("nano bc logrotate iputils-ping ca-certificates python3-idna")
+# By their names, apt-get install; what is left goes by apt-get full-upgrade.
+NAMED = words("""zstd lsof strace anacron man-db gawk screen traceroute netcat-traditional vnstat rsyslog python3-six
+    ucf mtr-tiny""")
+REST = words("""at ncdu htop sysstat dnsmasq-base smartmontools iperf3 socat tcpdump popularity-contest
+    python3-requests python3-certifi python3-chardet python3-urllib3 python3-pkg-resources initramfs-tools-core busybox
+    debsums pciutils usbutils i2c-tools lm-sensors colordiff adduser""")
+ALL = (*PLAIN, *UNATTENDED, *NAMED, *REST)
+# Enough for every commit: some of each way, and those of slips.FEW.
+FEW = words("tree dos2unix zip nano bc ca-certificates python3-idna rsyslog lsof man-db busybox colordiff")
+KEPT = ("adduser", "ca-certificates", "ucf")  # others need them: not purged
+
+SOURCES = """deb http://deb.debian.org/debian {before} main
+"""
+# A device takes nothing of the old release by itself.
+PREFERENCES = """Package: *
+Pin: release n={before}
+Pin-Priority: 100
+"""
+
+
+def age(device: Machine, suite: str, names: tuple[str, ...] = ALL) -> None:
+    """Install these packages in the versions of the release before. apt has to reach the archive."""
+    before = BEFORE[suite]
+    device.write("/etc/apt/sources.list.d/before.list", SOURCES.format(before=before))
+    device.write("/etc/apt/preferences.d/before", PREFERENCES.format(before=before))
+    device.run("apt-get -q update", timeout=300).ok()
+    device.run(f"{APT} install --allow-downgrades {at(names, before)}", timeout=900).ok()
+
+
+def at(names: tuple[str, ...], release: str) -> str:
+    """Packages as apt-get is told to take them of one release."""
+    return " ".join(f"{name}/{release}" for name in names)
+
+
+def chosen(names: tuple[str, ...], *, long: bool) -> tuple[str, ...]:
+    """All of them, or the few."""
+    return names if long else tuple(name for name in names if name in FEW)
+
+
+def versions(device: Machine) -> dict[str, str]:
+    """What dpkg calls installed."""
+    lines = device.run("dpkg-query -W -f '${db:Status-Abbrev} ${Package} ${Version}\\n'").ok().out.splitlines()
+    return {words[1]: words[2] for line in lines if (words := line.split())[0] == "ii"}
