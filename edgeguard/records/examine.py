@@ -1,6 +1,6 @@
 """One segment's bytes: what they prove, alone. How segments hang together is `chain`, where they lie is `evidence`.
 
-The signature is verified before the payload is believed. The collector's ingest looks through the same door. Pure.
+The signature is verified before the payload is believed. Pure.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from edgeguard.errors import DecodeError, Incomplete, SegmentRefused, SignatureE
 from edgeguard.records import registry, wire
 from edgeguard.records.defects import Defect, Name, Place
 from edgeguard.records.wire import Drop, Segment
-
-KEYS_MAX = 100_000  # public keys at a time
 
 
 class Link(NamedTuple):

@@ -339,8 +339,8 @@ def test_damage_to_what_was_delivered(device):
 
 def test_at_the_quota_what_is_dropped_is_told(tmp_path):
     """Verbose records do not fit: their numbers are in no segment, and a signed record counts them."""
-    device = Device(str(tmp_path), spool_bytes=800)
-    grow(device, "abcd")
+    device = grow(Device(str(tmp_path)), "abcd")
+    device.settings = device.settings._replace(budget=device.settings.budget._replace(spool_bytes=800))
     spool = device.spool()
     spool.open()
     for number in range(7):
