@@ -9,7 +9,7 @@ import sys
 from edgeguard.cli import pages
 from edgeguard.cli.console import Console
 from edgeguard.cli.text import escape, wrap
-from edgeguard.errors import EdgeGuardError
+from edgeguard.errors import ControlError, EdgeGuardError
 
 OK, DEFECTS, UNKNOWN, DENIED = 0, 2, 3, 77
 BESIDE = 9  # lines of a screen that are not defects
@@ -26,7 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
-    return _verify(console) if given.action == "verify" else _show(given, console)
+    if given.action != "verify":
+        return _show(given, console)
+    if given.follow:
+        raise ControlError("InvalidParameter", "`log verify` looks once: -f does not go with it")
+    return _verify(console)
 
 
 def _show(given: argparse.Namespace, console: Console) -> int:

@@ -28,6 +28,10 @@ SELECT id, bytes, stream, seq, hash, previous, first, n, epoch, boot, wall,
     (SELECT count(*) FROM records WHERE segment = segments.id)
 FROM segments WHERE device = ? ORDER BY stream, seq
 """
+_OWNERS = {
+    "devices": "SELECT id, count(*) FROM devices GROUP BY id",
+    "segments": "SELECT device, count(*) FROM segments GROUP BY device",
+}
 LIMITS = (
     "What this cannot see: segments that no receipt, head or later segment speaks of, and whatever somebody signed who"
     " holds a device's key."
@@ -107,8 +111,13 @@ def _receipt(file: str, publics: Sequence[bytes], key: bytes | None, report: Rep
 
 
 def devices(connection: sqlite3.Connection) -> list[Device]:
-    """Those that are registered."""
-    return [Device(*row) for row in connection.execute("SELECT id, name, public FROM devices ORDER BY id")]
+    """Those that are registered, as far as their rows are what the collector writes."""
+    rows = connection.execute("SELECT id, name, public FROM devices ORDER BY id")
+    return [
+        Device(identity, name, public)
+        for identity, name, public in rows
+        if isinstance(identity, bytes) and isinstance(public, bytes) and len(public) == cose.PUBLIC_SIZE
+    ]
 
 
 def heads(connection: sqlite3.Connection) -> list[Known]:
@@ -127,11 +136,24 @@ def database(connection: sqlite3.Connection, confirmed: Sequence[Known] = (), re
     with _snapshot(connection):
         known = [*heads(connection), *(head._replace(let_go=False) for head in confirmed)]
         follower = Chain(report, known)
-        for device in devices(connection):
+        known_devices = devices(connection)
+        for device in known_devices:
             _device(connection, device, follower)
         follower.finish()
+        _strangers(connection, known_devices, report)
         _drops(connection, follower)
     return report
+
+
+def _strangers(connection: sqlite3.Connection, known: Sequence[Device], report: Report) -> None:
+    """Nobody is forgotten because his row of devices is gone or spoiled."""
+    identities = {device.id for device in known}
+    for table, query in _OWNERS.items():
+        for identity, number in connection.execute(query):
+            if identity not in identities:
+                name = identity.hex() if isinstance(identity, bytes) else str(identity)
+                detail = f"{number:,} rows of {name}, of which no key is registered"
+                report.add(Defect(Name.COLUMNS, None, source=f"table {table}", detail=detail))
 
 
 class _snapshot:  # noqa: N801 - reads as a statement
@@ -229,7 +251,9 @@ def _drops(connection: sqlite3.Connection, follower: Chain) -> None:
     """Explanations in the database that no segment gives."""
     rows = connection.execute("SELECT device, stream, first, last, reason FROM drops")
     for device, stream, first, last, reason in rows:
-        if reason != OPERATOR and not follower.told(device, stream, first, last):
+        if not isinstance(device, bytes) or any(type(item) is not int for item in (stream, first, last)):
+            follower.report.add(Defect(Name.COLUMNS, None, source="table drops", detail="a row that is no drop"))
+        elif reason != OPERATOR and not follower.told(device, stream, first, last):
             detail = reason_word(reason) if type(reason) is int else "no reason"
             follower.report.add(Defect(Name.FORGED_DROP, Place(device, stream, first), last, "table drops", detail))
 

@@ -52,6 +52,7 @@ class Chain:
         self._last: _Last | None = None
         self._newest: dict[Key, int] = {}
         self.records: dict[Key, int] = {}  # number of the record after the last, by chain
+        self._gone: dict[Key, int] = defaultdict(int)
         self._merged: dict[Key, list[tuple[int, int]]] = {}
 
     # --- what is told ------------------------------------------------------------------------------------------------
@@ -73,6 +74,11 @@ class Chain:
 
     def explain(self, device: bytes, stream: int, first: int, last: int, reason: str) -> None:
         self._drops[device, stream].setdefault((first, last), reason)
+
+    def gone(self, head: Known) -> None:
+        """A receipt that came while we looked: all up to it may have been let go, but need not have been here."""
+        key = (head.device, head.stream)
+        self._gone[key] = max(self._gone[key], head.sequence)
 
     def told(self, device: bytes, stream: int, first: int, last: int) -> bool:
         """Does a signed segment give this very explanation?"""
@@ -223,9 +229,9 @@ class Chain:
     def _judge_gap(self, key: Key, first: int, last: int, name: Name) -> None:
         device, stream = key
         if name is Name.BEGINNING:  # what was delivered may be gone, from the front
-            for head in self._known.get(key, ()):
-                if head.let_go:
-                    first = max(first, head.sequence + 1)
+            first = max(
+                first, self._gone[key] + 1, *(head.sequence + 1 for head in self._known.get(key, ()) if head.let_go)
+            )
         ranges = self._ranges(key)
         for start, end in uncovered(first, last, ranges):
             self.report.add(Defect(name, Place(device, stream, start), end))

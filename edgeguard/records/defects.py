@@ -15,6 +15,7 @@ from edgeguard.records.registry import REASONS, Stream
 
 DEFECTS_MAX = 1000  # kept with their place; beyond, only counted by name
 NOTES_MAX = 100
+TEXT_MAX = 400  # letters of a source or a detail
 EXPLAINED_MAX = 1000  # explained gaps kept with their place
 
 
@@ -176,11 +177,12 @@ class Report:
     def add(self, defect: Defect) -> None:
         self.counts[defect.name] = self.counts.get(defect.name, 0) + 1
         if len(self.defects) < DEFECTS_MAX:
-            self.defects.append(defect)
+            short = defect._replace(source=defect.source[:TEXT_MAX], detail=defect.detail[:TEXT_MAX])
+            self.defects.append(short)
 
     def note(self, text: str) -> None:
         if len(self.notes) < NOTES_MAX:
-            self.notes.append(text)
+            self.notes.append(text[:TEXT_MAX])
 
     def explain(self, explained: Explained) -> None:
         if len(self.explained) < EXPLAINED_MAX:

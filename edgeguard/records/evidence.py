@@ -248,6 +248,8 @@ def own(device: Device, report: Report | None = None) -> Report:
     follower = Chain(report, _receipts(device, identity, report))
     aside = set(outbox.listing(os.path.join(spool, "quarantine")))
     _links((piece for piece in pieces(out, report) if not _let_go(device, piece, follower)), [device.public], follower)
+    for head in _receipts(device, identity, Report()):
+        follower.gone(head)
     for name in aside.union(outbox.listing(os.path.join(spool, "quarantine"))):
         follower.explain(identity, name.stream, name.sequence, name.sequence, "damaged, set aside on this device")
     follower.finish()

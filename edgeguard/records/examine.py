@@ -15,6 +15,8 @@ from edgeguard.records import registry, wire
 from edgeguard.records.defects import Defect, Name, Place
 from edgeguard.records.wire import Drop, Segment
 
+MEMORY_FULL = registry.REASONS.index("memory full")
+
 
 class Link(NamedTuple):
     """A verified segment, as its chain sees it. Sorts by device, stream and sequence."""
@@ -115,6 +117,8 @@ def losses(segment: Segment) -> Losses:
                 stream, first, last, reason, count, _ = (*record.fields, *[None] * 6)[:6]
                 if not _uint(stream) or stream >= len(registry.Stream):
                     continue
+                if reason == MEMORY_FULL:
+                    continue  # they never had a number
                 if first is None and last is None:
                     counted.append((stream, count if _uint(count) else None))
                 elif _uint(first) and _uint(last) and 0 < first <= last < wire.COUNT_MAX:

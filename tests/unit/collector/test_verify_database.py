@@ -126,6 +126,10 @@ TAMPERING = {
     "columns": (sql("UPDATE segments SET first = 1 WHERE seq = 4 AND stream = 0"), {Name.COLUMNS}),
     "records deleted": (sql("DELETE FROM records WHERE stream = 0 AND seq = 5"), {Name.COLUMNS}),
     "head moved": (sql("UPDATE heads SET last_good = 9 WHERE stream = 0"), {Name.TAIL}),
+    "device forgotten": (
+        sql("DELETE FROM devices WHERE name = 'pump-07'"),
+        {Name.COLUMNS, Name.TAIL},
+    ),
     "another key": (
         lambda world: world.db.execute(
             "UPDATE devices SET public = ? WHERE name = 'pump-07'", (cose.public_of(b"\x03" * 32),)
@@ -252,8 +256,12 @@ def test_a_database_that_is_edited_into_other_types(world):
     world.db.execute("UPDATE segments SET bytes = 'text' WHERE seq = 3 AND stream = 0")
     world.db.execute("UPDATE segments SET seq = 'x' WHERE seq = 4 AND stream = 0")
     world.db.execute("UPDATE heads SET hash = 5")
+    world.db.execute("UPDATE devices SET public = 'x', id = 7 WHERE name = 'pump-08'")
+    world.db.execute("INSERT INTO drops VALUES ('x', 'y', x'00', 1, 1)")
     found, _ = world.names()
-    assert Name.ALTERED in found
+    assert {Name.ALTERED, Name.COLUMNS} <= found
+    done = command(world.place)
+    assert (done.returncode, done.stderr) == (2, "")
     with pytest.raises(sqlite3.Error):
         verify.run(str(world.root / "device"), keys=[], collector=str(_not_a_database(world.root)))
 

@@ -413,6 +413,24 @@ def test_what_the_sealer_lets_go_while_we_look(device, monkeypatch):
     assert clean(device).segments == 1 + 3
 
 
+def test_a_receipt_that_comes_between_two_of_our_looks(device, monkeypatch):
+    """The sealer follows it before we list the outbox: the front is gone, and the receipt that we had is older."""
+    device.with_collector(cose.public_of(COLLECTOR))
+    grow(device, "abcde")
+    confirm(device, 2)
+    real = evidence._receipts
+
+    def then_another(*given):
+        found = real(*given)
+        monkeypatch.setattr(evidence, "_receipts", real)
+        confirm(device, 4)
+        device.seal()
+        return found
+
+    monkeypatch.setattr(evidence, "_receipts", then_another)
+    assert clean(device).segments == 1 + 5
+
+
 # --- any tampering -------------------------------------------------------------------------------------------------
 
 CHANGES = st.one_of(
@@ -582,6 +600,7 @@ def test_the_command_says_what_it_found_and_what_it_cannot_see(honest, tmp_path)
 
 def test_the_command_that_could_not_look_says_so(honest, tmp_path):
     copy = Copy(honest, tmp_path / "copy")
+    assert command(copy, "-f").returncode == 64
     (copy.root / "state/keys/device.pub").unlink()
     assert command(copy).returncode == 3
     shutil.rmtree(copy.root / "state/spool")
