@@ -130,6 +130,13 @@ def splice(copy):
     copy.root.joinpath("exchange/inbox/receipt.egr").unlink()
 
 
+def pass_over(copy):
+    """It names the one before the one before it, as after damage, but nobody said that 3 was damaged."""
+    copy.rewrite(4, previous=sha256(copy.file(2).read_bytes()).digest())
+    delete(copy, 5, 6, 7, 8)
+    copy.root.joinpath("exchange/inbox/receipt.egr").unlink()
+
+
 def roll_back(copy):
     """The last is written again under a number that the collector confirmed."""
     copy.rewrite(8, records=[state("never happened")])
@@ -236,6 +243,7 @@ TAMPERING = {
     "one twice": (lambda copy: shutil.copy(copy.file(3), copy.file(9)), {Name.INSERTED}),
     "one over another": (lambda copy: shutil.copy(copy.file(3), copy.file(4)), {Name.INSERTED, Name.MISSING}),
     "spliced": (splice, {Name.SPLICED}),
+    "spliced around one": (pass_over, {Name.SPLICED}),
     "re-sealed with a later key": (lambda copy: copy.rewrite(4, seed=OTHER), {Name.RESEALED}),
     "numbers used again": (roll_back, {Name.ROLLED_BACK}),
     "another device's": (foreign, {Name.FOREIGN}),
