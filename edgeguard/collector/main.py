@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 
@@ -80,6 +81,24 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_argument("-o", "--output", choices=("text", "json"), default="text")
     take = verb("import", _import, "take in segment files that came by other means")
     take.add_argument("files", nargs="+", metavar="SEGMENTS")
+    check = verbs.add_parser(
+        "verify",
+        help="check signatures and chains from end to end, and name every defect",
+        description="Check signatures and chains from end to end, and name every defect. Exit status 0: none, 2: some,"
+        " 3: could not look.",
+        allow_abbrev=False,
+    )
+    check.add_argument("path", metavar="DIR|DB", help="a collector's directory or database, or a directory of *.egs")
+    check.add_argument(
+        "--key", action="append", default=[], metavar="HEX", help="public key of a device, 64 hex digits or a file"
+    )
+    check.add_argument("--collector", metavar="DIR", help="a collector: keys that it knows, how far it confirmed")
+    check.add_argument(
+        "--receipt", action="append", default=[], metavar="FILE", help="a receipt: what it confirmed must be there"
+    )
+    check.add_argument("--collector-key", metavar="HEX", help="public key that signs receipts, 64 hex digits or a file")
+    check.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    check.set_defaults(run=_verify)
     explain = verb("explain-gap", _explain_gap, "say that missing segments will not come, so that the chain goes on")
     explain.add_argument("--device", required=True, metavar="NAME")
     explain.add_argument("--stream", required=True, type=int, choices=range(4))
@@ -263,6 +282,31 @@ def _import(arguments: argparse.Namespace) -> int:
             where = f"{verdict.stream}-{verdict.sequence}" if verdict.sequence else ""
             _say(f"{path}: {verdict.name} {where} {verdict.detail}".rstrip())
     return 1 if failed else 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector import verify
+    from edgeguard.records import defects
+
+    try:
+        report = verify.run(
+            arguments.path,
+            keys=[_public(key) for key in arguments.key],
+            collector=arguments.collector or "",
+            receipt_files=arguments.receipt,
+            collector_key=_public(arguments.collector_key) if arguments.collector_key else None,
+        )
+    except verify.Nothing as error:
+        raise Wrong(str(error)) from error
+    except (OSError, EdgeGuardError, sqlite3.Error) as error:
+        return _complain(f"could not look: {error}", verify.UNKNOWN)
+    code = verify.code(report)
+    if arguments.output == "json":
+        sys.stdout.write(events.line({**defects.document(report, events.iso), "limits": verify.LIMITS}) + "\n")
+        return code
+    for line in [*defects.lines(report, events.iso, events.printable), *textwrap.wrap(verify.LIMITS, 80)]:
+        sys.stdout.write(line + "\n")
+    return code
 
 
 def _explain_gap(arguments: argparse.Namespace) -> int:

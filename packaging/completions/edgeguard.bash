@@ -29,7 +29,7 @@ _edgeguard()
             [[ $verb == explain ]] || words+=' -r --reason'
             [[ $verb == accept ]] && words+=' --for' ;;
         why) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-        log) words='-n --lines -f --follow' ;;
+        log) words='-n --lines -f --follow'; [[ -z $action ]] && words+=' verify' ;;
         scan) words='--quick' ;;
         baseline)
             case $action in
@@ -49,7 +49,7 @@ _edgeguard()
         help) words='status findings explain why log accept undo scan baseline reload doctor policy version' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words $common" -- "$cur")
-    if [[ $action == @(lint|why|import-aide|install|sign|verify) ]]; then
+    if [[ $action == @(lint|why|import-aide|install|sign|verify) && $verb != log ]]; then
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

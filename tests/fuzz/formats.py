@@ -11,6 +11,7 @@ import io
 import json
 import os
 import struct
+import tempfile
 
 from edgeguard import control, control_server
 from edgeguard.baseline.document import Baseline
@@ -20,7 +21,7 @@ from edgeguard.collector import events
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.records import journal, receipts, wire
+from edgeguard.records import chain, defects, evidence, examine, journal, receipts, wire
 from edgeguard.remediations import client, undo
 from edgeguard.sensors import logbook, observed
 from edgeguard.upgrades import deb, expected, overlay
@@ -212,6 +213,38 @@ def package(data: bytes) -> None:
             assert "/" not in deb.controlled(tar).name
 
     each(data, files, controlled)
+
+
+LINK = struct.Struct("<BBBBBBBB")  # of a made-up link: stream, number, previous, first, n, epoch, boot, lost
+
+
+def evidence_folder(data: bytes) -> None:
+    """The bytes as files of a log, as names of more files, and as links of a chain: a list, and lines that are safe."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        for name in (b"0-0000000000000001.egs", b"x.egs", *data.split(b"/")[:8]):
+            path = folder.encode() + b"/" + name.replace(b"\0", b"")[:100]
+            with contextlib.suppress(OSError), open(path, "xb") as file:
+                file.write(data)
+        reports = [evidence.directory(folder, [DEVICE + DEVICE])]
+    assert not reports[0].clean, "nobody signed that"
+    reports.append(defects.Report())
+    heads = [chain.Known(DEVICE, 0, len(data) % 7 + 1, bytes([len(data) % 5]) * 32, "a receipt")]
+    follower = chain.Chain(reports[1], heads)
+    links = []
+    for at in range(0, len(data) - LINK.size + 1, LINK.size):
+        stream, number, previous, first, n, epoch, boot, lost = LINK.unpack_from(data, at)
+        digests = bytes([number]) * 32, bytes([previous]) * 32
+        place = (DEVICE, stream % 4, number + 1)
+        links.append(examine.Link(*place, *digests, first, n + 1, epoch, boot, first, None, "", lost % 3))
+        drops = (wire.Drop(lost + 1, lost + 1 + n, lost % 9, stream % 4),) if lost > 200 else ()
+        follower.lost(DEVICE, examine.Losses(drops, ((stream % 4, None if lost == 77 else lost),)))
+    for link in sorted(links):
+        follower.follow(link)
+    follower.finish()
+    for found in reports:
+        assert json.loads(json.dumps(defects.document(found, events.iso)))["clean"] is found.clean
+        for line in defects.lines(found, events.iso, events.printable):
+            assert line.isprintable(), "one line that is safe on a terminal"
 
 
 def overlay_and_expected(data: bytes) -> None:

@@ -72,6 +72,19 @@ def segment_seeds() -> Seeds:
     )
 
 
+def evidence_seeds() -> Seeds:
+    yield from _vectors("*.egs")
+    yield b"0-0000000000000002.egs/3-9999999999999999.egs/\x1b[2J.egs/\xff.egs/.egs/a\nb.egs"
+    row = bytes((0, 1, 0, 1, 1, 0, 1, 0))
+    yield b"".join(bytes((0, number, number - 1, number * 2, 1, 0, 1, 0)) for number in range(1, 30))
+    yield (
+        row * 4
+        + bytes((0, 9, 3, 40, 1, 0, 1, 205))
+        + bytes((0, 4, 1, 3, 9, 1, 0, 77))
+        + bytes((1, 9, 9, 9, 9, 9, 9, 1))
+    )
+
+
 def baseline_seeds() -> Seeds:
     small = policy.parse([("50-site.toml", b"".join(_policies()))], *texts.known())
     made = compile_baseline(
@@ -399,6 +412,7 @@ SEEDS = {
     "cose": cose_seeds,
     "segment": segment_seeds,
     "baseline": baseline_seeds,
+    "evidence": evidence_seeds,
     "receipt": receipt_seeds,
     "ledger": ledger_seeds,
     "journal": journal_seeds,

@@ -45,6 +45,7 @@ TABLE = (
     Harness("baseline", formats.baseline),
     Harness("receipt", formats.receipt),
     Harness("ledger", formats.ledger),
+    Harness("evidence", formats.evidence_folder),
     Harness("journal", formats.journal_file),
     Harness("manifest", formats.manifest_file),
     Harness("observed", formats.observed_file),

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from walker import Walk
@@ -42,6 +43,31 @@ def test_learned_noticed_sealed_resolved(walk: Walk) -> None:
     target.write_bytes(before)
     walk.until(lambda: not walk.findings())
     assert walk.findings("--all")[0]["state"] == "resolved"
+    assert whole(walk)["summary"]["records"] > 0
+
+
+def whole(walk: Walk) -> dict[str, Any]:
+    """`edgeguard log verify` finds nothing, while the daemon and its sealer work."""
+    answer: dict[str, Any] = json.loads(walk.ask("log", "verify", "-o", "json").stdout)
+    assert answer["clean"], answer
+    return answer
+
+
+def test_kills_and_restarts_leave_a_whole_log(walk: Walk) -> None:
+    for turn in range(3):
+        (walk.watched / "tool-9").write_bytes(b"again\n" * turn)
+        walk.stop(signal.SIGKILL)
+        whole(walk)
+        walk.start()
+        walk.until(walk.learned)
+        walk.until(walk.findings)
+        walk.until(walk.segments)
+    walk.stop()
+    assert whole(walk)["summary"]["segments"] > 1
+    newest = walk.segments()[-1]
+    newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
+    done = walk.ask("log", "verify")
+    assert (done.returncode, f"altered: findings {int(newest.stem[2:])}" in done.stdout) == (2, True), done.stdout
 
 
 def test_a_change_while_it_was_down_is_found_and_nothing_is_learned_again(walk: Walk) -> None:

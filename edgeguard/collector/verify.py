@@ -1,0 +1,272 @@
+"""`edgeguard-collector verify`: the whole evidence of a fleet, or a directory of segments, from end to end.
+
+The database is not believed: what it says of a segment is compared with the segment, its heads with the chain, its
+explanations with what devices signed. Judging is records.chain; a database is read one row at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from edgeguard.codec import cose
+from edgeguard.collector import store
+from edgeguard.errors import DecodeError
+from edgeguard.records import evidence, examine, receipts, registry
+from edgeguard.records.chain import Chain, Known
+from edgeguard.records.defects import Defect, Name, Place, Report, reason_word
+from edgeguard.records.examine import Link, Refused
+
+DATABASE = "collector.db"
+OPERATOR = registry.REASONS.index("operator")
+_SEGMENTS = """
+SELECT id, bytes, stream, seq, hash, previous, first, n, epoch, boot, wall,
+    (SELECT count(*) FROM records WHERE segment = segments.id)
+FROM segments WHERE device = ? ORDER BY stream, seq
+"""
+_OWNERS = {
+    "devices": "SELECT id, count(*) FROM devices GROUP BY id",
+    "segments": "SELECT device, count(*) FROM segments GROUP BY device",
+}
+LIMITS = (
+    "What this cannot see: segments that no receipt, head or later segment speaks of, and whatever somebody signed who"
+    " holds a device's key."
+)
+
+OK, DEFECTS, UNKNOWN = 0, 2, 3
+
+
+class Nothing(Exception):
+    """What was asked cannot be answered with what was given; the message says what to give."""
+
+
+class Device(NamedTuple):
+    id: bytes
+    name: str
+    public: bytes
+
+
+def run(
+    path: str,
+    *,
+    keys: Sequence[bytes] = (),
+    collector: str = "",
+    receipt_files: Sequence[str] = (),
+    collector_key: bytes | None = None,
+) -> Report:
+    """What the command was asked. Raises Nothing, OSError, sqlite3.Error, TooMany."""
+    report = Report()
+    file = path if not os.path.isdir(path) else os.path.join(path, DATABASE)
+    store_file = os.path.join(collector, DATABASE) if collector else file
+    connection = _open(store_file) if collector or os.path.exists(file) else None
+    with contextlib.closing(connection) if connection else contextlib.nullcontext():
+        registered = devices(connection) if connection else []
+        publics = list(dict.fromkeys([*keys, *(device.public for device in registered)]))
+        if collector_key is None and connection:
+            collector_key = _collector_key(os.path.dirname(store_file))
+        known = [head for file in receipt_files for head in _receipt(file, publics, collector_key, report)]
+        if connection and not collector:
+            return database(connection, known, report)
+        if not publics:
+            raise Nothing("whose segments are they? Give --key HEX of the device, or --collector DIR that knows it")
+        if connection:
+            known += heads(connection)
+        return evidence.directory(path, publics, known, report)
+
+
+def code(report: Report) -> int:
+    """The exit status. Where there is nothing, nothing is proven."""
+    if not report.clean:
+        return DEFECTS
+    return OK if report.segments else UNKNOWN
+
+
+def _open(file: str) -> sqlite3.Connection:
+    if not _is_database(file):
+        raise Nothing(f"{file}: not a collector's database")
+    return store.connect_readonly(file)
+
+
+def _collector_key(directory: str) -> bytes | None:
+    """From the collector's own private key, where the reader may."""
+    try:
+        return cose.public_of(cose.load_seed([os.path.join(directory, "collector.key")]))
+    except (OSError, DecodeError):
+        return None
+
+
+def _receipt(file: str, publics: Sequence[bytes], key: bytes | None, report: Report) -> list[Known]:
+    if key is None:
+        raise Nothing("who signs receipts? Give --collector-key HEX (collector.pub)")
+    try:
+        device = receipts.unverified(receipts.read(file)).device
+    except DecodeError:
+        device = bytes(cose.DEVICE_ID_SIZE)
+    ours = {cose.device_id(public) for public in publics}
+    return evidence.receipt(file, [key], device if device in ours else next(iter(ours), device), file, report)
+
+
+def devices(connection: sqlite3.Connection) -> list[Device]:
+    """Those that are registered, as far as their rows are what the collector writes."""
+    rows = connection.execute("SELECT id, name, public FROM devices ORDER BY id")
+    return [
+        Device(identity, name, public)
+        for identity, name, public in rows
+        if isinstance(identity, bytes) and isinstance(public, bytes) and len(public) == cose.PUBLIC_SIZE
+    ]
+
+
+def heads(connection: sqlite3.Connection) -> list[Known]:
+    """How far each chain was confirmed, in the words of the database."""
+    rows = connection.execute("SELECT device, stream, last_good, hash FROM heads WHERE last_good > 0")
+    return [
+        Known(device, stream, sequence, digest, "the database", let_go=False)
+        for device, stream, sequence, digest in rows
+        if _is_head((device, stream, sequence, digest))
+    ]
+
+
+def database(connection: sqlite3.Connection, confirmed: Sequence[Known] = (), report: Report | None = None) -> Report:
+    """Every device's chain. Raises sqlite3.Error."""
+    report = report or Report()
+    with _snapshot(connection):
+        known = [*heads(connection), *(head._replace(let_go=False) for head in confirmed)]
+        follower = Chain(report, known)
+        known_devices = devices(connection)
+        for device in known_devices:
+            _device(connection, device, follower)
+        follower.finish()
+        _strangers(connection, known_devices, report)
+        _drops(connection, follower)
+    return report
+
+
+def _strangers(connection: sqlite3.Connection, known: Sequence[Device], report: Report) -> None:
+    """Nobody is forgotten because his row of devices is gone or spoiled."""
+    identities = {device.id for device in known}
+    for table, query in _OWNERS.items():
+        for identity, number in connection.execute(query):
+            if identity not in identities:
+                name = identity.hex() if isinstance(identity, bytes) else str(identity)
+                detail = f"{number:,} rows of {name}, of which no key is registered"
+                report.add(Defect(Name.COLUMNS, None, source=f"table {table}", detail=detail))
+
+
+class _snapshot:  # noqa: N801 - reads as a statement
+    """One state of the database, also while a server writes."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN")
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.execute("ROLLBACK")
+
+
+def _device(connection: sqlite3.Connection, device: Device, follower: Chain) -> None:
+    keys = examine.keys_by_kid([device.public])
+    if device.id != cose.device_id(device.public):
+        follower.report.add(Defect(Name.COLUMNS, Place(device.id, 0, 0), detail="its key is that of another device"))
+    for stream, first, last in connection.execute(
+        "SELECT stream, first, last FROM drops WHERE device = ? AND reason = ?", (device.id, OPERATOR)
+    ):
+        if all(type(item) is int for item in (stream, first, last)):
+            follower.explain(device.id, stream, first, last, "said by an operator of this collector")
+    rows = _rows(connection, device, keys, follower)
+    conflicts = sorted(_conflicts(connection, device, keys, follower))
+    for link in heapq.merge(rows, conflicts):
+        follower.follow(link)
+
+
+def _rows(connection: sqlite3.Connection, device: Device, keys: dict[bytes, bytes], follower: Chain) -> Iterator[Link]:
+    for row in connection.execute(_SEGMENTS, (device.id,)):
+        number, data, stream, sequence, *columns = row
+        source = f"row {number}"
+        place = Place(device.id, stream, sequence) if type(stream) is int and type(sequence) is int else None
+        link = _link(data, keys, place, source, follower)
+        if link is None:
+            continue
+        if place is None or (link.stream, link.sequence) != place[1:]:
+            detail = f"the row says {stream}-{sequence}, the segment {link.stream}-{link.sequence}"
+            follower.report.add(Defect(Name.REORDERED, place, source=source, detail=detail))
+            if place:
+                follower.occupied(place)
+            continue
+        wrong = _differences(link, columns)
+        if wrong:
+            follower.report.add(Defect(Name.COLUMNS, place, source=source, detail=f"other {', '.join(wrong)}"))
+        yield link
+
+
+def _link(data: object, keys: dict[bytes, bytes], place: Place | None, source: str, follower: Chain) -> Link | None:
+    try:
+        if not isinstance(data, bytes):
+            raise Refused(Name.ALTERED, "not bytes")
+        segment = examine.opened(data, keys)
+    except Refused as refused:
+        defect = refused.defect(place, source)
+        follower.report.add(defect)
+        if defect.place:
+            follower.occupied(defect.place)
+        return None
+    follower.lost(segment.header.device, examine.losses(segment))
+    return examine.link(data, segment, source)
+
+
+def _differences(link: Link, columns: list[object]) -> list[str]:
+    """Which columns of the row the segment contradicts."""
+    digest, previous, first, n, epoch, boot, wall, shown = columns
+    said = {
+        "hash": (digest, link.hash),
+        "previous": (previous, link.previous),
+        "first": (first, link.first),
+        "n": (n, link.n),
+        "epoch": (epoch, link.epoch),
+        "boot": (boot, link.boot),
+        "wall": (wall, link.begin),
+        "records": (shown, link.n),
+    }
+    return [name for name, (row, segment) in said.items() if row != segment]
+
+
+def _conflicts(
+    connection: sqlite3.Connection, device: Device, keys: dict[bytes, bytes], follower: Chain
+) -> Iterator[Link]:
+    """Segments that came with a number that was taken: kept as evidence by the ingest."""
+    for number, data in connection.execute(
+        "SELECT id, evidence FROM incidents WHERE device = ? AND evidence IS NOT NULL", (device.id,)
+    ):
+        link = _link(data, keys, None, f"evidence of incident {number}", follower)
+        if link is not None:
+            yield link
+
+
+def _drops(connection: sqlite3.Connection, follower: Chain) -> None:
+    """Explanations in the database that no segment gives."""
+    rows = connection.execute("SELECT device, stream, first, last, reason FROM drops")
+    for device, stream, first, last, reason in rows:
+        if not isinstance(device, bytes) or any(type(item) is not int for item in (stream, first, last)):
+            follower.report.add(Defect(Name.COLUMNS, None, source="table drops", detail="a row that is no drop"))
+        elif reason != OPERATOR and not follower.told(device, stream, first, last):
+            detail = reason_word(reason) if type(reason) is int else "no reason"
+            follower.report.add(Defect(Name.FORGED_DROP, Place(device, stream, first), last, "table drops", detail))
+
+
+def _is_head(row: tuple[object, ...]) -> bool:
+    device, stream, sequence, digest = row
+    return isinstance(device, bytes) and type(stream) is int and type(sequence) is int and isinstance(digest, bytes)
+
+
+def _is_database(path: str) -> bool:
+    """Is it one by its first bytes?"""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except IsADirectoryError:
+        return False
