@@ -21,7 +21,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREF
 VENV = build/venv
 
 .DEFAULT_GOAL = help
-.PHONY: help run test test-root test-power test-device test-fresh test-newest test-interop bench lint check fuzz corpus deb lintian packages clean
+.PHONY: help run test test-root test-power test-device test-fresh test-newest test-interop bench bench-peers lint check fuzz corpus deb lintian packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
@@ -53,6 +53,10 @@ test-fresh: ## `make run` and `make test` as the first command on fresh Debian r
 bench: ## the figures, each with its reference in the same run
 	@packaging/tools/bootstrap.sh test root
 	@$(PYTHON) tests/bench/run.py
+
+bench-peers: ## EdgeGuard, AIDE and samhain on the same files: ten minutes; needs root and the Debian archive
+	@packaging/tools/bootstrap.sh test root
+	@$(PYTHON) tests/bench/run.py beside_peers.py
 
 lint: $(VENV)/ready ## ruff and mypy --strict, versions from pyproject.toml
 	$(VENV)/bin/ruff check .

@@ -5,7 +5,7 @@ turn with `find TREE -size -0` (which asks for every file's attributes, too) and
 peers, whose times are tens of seconds, once, while the other core prepares the next. Needs root and, the first time, a
 network; what is not to be had is said.
 
-    bench_peers.py [--files N] [--usr PATH] [--rounds N]
+    beside_peers.py [--files N] [--usr PATH] [--rounds N]
 """
 
 from __future__ import annotations
