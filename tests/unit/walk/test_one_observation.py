@@ -65,7 +65,8 @@ def test_kills_and_restarts_leave_a_whole_log(walk: Walk) -> None:
     walk.stop()
     assert whole(walk)["summary"]["segments"] > 1
     newest = walk.segments()[-1]
-    newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
+    data = newest.read_bytes()
+    newest.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     done = walk.ask("log", "verify")
     assert (done.returncode, f"altered: findings {int(newest.stem[2:])}" in done.stdout) == (2, True), done.stdout
 
