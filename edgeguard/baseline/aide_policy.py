@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import NamedTuple
 
 from edgeguard.baseline.aide_conf import AideRule, Said
@@ -90,6 +91,8 @@ class Importer:
     def _select(self, rule: AideRule) -> None:
         found = globs(rule.expression, wider=True)
         for tokens in found.paths:
+            if self._matches_nothing(rule, tokens):
+                continue
             path, cut = _watched(tokens)
             if found.wider or cut:
                 self._say(
@@ -99,6 +102,13 @@ class Importer:
             if recurse and not cut and not found.anchored and not path.endswith("*"):
                 self._open += path != "/"
             self._watch(rule, path, recurse)
+
+    def _matches_nothing(self, rule: AideRule, tokens: Tokens) -> bool:
+        """Two slashes in a row are in no path that AIDE looks at."""
+        if not any(one == other == "/" for one, other in pairwise(tokens)):
+            return False
+        self._say(rule, f"{_short(rule.expression)} has two slashes in a row, as no path has", lost=False)
+        return True
 
     def _watch(self, rule: AideRule, path: str, recurse: bool) -> None:
         before = self._watches.get(path)
@@ -133,6 +143,11 @@ class Importer:
         found = globs(rule.expression, wider=False)
         self._typed += rule.types not in ("", "0")
         for tokens in found.paths:
+            if self._matches_nothing(rule, tokens):
+                continue
+            if found.anchored and tokens[-1:] == ("/",):
+                self._say(rule, f"{_short(rule.expression)} ends with a slash, as no path does", lost=False)
+                continue
             place = _excluded(tokens)
             if not place.strip("/*"):
                 self._say(rule, f"{_short(rule.expression)} would leave everything out: it is not carried", lost=False)
@@ -222,7 +237,9 @@ def _excluded(tokens: Tokens) -> str:
             text += "*/**" if tokens[at + 1 : at + 2] == ("/",) else "**"
         elif token != STAR or not text.endswith("*"):  # two of them would cross directories
             text += "?" if token == DOT else token
-    return re.sub("//+", "/", text).rstrip("/") or "/"
+    text = re.sub("//+", "/", text)
+    inside = text.endswith("/") and not text.endswith("**/")  # what is in it, and not the directory itself
+    return text + "**" if inside and text != "/" else text.rstrip("/") or "/"
 
 
 def _may_meet(glob: str, path: str) -> bool:
