@@ -41,7 +41,7 @@ class Collector:
         for file in bundle.iterdir():
             mode = 0o640 if file.name == "client.key" else 0o644
             device.write(f"/etc/edgeguard/uplink/{file.name}", file.read_bytes(), mode)
-        device.run("chgrp edgeguard-uplink /etc/edgeguard/uplink/client.key").ok()
+        device.run("chgrp edgeguard-uplink /etc/edgeguard/uplink/client.key; sync").ok()  # a power cut may come soon
 
     def start(self) -> None:
         """Returns when it listens; one that does already goes on."""
