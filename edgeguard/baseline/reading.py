@@ -199,11 +199,9 @@ class Reader:
         """`off` below a watched tree is an exclude of that tree. What a category checks goes with the watch."""
         self._categories.check()
         watches = []
-        for watch in self._watches.values():
-            checks = self._categories.checks(watch.category)
-            watch = watch._replace(  # noqa: PLW2901
-                checks=checks, content=watch.content and "sha256" in checks
-            )
+        for written in self._watches.values():
+            checks = self._categories.checks(written.category)
+            watch = written._replace(checks=checks, content=written.content and "sha256" in checks)
             below = {place: at for place, at in self._off.items() if _covers(watch, place)}
             watches.append(_with_excludes(watch, below) if below else watch)
         return tuple(watches)

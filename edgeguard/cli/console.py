@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edgeguard import control
@@ -93,6 +93,16 @@ class Console:
         if not self.quiet:
             sys.stdout.buffer.write(control.dump(document) if isinstance(document, Mapping) else _dump(document))
             sys.stdout.buffer.flush()
+
+    def answers(self, found: Sequence[dict[str, Any]], as_text: Callable[[dict[str, Any]], str]) -> None:
+        """Several answers: one document, a line each, or text."""
+        if self.form == "json":
+            self.json({"v": 1, "answers": found})
+        for answer in found:
+            if self.form == "jsonl":
+                self.json(answer)
+            elif self.form == "text":
+                self.text(as_text(answer))
 
     def progress(self, text: str) -> None:
         """One line on stderr: redrawn on a terminal, now and then without one."""

@@ -66,7 +66,9 @@ def _verify(console: Console) -> int:
         report = evidence.own(device)
     except PermissionError as error:
         return _sorry(console, f"{error.filename}: permission denied; the log is for root and the daemon", DENIED)
-    except (OSError, EdgeGuardError) as error:
+    except OSError as error:
+        return _sorry(console, f"could not look: {error.filename or paths.state}: {error.strerror or error}", UNKNOWN)
+    except EdgeGuardError as error:
         return _sorry(console, f"could not look: {error}", UNKNOWN)
     code = OK if report.clean else DEFECTS
     if not report.segments and report.clean:

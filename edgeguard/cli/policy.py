@@ -94,13 +94,7 @@ def tell_deciding(console: Console, directories: Sequence[str], paths: Sequence[
         parent, _, name = path.rpartition("/")
         real = f"{os.path.realpath(parent or '/').rstrip('/')}/{name}"
         answers.append({"v": 1, "subject": escape(real), "watch": watch_document(decision(plan, real))})
-    if console.form == "json":
-        console.json({"v": 1, "answers": answers})
-    for answer in answers:
-        if console.form == "jsonl":
-            console.json(answer)
-        elif console.form == "text":
-            console.text(f"{answer['subject']}  {watched(answer['watch'])}")
+    console.answers(answers, lambda answer: f"{answer['subject']}  {watched(answer['watch'])}")
     return 0 if all(answer["watch"]["watched"] for answer in answers) else 1
 
 

@@ -27,13 +27,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
         if not subject.startswith("/") and not os.path.lexists(subject):
             raise
         return _offline(console, os.path.abspath(subject), silent)
-    if console.form == "json":
-        console.json({"v": 1, "answers": answers})
-    for item in answers:
-        if console.form == "jsonl":
-            console.json(item)
-        elif console.form == "text":
-            console.text(pages.why(item, console.columns, console.color))
+    console.answers(answers, lambda item: pages.why(item, console.columns, console.color))
     if console.form == "text" and subject.isdigit():
         console.text(process_now(int(subject)))
     return 0

@@ -156,17 +156,14 @@ def _strangers(connection: sqlite3.Connection, known: Sequence[Device], report: 
                 report.add(Defect(Name.COLUMNS, None, source=f"table {table}", detail=detail))
 
 
-class _snapshot:  # noqa: N801 - reads as a statement
+@contextlib.contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     """One state of the database, also while a server writes."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN")
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.execute("ROLLBACK")
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _device(connection: sqlite3.Connection, device: Device, follower: Chain) -> None:

@@ -75,8 +75,9 @@ def _links(found: Iterator[Piece], publics: Sequence[bytes], follower: Chain) ->
                 follower.occupied(defect.place)
             continue
         header = segment.header
-        wrong = piece.named is not None and piece.named != (header.stream, header.sequence)
-        links.append(examine.link(piece.data, segment, piece.source, piece.named.sequence if wrong else 0))  # type: ignore[union-attr]
+        own = (header.stream, header.sequence)
+        elsewhere = piece.named.sequence if piece.named and piece.named != own else 0
+        links.append(examine.link(piece.data, segment, piece.source, elsewhere))
         follower.lost(header.device, examine.losses(segment))
         if piece.named and sole is None:
             folders.setdefault(piece.folder, {}).setdefault(header.device, 0)

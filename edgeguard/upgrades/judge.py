@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from edgeguard.codec import sha
 from edgeguard.codec.layers import ABSENT, Lookup, together
 from edgeguard.codec.manifest import Block, Entry, Reader
 from edgeguard.model import Watch
 from edgeguard.sensors import parse_dpkg
-from edgeguard.sensors.look import CannotLook, Eye, masked
+from edgeguard.sensors.look import CannotLook, Eye, masked, openssl
 from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
@@ -88,7 +87,7 @@ class Judge:
         self.signed_scripts: dict[str, bytes] = {}  # of each that somebody vouches for
         self.others: list[bytes] = []  # paths that are not as signed, of all packages
         self.moved: dict[bytes, Entry] = {}  # files that lie elsewhere, because another package has their path
-        self.eye = Eye(hash_file_max, new_hash=_openssl)
+        self.eye = Eye(hash_file_max, new_hash=openssl)
 
     def run(self, pending: Sequence[Pending], tallies: list[Tally]) -> Iterator[Block]:
         """The new reference values, in walk order. `pending`: oldest first; `tallies`: one for each owner."""
@@ -376,12 +375,6 @@ def _naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
         uses = re.compile(rb"\$(?:%b)\b|\$\{(?:%b)\}" % (b"|".join(held), b"|".join(held)))
         found |= {number: line for number, line in lines.items() if uses.search(line)}
     return found
-
-
-def _openssl(data: bytes = b"") -> sha.Hash:
-    from hashlib import sha256
-
-    return sha256(data)
 
 
 def summed(owner: Owner, tally: Tally) -> str:

@@ -180,7 +180,7 @@ def against(there: peers.Peers, tree: Tree, unchanged: float, found: dict[str, o
             text = f"AIDE {there.versions['aide']} {spent:.1f} s CPU: {spent / unchanged:.0f} times; goal {goal}"
             figure(f"{tree.name}: sweep of {name}", 100 * unchanged / spent, "%", bar if tree.judged else None, text)
     if isinstance(found.get("samhain"), tuple):
-        first, again = found["samhain"]  # type: ignore[misc]
+        first, again = found["samhain"]
         text = (
             f"samhain {there.versions['samhain']} {again:.1f} s CPU: {again / unchanged:.0f} times; init {first:.1f} s"
         )
@@ -224,7 +224,7 @@ def main() -> int:
                     jobs[tree.name, "samhain"] = lanes.submit(samhain, there, tree)
             own = {tree.name: lanes.submit(ourselves, tree, options.rounds) for tree in trees}
             for tree in trees:
-                kinds = {kind: job.result() for (name, kind), job in jobs.items() if name == tree.name}  # type: ignore[attr-defined]
+                kinds = {kind: job.result() for (name, kind), job in jobs.items() if name == tree.name}
                 against(there, tree, own[tree.name].result(), kinds)
     return 0
 

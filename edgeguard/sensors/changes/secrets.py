@@ -75,7 +75,6 @@ _ARMOUR = re.compile(
 DATA_MIN = 40  # characters of a line of base64; usual are 64 and 76
 _ALL_DATA = re.compile(r"[\s#;>*\"']*([A-Za-z0-9+/_-]{40,}={0,2})[\s\"'\\,]*\Z")
 _DATA_ON = re.compile(r"[\s#;>*\"']*[A-Za-z0-9+/_-]+={0,2}[\s\"'\\,]*\Z")
-_INDENT = re.compile(r"[ \t]*")
 _OPENS = frozenset(("", "|", ">", "|-", ">-", "|+", ">+", "{", "[", "(", "\\"))
 
 
@@ -238,7 +237,7 @@ def _is_random(run: str) -> bool:
 def _before_block(first: str) -> str:
     """`cert = ` of a line that goes on with -----BEGIN."""
     found = _BEGIN.search(first)
-    return first[: found.start()] if found else _INDENT.match(first)[0]  # type: ignore[index]  # matches always
+    return first[: found.start() if found else _indent(first)]
 
 
 def _block(raw: Sequence[str], at: int) -> int:
@@ -292,7 +291,7 @@ def _secret_until(raw: Sequence[str], at: int) -> int:
             return after if quote in rest[len(quote) :] else _until(raw, after, quote)
     if value.lstrip().startswith(("#", ";")) or (_plain(rest) and rest not in _OPENS):
         return after
-    return _indented(raw, after, len(_INDENT.match(value)[0]))  # type: ignore[index]  # matches always
+    return _indented(raw, after, _indent(value))
 
 
 def _until(raw: Sequence[str], start: int, closing: str) -> int:
@@ -302,13 +301,17 @@ def _until(raw: Sequence[str], start: int, closing: str) -> int:
     return start
 
 
+def _indent(value: str) -> int:
+    return len(value) - len(value.lstrip(" \t"))
+
+
 def _indented(raw: Sequence[str], start: int, indent: int) -> int:
     """Lines that are further in than this: a value that goes on, or all values below a name."""
     end = start
     for at in range(start, min(len(raw), start + BLOCK_MAX)):
         if not raw[at].strip():
             continue
-        if len(_INDENT.match(raw[at])[0]) <= indent:  # type: ignore[index]  # matches always
+        if _indent(raw[at]) <= indent:
             break
         end = at + 1
     return end

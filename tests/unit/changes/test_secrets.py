@@ -204,7 +204,7 @@ def test_what_does_not_look_like_a_key_is_not_hidden_behind_the_beginning_of_one
         "eve ALL=(ALL) NOPASSWD: ALL",
         "eve ALL=(ALL) PASSWD: ALL",
         "UUID=6b3c0e0a-1d2f-4e5a-9c8b-7a6f5e4d3c2b / ext4 defaults 0 1",
-        "deb https://deb.debian.org/debian bookworm main",
+        "deb https://mirror.example/debian bookworm main",
         "ExecStart=/usr/lib/NetworkManager/nm-dispatcher --foo",
         "ConditionPathExists=/usr/share/NetworkManager/conf-available/default",
         "Ciphers chacha20-poly1305@openssh.com,aes256-gcm@openssh.com",

@@ -129,20 +129,20 @@ def test_comparing_takes_a_bounded_share_of_the_time(world: World, monkeypatch: 
 
     monkeypatch.setattr("edgeguard.sensors.copies.earlier", slow)
     world.was("/etc/app.conf", b"a\n")
-    assert "+b" in world.told("/etc/app.conf", b"b\n")["diff"]  # type: ignore[operator]
+    assert "+b" in world.told("/etc/app.conf", b"b\n")["diff"]
     assert world.told("/etc/app.conf", b"c\n")["diff"] == (TOO_MUCH,)
-    assert "+c" in world.differing.told(world.seen("/etc/app.conf", b"c\n"), asked=True).columns["diff"]  # type: ignore[operator]
+    assert "+c" in world.differing.told(world.seen("/etc/app.conf", b"c\n"), asked=True).columns["diff"]
     world.now += 4 * BURST_S / differing.SHARE
-    assert "+c" in world.told("/etc/app.conf", b"c\n")["diff"]  # type: ignore[operator]
+    assert "+c" in world.told("/etc/app.conf", b"c\n")["diff"]
 
 
 def test_the_number_of_differences_that_are_held_is_bounded(world: World) -> None:
     for number in range(STANDING_MAX):
         world.told(f"/etc/new{number}", b"x\n")
     assert world.told("/etc/one-more", b"x\n")["diff"] == (TOO_MANY,)
-    assert "+y" in world.told("/etc/new0", b"y\n")["diff"]  # type: ignore[operator]
+    assert "+y" in world.told("/etc/new0", b"y\n")["diff"]
     world.told("/etc/new0", None)
-    assert "+x" in world.told("/etc/one-more", b"x\n")["diff"]  # type: ignore[operator]
+    assert "+x" in world.told("/etc/one-more", b"x\n")["diff"]
 
 
 RULE = Rule("r", "EG-FILE-001", "file", Severity.HIGH, "t", (), (Condition("sha256", Operator.SAME, True),))

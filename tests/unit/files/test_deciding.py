@@ -91,7 +91,10 @@ def documented(watched, parts):
     ]
     if not matching:
         return None
-    rank = lambda item: (len(item[0]), [not set(part) & set("*?") for part in item[0]])  # noqa: E731
+
+    def rank(item):
+        return len(item[0]), [not set(part) & set("*?") for part in item[0]]
+
     best = max(map(rank, matching))
     found = [item for item in matching if rank(item) == best]
     if len(found) > 1:

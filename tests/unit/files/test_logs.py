@@ -188,7 +188,7 @@ def test_logrotate_itself(place, kind, compress):
         else:
             assert place.logs.absent("/x.log").continuity == "rotated"
         if "dateext" in kind:
-            time.sleep(1.1)
+            time.sleep(1.1)  # the next name is of another second
 
 
 # -- what is no rotation

@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from walker import Walk
+from walker import Walk, learned
 
 
 @pytest.fixture
 def walk(tmp_path: Path) -> Iterator[Walk]:
-    one = Walk(tmp_path)
-    one.start()
-    try:
-        one.until(one.learned)
+    with learned(Walk(tmp_path)) as one:
         yield one
-    finally:
-        one.stop()
 
 
 def test_learned_noticed_sealed_resolved(walk: Walk) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from walker import SETTINGS, Walk
+from walker import SETTINGS, Walk, learned
 
 from edgeguard.collector import events, store
 from edgeguard.collector.ingest import Ingest
@@ -54,13 +54,9 @@ def walk(tmp_path: Path) -> Iterator[Walk]:
     (tmp_path / "root/etc/app.conf").write_text(f"listen = 80\npassword = {SECRET}\nname = pump\n")
     (tmp_path / "root/etc/app.secret").write_text("a\n")
     (tmp_path / "root/etc/logo.bin").write_bytes(b"\0\1\2")
-    one = Walk(tmp_path, POLICY, SETTINGS.replace("[paths]\n", '[paths]\nroot = "{base}/root"\n'))
-    one.start()
-    try:
-        one.until(one.learned)
+    settings = SETTINGS.replace("[paths]\n", '[paths]\nroot = "{base}/root"\n')
+    with learned(Walk(tmp_path, POLICY, settings)) as one:
         yield one
-    finally:
-        one.stop()
 
 
 def finding_of(walk: Walk, path: str) -> dict[str, Any]:

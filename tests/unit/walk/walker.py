@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[3]
@@ -37,6 +38,17 @@ severity = "critical"
 where = {{ type = "file", known = true }}
 expect = {{ sha256 = {{ same = true }} }}
 """
+
+
+@contextlib.contextmanager
+def learned(walk: Walk) -> Iterator[Walk]:
+    """It runs and has learned; afterwards it is ended."""
+    walk.start()
+    try:
+        walk.until(walk.learned)
+        yield walk
+    finally:
+        walk.stop()
 
 
 class Walk:
