@@ -16,6 +16,8 @@ LONG   =
 export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
+# Unit tests share nothing, so every core takes files of them.
+SIDE_BY_SIDE = -n logical --maxprocesses 4 --dist loadfile
 # Root and device tests: the environment that they need comes along.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREFIX,HYPOTHESIS_STORAGE_DIRECTORY,EDGEGUARD_CACHE,EDGEGUARD_POWER_MOMENTS,EDGEGUARD_POWER_SEED,EDGEGUARD_ROOT_BOOKWORM,EDGEGUARD_ROOT_TRIXIE)
 VENV = build/venv
@@ -32,7 +34,7 @@ run: ## a collector and a daemon on this machine, everything below build/run; Ct
 
 test: ## unit tests: no root, no network, a few minutes at most
 	@packaging/tools/bootstrap.sh test
-	$(PYTEST) $(TESTS)
+	$(PYTEST) $(SIDE_BY_SIDE) $(TESTS)
 
 test-root: ## tests that need root: own namespaces and mounts, nothing outside them
 	@packaging/tools/bootstrap.sh test root
@@ -70,12 +72,12 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 test-newest: build/venv-newest/ready ## unit tests with the newest release of each dependency
-	build/venv-newest/bin/python -m pytest -o cache_dir=build/pytest-newest tests/unit
+	build/venv-newest/bin/python -m pytest -o cache_dir=build/pytest-newest $(SIDE_BY_SIDE) tests/unit
 
 build/venv-newest/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-newest
-	build/venv-newest/bin/pip install -q --upgrade pytest hypothesis psutil pyudev systemd-python cryptography cbor2 aiohttp
+	build/venv-newest/bin/pip install -q --upgrade pytest pytest-xdist hypothesis psutil pyudev systemd-python cryptography cbor2 aiohttp
 	@touch $@
 
 test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE and CBOR libraries

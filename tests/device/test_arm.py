@@ -256,7 +256,8 @@ def test_a_power_cut_and_a_clock_without_battery(world: World) -> None:
         guard.wait_resolved(one["id"])
     collector.start()
     device.run("touch /run/edgeguard/doorbell").ok()
-    collector.finding("EG-FILE-001", "/usr/local/bin/cut", 60 * device.slow)
+    told = collector.finding("EG-FILE-001", "/usr/local/bin/cut", 60 * device.slow)
+    assert told["origin"] == "live", "the record of before the cut, not what was found again after it"
     collector.finding("EG-FILE-001", "/usr/local/bin/then", 60 * device.slow)
     complete(collector.events())
 
