@@ -82,7 +82,7 @@ def test_all_steps_run_and_are_told(place: Place) -> None:
     begun = [call for call in calls if call.startswith("make ")]
     arm = "make test-device ARCH=arm64 SUITE=bookworm ONLY=installed or rung or noticed or stick ended"
     assert arm in begun[: begun.index("make bench")]
-    assert "make fuzz SECONDS=60 SEED=1 ended" in begun[: begun.index("make bench")]
+    assert "make fuzz SECONDS=60 SEED=1 JOBS=4 ended" in begun[: begun.index("make bench")]
     quiet = {
         "make test-device SUITE=bookworm",
         "make test-device SUITE=trixie",
