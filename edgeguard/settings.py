@@ -50,6 +50,7 @@ class Budget(NamedTuple):
     hash_file_max: int = 4 * 1024 * 1024 * 1024  # of a larger file only the attributes, and that is said
     sweep_s: int = 6 * 3600  # between incremental sweeps
     deep_s: int = 24 * 3600  # in which every content is read again once, a little at a time
+    metrics_s: int = 900  # between two records of how busy the device is
     findings_max: int = 10_000  # open findings kept; beyond, they are counted by code
 
 

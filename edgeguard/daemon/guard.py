@@ -21,6 +21,7 @@ from edgeguard.daemon.journal import Journal
 from edgeguard.daemon.judging import Judging
 from edgeguard.daemon.keeping import Keeping, previous_end
 from edgeguard.daemon.loop import Loop
+from edgeguard.daemon.metering import Metering
 from edgeguard.daemon.publish import REFRESH_S
 from edgeguard.daemon.remedying import Remedying
 from edgeguard.daemon.river import River
@@ -94,6 +95,7 @@ class Guard:
             self.changed,
         )
         self.sensing = Sensing(loop, self.observed, self.river.standing, self._stands, self.trouble.sensor_failed)
+        self.metering = Metering(loop, settings, self.telling, self.river, self.sensing, self.trouble)
         self.rounds = Rounds(
             loop,
             settings,
@@ -182,6 +184,7 @@ class Guard:
         self.trouble.started(gap, self.telling.spool.damaged)
         self.uplinks.open()
         self.judging.baselines.load()
+        self.metering.begin()
         self._refresh()
 
     def stop(self) -> None:
@@ -273,6 +276,7 @@ class Guard:
 
     def observed(self, observation: Observation) -> None:
         """Every observation of every sensor and sweep comes by here."""
+        self.metering.observations += 1
         if not self.upgrades.holds(observation):
             self.judged(observation)
 

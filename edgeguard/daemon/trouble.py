@@ -28,6 +28,7 @@ class Trouble:
         self._health = health
         self._record = record
         self.tell = tell
+        self.lost = 0  # times that the kernel dropped events of files
         self._refused_subjects: set[str] = set()
         self._refused_installs: set[str] = set()
 
@@ -118,6 +119,7 @@ class Trouble:
 
     def events_lost(self, count: int) -> None:
         """`count`: how often the kernel dropped some; it does not say how many."""
+        self.lost += count
         times = "once" if count == 1 else f"{count} times"
         self.report(Reason.EVENTS_LOST, "events", f"the queue for events of files overflowed {times}")
         self._tell_later()

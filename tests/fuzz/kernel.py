@@ -20,6 +20,7 @@ from edgeguard.linux import (
     procwatch,
     sockdiag,
     uevent,
+    vitals,
 )
 from edgeguard.sensors import parse_modules, parse_mounts, parse_sysctl, parse_usb
 from tests.fuzz.each import drain, each
@@ -81,6 +82,8 @@ def proc_files(data: bytes) -> None:
     each(data, lambda data: procfs.tty_name(int.from_bytes(data[:4], "little")))
     for family, state in ((socket.AF_INET, sockdiag.TCP_LISTEN), (socket.AF_INET6, sockdiag.TCP_CLOSE)):
         each(data, lambda data, family=family, state=state: procnet.parse(data, family, 6, state))
+    each(data, vitals.load_permille, vitals.memory_available_kib, vitals.network_bytes, vitals.established)
+    each(data, vitals.temperature_mc)
     value = os.fsdecode(data).strip()
     for key in ("kernel.sysrq", "kernel.core_pattern", "vm.mmap_min_addr", "user.max_user_namespaces"):
         parse_sysctl.level(key, value)
