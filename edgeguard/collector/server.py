@@ -169,6 +169,9 @@ def context(directory: str) -> ssl.SSLContext:
     tls.verify_mode = ssl.CERT_REQUIRED
     tls.load_verify_locations(os.path.join(directory, "ca.pem"))
     tls.load_cert_chain(os.path.join(directory, "server.pem"), os.path.join(directory, "server.key"))
+    # No tickets: each holds the device's certificate (two of them are 2 kB, half of a quiet hour), and a device, whose
+    # uplink is a new process each time, could not use one.
+    tls.num_tickets = 0
     return tls
 
 
