@@ -10,6 +10,7 @@ judging    the baseline in force, and how another comes into force; baselines as
 rounds     sweeps in time, and what becomes of what they find; sweeps is their queue
 keeping    the ledger on disk
 remedying  requests to edgeguard-act and its replies; act is the other side
+metering   how busy device and guard are, now and then
 telling    records: appended, made durable, sealed; journal tells journald; uplinks rings for the network
 trouble    what failed of our own, as reports to health
 showing    the facts of status; status makes the document, publish writes status.json and metrics.prom
