@@ -192,7 +192,8 @@ def record_of(visit: Visit, looks: Looks, block: bytes | None = None) -> bytes:
         block = observed.block_of(directory_of(visit), subjects)
     else:
         block = without_categories(block) if block else b""
-    return observed.encode(directory_of(visit), list(looks), stats, block)
+    listing = visit.listing if len(looks) == len(visit.names) else observed.NO_LISTING  # a name vanished meanwhile
+    return observed.encode(directory_of(visit), list(looks), stats, block, listing)
 
 
 def _unsure(packed: bytes) -> bytes:

@@ -199,14 +199,15 @@ class Sweep:
         looker = Looker(summary, hash_file_max, None, clock_ns, thorough=reread)
         plan = identity(self._plan)
         out = observed.Writer(out_file, plan, old_file) if out_file is not None else None
-        anew = old is None or old.plan != plan  # other watches: what was carried over may lack what is asked for now
+        # Other watches: what was carried over may lack what is asked for now. Not listed: an earlier format.
+        anew = old is None or old.plan != plan or not old.listed
         if anew and out is not None:
             out.start(0)
         quick = not reread and not anew and references is None
 
-        def expected(path: str, names: bytes) -> bytes | None:
+        def expected(path: str) -> Record | None:
             record = old.current if old is not None else None
-            return record.stats_if(os.fsencode(path), names) if record is not None else None
+            return record if record is not None and record.directory == os.fsencode(path) else None
 
         if quick:
             walker.expected = expected

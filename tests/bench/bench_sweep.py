@@ -32,14 +32,17 @@ PYTHON = "/usr/bin/python3"
 
 # `edgeguard-helper sweep`, and then its own peak memory: what wait4 tells is also that of the process that started it.
 SWEEP = """
-import sys
+import os, sys
 sys.argv[:] = ["edgeguard-helper", "sweep", "--settings", {settings!r}]
 sys.path += [{here!r}, "/usr/lib/python3/dist-packages"]
+from edgeguard import typing_names
+typing_names.install()
 from edgeguard.daemon.helper import main
 status = main(sys.argv[1:])
 with open("/proc/self/status") as file:
     sys.stderr.write(next(line for line in file if line.startswith("VmHWM")))
-sys.exit(status)
+sys.stderr.flush()
+os._exit(status)
 """
 LEARN = """
 import sys, time

@@ -41,6 +41,8 @@ SWEEP_BAR = 2.2  # of `find -size -0`
 OURS = """
 import sys
 sys.path.insert(0, {here!r})
+from edgeguard import typing_names
+typing_names.install()  # as the helper begins, and below as it ends
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import sweep
 watches = [Watch({tree!r}, "other")]
@@ -48,9 +50,10 @@ watches = [Watch({tree!r}, "other")]
 LEARN = (
     OURS
     + """
-import time
+import os, time
 with open({db!r} + ".manifest", "wb") as manifest, open({db!r}, "wb") as new:
     sweep.learn(watches, "/", manifest, new, clock_ns=lambda: time.time_ns() + 10**10)
+os._exit(0)
 """
 )
 SWEEP = (
@@ -62,7 +65,8 @@ def references():
     return manifest.Reader(os.open({db!r} + ".manifest", os.O_RDONLY))
 with open({db!r}, "rb") as old, open({db!r} + ".new", "wb") as new:
     done = sweep.sweep(watches, "/", references, old, new, 0, Origin.SWEEP, {full}, lambda seen: None)
-print(done.files, done.emitted)
+print(done.files, done.emitted, flush=True)
+os._exit(0)
 """
 )
 
