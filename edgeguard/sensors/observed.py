@@ -44,7 +44,7 @@ UNSURE = -(1 << 62)  # a ctime before the universe: such a look is repeated
 NO_CATEGORY = ("",)
 LISTING = 16
 NO_LISTING = bytes(LISTING)  # of a directory of which not all names are here; no directory has it
-CHUNK = 1 << 16  # bytes a read: a record has up to some 10,000; larger ones would be mapped anew each time
+CHUNK = 1 << 15  # bytes a read: a record has up to some 10,000
 
 
 class Record:
