@@ -102,6 +102,7 @@ def make_world(scratch: str, files: int) -> World:
         "watches": watches_to_plain((Watch(tree, "other"),)),
         "origin": int(Origin.SWEEP),
         "full": False,
+        "cached": False,
         "compare": False,
         "low": True,
         "manifest": None,
