@@ -49,8 +49,9 @@ class _Made(type):
     """What a class statement with NamedTuple as its base is made by: a named tuple, and what else is in its body."""
 
     def __new__(mcs, name: str, _bases: tuple[type, ...], body: dict[str, object]) -> type:
-        fields = body.get("__annotations__", {})
-        assert isinstance(fields, dict)
+        fields = body.get("__annotations__")
+        if not isinstance(fields, dict):  # none, or a Python that finds annotations in another way
+            return new_class(name, (_whole("NamedTuple"),), exec_body=lambda space: space.update(body))
         values = [body[field] for field in fields if field in body]
         made = namedtuple(name, fields, defaults=values, module=str(body["__module__"]))  # type: ignore[misc]  # noqa: PYI024
         made.__annotations__ = fields

@@ -85,6 +85,8 @@ print(Pair(1).x)
 class Late(typing_names.NamedTuple, typing.Generic[T]):
     x: int
 print(Late(3).x)
+class Nothing(typing_names.NamedTuple): ...
+print(Nothing() == ())
 @typing.runtime_checkable
 class Closes(typing_names.Protocol):
     def close(self): ...
@@ -92,7 +94,7 @@ print(isinstance(open("/dev/null"), Closes), isinstance(1, Closes))
 import typing as now
 print(now is not typing_names and now.NamedTuple is not typing_names.NamedTuple)
 """
-    assert said(text) == ["True", "True", "False", "1", "True", "1", "3", "True", "False", "True"]
+    assert said(text) == ["True", "True", "False", "1", "True", "1", "3", "True", "True", "False", "True"]
 
 
 def test_libraries_that_annotate_find_what_they_need():
