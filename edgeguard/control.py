@@ -120,7 +120,12 @@ VERBS: Mapping[str, Verb] = {
     ),
     "Scan": Verb(
         Access.ACT,
-        {"quick": Parameter("bool", "do not read files again that look unchanged", False)},
+        {
+            "quick": Parameter("bool", "do not read files again that look unchanged", False),
+            "cached": Parameter(
+                "bool", "read files as programs get them, past the page cache only what differs", False
+            ),
+        },
         _PROGRESS + '{"verdict": "OK|WARN|CRIT|UNKNOWN", "open": int, "files": int, "seconds": int}. The scan goes on '
         "in the daemon when the client leaves. Error: Busy (one is running).",
         streams=True,

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from sys import intern
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from edgeguard.baseline.policy import Policy, PolicySettings
 from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
 from edgeguard.errors import DecodeError
 from edgeguard.model import ATTRIBUTES, Columns, Condition, Mode, Operator, Rule, Severity, Value, Waiver, Watch
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 TIME_MAX = 2**53  # ms; 285,000 years, and exact in every language that may read this
 

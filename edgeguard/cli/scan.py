@@ -11,11 +11,15 @@ from edgeguard.cli.words import EXIT, age, count
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="do not read files again that look unchanged")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="do not read files again that look unchanged")
+    how.add_argument(
+        "--cached", action="store_true", help="read all as programs get it, and from the disk only what differs"
+    )
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
-    answer = follow(console, "Scan", quick=given.quick)
+    answer = follow(console, "Scan", quick=given.quick, cached=given.cached)
     if console.form != "text":
         console.json({"v": 1, **answer})
     else:

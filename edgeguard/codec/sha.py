@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 
 class Hash(Protocol):
@@ -37,13 +38,17 @@ def _builtin() -> NewHash:
 new: NewHash = _builtin()
 
 
-def blake2b(data: bytes, size: int, person: bytes = b"") -> bytes:
+def blake2b(data: bytes | memoryview, size: int, person: bytes = b"") -> bytes:
     """A short digest of a name or a state: keys of findings, marks. `size` in bytes, `person` at most 16 bytes."""
+    return cast("bytes", _blake2().blake2b(data, digest_size=size, person=person).digest())
+
+
+@cache
+def _blake2() -> Any:
     try:
-        module = import_module("_blake2")
+        return import_module("_blake2")
     except ImportError:
-        module = import_module("hashlib")
-    return cast("bytes", module.blake2b(data, digest_size=size, person=person).digest())
+        return import_module("hashlib")
 
 
 def digest(data: bytes) -> bytes:

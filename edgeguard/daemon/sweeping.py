@@ -98,6 +98,7 @@ def _whole(
             out.observe,
             meter.progress,
             compare=request["compare"],
+            cached=request.get("cached", False),  # a daemon from before an upgrade does not say it
             hash_file_max=settings.budget.hash_file_max,
         )
         if summary.written:

@@ -32,13 +32,14 @@ def adopt(state: str) -> None:
 class Request:
     """One wish for a sweep."""
 
-    __slots__ = ("compare", "full", "on_done", "on_progress", "origin", "targets")
+    __slots__ = ("cached", "compare", "full", "on_done", "on_progress", "origin", "targets")
 
     def __init__(
         self,
         origin: Origin,
         *,
         full: bool = False,
+        cached: bool = False,
         compare: bool = False,
         targets: tuple[str, ...] = (),
         on_progress: OnProgress | None = None,
@@ -46,6 +47,7 @@ class Request:
     ) -> None:
         self.origin = origin
         self.full = full  # read every content again
+        self.cached = cached  # from the page cache, where that gives what was seen
         self.compare = compare  # judge everything by the manifest, also what did not change since the last sweep
         self.targets = targets  # only these paths
         self.on_progress = on_progress
@@ -53,13 +55,15 @@ class Request:
 
     def again(self) -> Request:
         """The same wish, for nobody in particular."""
-        return Request(self.origin, full=self.full, compare=self.compare, targets=self.targets)
+        return Request(self.origin, full=self.full, cached=self.cached, compare=self.compare, targets=self.targets)
 
     def join(self, other: Request) -> bool:
         """Take another wish on, if both can be served as one."""
         awaited = self.on_done or self.on_progress or other.on_done or other.on_progress
         if awaited or self.origin is not other.origin or bool(self.targets) != bool(other.targets):
             return False
+        thorough = [wish for wish in (self, other) if wish.full and not wish.cached]
+        self.cached = (self.cached or other.cached) and not thorough
         self.full, self.compare = self.full or other.full, self.compare or other.compare
         self.targets = tuple(dict.fromkeys((*self.targets, *other.targets)))
         if len(self.targets) > TARGETS_MAX:
@@ -100,6 +104,7 @@ class Sweeps:
             {
                 "origin": int(request.origin),
                 "full": request.full,
+                "cached": request.cached,
                 "compare": request.compare,
                 "targets": [os.fsencode(path) for path in request.targets],
                 "low": request.on_done is None,  # also a large file that is written all day

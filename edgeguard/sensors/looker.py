@@ -12,8 +12,8 @@ from edgeguard.codec.manifest import Entry, without_categories
 from edgeguard.model import ATTRIBUTES, Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.copies import kept
-from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, openssl, present, unreadable
-from edgeguard.sensors.observed import STAT, UNSURE
+from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, masked, openssl, present, unreadable
+from edgeguard.sensors.observed import STAT, UNSURE, same
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit
 
@@ -64,9 +64,12 @@ class Looker:
         clock_ns: Callable[[], int],
         *,
         thorough: bool = False,
+        cached: bool = False,
     ) -> None:
+        """`cached`: what the page cache has as it was seen before, and as it should be, is not read from the disk."""
         self._summary = summary
         self._eye = Eye(hash_file_max, thorough=thorough, new_hash=openssl)
+        self._first = Eye(hash_file_max, new_hash=openssl) if thorough and cached else None
         self._vault = vault
         self._clock_ns = clock_ns
 
@@ -84,7 +87,13 @@ class Looker:
         entries: list[Entry | None] = []
         if visit.watch is not None and (reread or not old) and self._is_plain(visit.watch):
             settled = self._clock_ns() - RACY_NS
-            entries = self._eye.quick(visit.fd, visit.names, visit.stats, visit.watch.category, settled)
+            eye = self._first or self._eye
+            entries = eye.quick(visit.fd, visit.names, visit.stats, visit.watch.category, settled)
+            if self._first is not None:
+                entries = [
+                    entry if _is_known(entry, old.get(name), reference.get(name)) else None
+                    for name, entry in zip(names, entries, strict=True)
+                ]
             looks = dict(zip(names, zip(stats, entries, strict=True), strict=True))
             if None not in entries:
                 return self._done(looks), notes
@@ -97,7 +106,7 @@ class Looker:
                 entry = before[1]
                 looks[name] = (stats[at], entry and entry._replace(category=watch.category))
                 continue
-            look = self._one(visit, at, name, watch, stats[at], notes, reference)
+            look = self._one(visit, at, name, watch, stats[at], notes, reference, before)
             if look is not None:
                 looks[name] = look
             else:
@@ -106,7 +115,7 @@ class Looker:
 
     def _done(self, looks: Looks) -> Looks:
         self._summary.subjects += sum([entry is not None for _, entry in looks.values()])
-        self._summary.bytes_read = self._eye.bytes_read
+        self._summary.bytes_read = self._eye.bytes_read + (self._first.bytes_read if self._first is not None else 0)
         return looks
 
     def _is_plain(self, watch: Watch) -> bool:
@@ -123,6 +132,7 @@ class Looker:
         packed: bytes,
         notes: dict[bytes, str],
         reference: Mapping[bytes, Entry],
+        before: tuple[bytes, Entry | None] | None,
     ) -> tuple[bytes, Entry | None] | None:
         """None: it vanished."""
         stat = visit.stats[at]
@@ -132,7 +142,7 @@ class Looker:
         if watch.only == "setid" and not stat.st_mode & 0o6111:
             return packed, None  # neither set-id nor executable: capabilities would be without effect
         try:
-            seen = self._look(visit, at, path, watch)
+            seen = self._look(visit, at, path, watch, before, reference.get(name))
             if seen.disk:
                 seen = seen.judged(reference.get(name))
         except (FileNotFoundError, NotADirectoryError):
@@ -150,11 +160,24 @@ class Looker:
             packed = _unsure(packed)
         return packed, seen.entry if is_subject(seen.entry, watch) else None
 
-    def _look(self, visit: Visit, at: int, path: str, watch: Watch) -> Seen:
+    def _look(
+        self,
+        visit: Visit,
+        at: int,
+        path: str,
+        watch: Watch,
+        before: tuple[bytes, Entry | None] | None,
+        expected: Entry | None,
+    ) -> Seen:
         stat = visit.stats[at]
         if self._vault is not None and S_IFMT(stat.st_mode) == S_IFREG and kept(watch, path, stat.st_size):
             return self._vault.look(self._eye, visit.fd, visit.names[at], path, stat.st_size, watch)
-        return self._eye.look(visit.fd, visit.names[at], watch, stat if S_IFMT(stat.st_mode) == S_IFREG else None)
+        told = stat if S_IFMT(stat.st_mode) == S_IFREG else None
+        if self._first is not None:
+            seen = self._first.look(visit.fd, visit.names[at], watch, told)
+            if seen.settled and _is_known(seen.entry, before, expected and masked(expected, watch)):
+                return seen
+        return self._eye.look(visit.fd, visit.names[at], watch, told)
 
     def close(self) -> None:
         if self._vault is None:
@@ -172,6 +195,13 @@ def _suffices(entry: Entry | None, watch: Watch) -> bool:
     if watch.only == "setid" and not entry.setid:
         return False
     return entry.st_mode >> 12 != S_IFREG >> 12 or bool(entry.sha256) == watch.content
+
+
+def _is_known(entry: Entry | None, before: tuple[bytes, Entry | None] | None, expected: Entry | None) -> bool:
+    """Is it as it was seen, and as it should be? What was seen on the disk only is not what the page cache has."""
+    if entry is None or before is None or not same(before[1], entry):
+        return False
+    return expected is None or same(expected, entry)
 
 
 def observation_of(
@@ -192,7 +222,8 @@ def record_of(visit: Visit, looks: Looks, block: bytes | None = None) -> bytes:
         block = observed.block_of(directory_of(visit), subjects)
     else:
         block = without_categories(block) if block else b""
-    return observed.encode(directory_of(visit), list(looks), stats, block)
+    listing = visit.listing if len(looks) == len(visit.names) else observed.NO_LISTING  # a name vanished meanwhile
+    return observed.encode(directory_of(visit), list(looks), stats, block, listing)
 
 
 def _unsure(packed: bytes) -> bytes:

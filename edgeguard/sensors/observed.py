@@ -3,19 +3,22 @@
 A local cache, never a reference: damage only means that everything is read again. Records lie in walk order, one a
 directory, and are read as a stream beside the walk:
 
-    "EGOBSRV1", 32 bytes that identify the watches
+    "EGOBSRV2", 32 bytes that identify the watches
     record*   u16 len(directory), u32 names, u32 len(names), u32 len(block)
-              directory, names joined by NUL, 24 bytes a name (u64 inode, i64 ctime ns, u64 size),
+              directory, 16 bytes that identify its listing, names joined by NUL,
+              24 bytes a name (u64 inode, i64 ctime ns, u64 size),
               the subjects among them as a block of the file manifest (without categories)
     end       u16 65535, u32 directories, u32 names, u32 0
 
 A look that may not be relied on (the file was just changed, or unreadable) is stored with a ctime that no file has.
+The listing is BLAKE2b over what the kernel listed, where the names are all of that and no others; else zeros. In the
+first version of the format there was none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from struct import Struct, error
+from struct import Struct
 from typing import BinaryIO
 
 from edgeguard.codec.manifest import (
@@ -31,74 +34,78 @@ from edgeguard.codec.manifest import (
 )
 from edgeguard.errors import DecodeError
 
-MAGIC = b"EGOBSRV1"
+MAGIC = b"EGOBSRV2"
+UNLISTED_MAGIC = b"EGOBSRV1"
 HEAD = Struct("<HIII")
 STAT = Struct("<QqQ")
 PLAN = 32
 LAST = 0xFFFF
 UNSURE = -(1 << 62)  # a ctime before the universe: such a look is repeated
 NO_CATEGORY = ("",)
+LISTING = 16
+NO_LISTING = bytes(LISTING)  # of a directory of which not all names are here; no directory has it
+CHUNK = 1 << 15  # bytes a read: a record has up to some 10,000
 
 
 class Record:
     """One directory as it was seen. The subjects are only decoded where something differs."""
 
-    __slots__ = ("_names", "body", "count", "length", "start")
+    __slots__ = ("_block", "_chunk", "_names", "_stats", "count", "directory", "end", "listing", "start")
 
-    def __init__(self, start: int, length: int, count: int, names: int, body: bytes) -> None:
-        self.start = start  # offset in the file
-        self.length = length  # of the directory's path
-        self.count = count
-        self._names = names
-        self.body = body
-
-    @property
-    def directory(self) -> bytes:
-        return self.body[: self.length]
+    def __init__(self, start: int, chunk: bytes, at: int, head: tuple[int, int, int, int], listed: bool) -> None:
+        """`start`: offset in the file; the record's body lies in `chunk` from `at` on."""
+        length, self.count, names, block = head
+        self.start = start
+        self.directory = chunk[at : at + length]
+        at += length
+        self.listing = chunk[at : at + LISTING] if listed else NO_LISTING
+        self._chunk = chunk
+        self._names = at + LISTING if listed else at
+        self._stats = self._names + names
+        self._block = self._stats + STAT.size * self.count
+        self.end = self._block + block
 
     @property
     def raw(self) -> bytes:
-        at = self.length + self._names + STAT.size * self.count
-        return HEAD.pack(self.length, self.count, self._names, len(self.body) - at) + self.body
+        head = HEAD.pack(len(self.directory), self.count, self._stats - self._names, self.end - self._block)
+        return b"".join((head, self.directory, self.listing, self._chunk[self._names : self.end]))
 
-    def stats_if(self, directory: bytes, names: bytes) -> bytes | None:
-        """The packed stats, if this is that directory with these names (joined by NUL)."""
-        end = self.length + self._names
-        if len(directory) != self.length or len(names) != self._names or self.body[:end] != directory + names:
-            return None
-        return self.body[end : end + STAT.size * self.count]
+    @property
+    def joined(self) -> bytes:
+        """The names, joined by NUL."""
+        return self._chunk[self._names : self._stats]
+
+    @property
+    def stats(self) -> bytes:
+        """Packed, of all names."""
+        return self._chunk[self._stats : self._block]
 
     def inodes(self) -> Iterator[tuple[bytes, int]]:
         """(path, inode) of all names."""
-        end = self.length + self._names
-        names = self.body[self.length : end].split(b"\0")
-        stats = STAT.iter_unpack(self.body[end : end + STAT.size * self.count])
-        for name, (inode, _, _) in zip(names, stats, strict=False):
+        for name, (inode, _, _) in zip(self.joined.split(b"\0"), STAT.iter_unpack(self.stats), strict=False):
             yield self.directory + b"/" + name, inode
 
     def looks(self) -> dict[bytes, tuple[bytes, Entry | None]]:
         """name -> (packed stat, entry if it is a subject). Raises DecodeError."""
-        end = self.length + self._names
-        names = self.body[self.length : end].split(b"\0")
-        stats = end + STAT.size * self.count
+        names, stats = self.joined.split(b"\0"), self.stats
         if len(names) != self.count or len(set(names)) != self.count:
             raise DecodeError("observed.db: names of a directory are damaged")
         subjects: dict[bytes, Entry] = {}
-        if stats < len(self.body):
-            block = decode_block(self.body[stats:], NO_CATEGORY)
+        if self._block < self.end:
+            block = decode_block(self._chunk[self._block : self.end], NO_CATEGORY)
             subjects = dict(zip(block.names, block.entries, strict=True))
             if not subjects.keys() <= set(names):
                 raise DecodeError("observed.db: a subject has no name")
         return {
-            name: (self.body[end + STAT.size * at : end + STAT.size * (at + 1)], subjects.get(name))
-            for at, name in enumerate(names)
+            name: (stats[STAT.size * at : STAT.size * (at + 1)], subjects.get(name)) for at, name in enumerate(names)
         }
 
 
-def encode(directory: bytes, names: Sequence[bytes], stats: bytes, block: bytes) -> bytes:
+def encode(directory: bytes, names: Sequence[bytes], stats: bytes, block: bytes, listing: bytes = NO_LISTING) -> bytes:
     """The bytes of one record. `block`: see `block_of`."""
     joined = b"\0".join(names)
-    return HEAD.pack(len(directory), len(names), len(joined), len(block)) + directory + joined + stats + block
+    head = HEAD.pack(len(directory), len(names), len(joined), len(block))
+    return b"".join((head, directory, listing, joined, stats, block))
 
 
 def block_of(directory: bytes, subjects: dict[bytes, Entry]) -> bytes:
@@ -121,39 +128,49 @@ class Reader:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        head = file.read(len(MAGIC) + PLAN)
-        if len(head) != len(MAGIC) + PLAN or head[: len(MAGIC)] != MAGIC:
+        self._chunk = b""
+        self._at = 0
+        head = self._take(len(MAGIC) + PLAN)
+        if self._chunk[head : head + len(MAGIC)] not in {MAGIC, UNLISTED_MAGIC}:
             raise DecodeError("observed.db: not such a file")
-        self.plan = head[len(MAGIC) :]
-        self.offset = len(head)
+        self.listed = self._chunk.startswith(MAGIC)
+        self.plan = self._chunk[len(MAGIC) : len(MAGIC) + PLAN]
+        self.offset = len(MAGIC) + PLAN
         self.directories = 0
         self.names = 0
         self._last: bytes | None = None
         self.current: Record | None = None
         self.advance()
 
+    def _take(self, size: int) -> int:
+        """Where the next `size` bytes begin in the chunk. Raises DecodeError where the file ends before."""
+        at = self._at
+        if at + size > len(self._chunk):
+            self._chunk = self._chunk[at:] + self._file.read(max(CHUNK, size))
+            at = 0
+            if size > len(self._chunk):
+                raise DecodeError("observed.db: truncated")
+        self._at = at + size
+        return at
+
     def advance(self) -> None:
         """Take the current record. Raises DecodeError where the next is damaged or the end is missing."""
         start = self.offset
-        try:
-            length, count, names, block = HEAD.unpack(self._file.read(HEAD.size))
-        except error as short:
-            raise DecodeError("observed.db: truncated") from short
+        at = self._take(HEAD.size)
+        head = length, count, names, block = HEAD.unpack_from(self._chunk, at)
         if length == LAST:
             if (count, names) != (self.directories & 0xFFFFFFFF, self.names & 0xFFFFFFFF):
                 raise DecodeError("observed.db: its end disagrees with its records")
             self.current = None
             return
-        size = length + names + STAT.size * count + block
+        size = length + (LISTING if self.listed else 0) + names + STAT.size * count + block
         if length >= PATH_MAX or not 0 < count <= NAMES_MAX or size > BLOCK_MAX or names > 256 * count:
             raise DecodeError("observed.db: a record is out of bounds")
-        body = self._file.read(size)
-        if len(body) != size:
-            raise DecodeError("observed.db: truncated")
+        at = self._take(size)
         self.offset = start + HEAD.size + size
         self.directories += 1
         self.names += count
-        self.current = Record(start, length, count, names, body)
+        self.current = Record(start, self._chunk, at, head, self.listed)
 
     def records(self) -> Iterator[Record]:
         """All that are left, one after the other. Raises DecodeError."""

@@ -108,15 +108,16 @@ def sweep(
     progress: Callable[[Progress], None] | None = None,
     *,
     compare: bool = False,
+    cached: bool = False,
     start: str = "",
     hash_file_max: int = HASH_FILE_MAX,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> Summary:
     """Find what changed since `observed_in` was written and emit each subject whose state is another now.
 
-    `full`: read every content again, thoroughly, and compare with the manifest. `compare`: compare with the manifest,
-    but only read what changed (after a new baseline). Without a usable `observed_in` both happen. `start`: only this
-    tree.
+    `full`: read every content again, thoroughly, and compare with the manifest; `cached`: thoroughly only what the page
+    cache has otherwise than it was seen. `compare`: compare with the manifest, but only read what changed (after a new
+    baseline). Without a usable `observed_in` all is read thoroughly and compared. `start`: only this tree.
     """
     plan = Plan(resolved(watches, root))
     summary = Summary()
@@ -125,7 +126,7 @@ def sweep(
             old = observed.Reader(observed_in)
             asked = _opened(manifest) if full or compare else None
             sweeping = Sweep(plan, root, asked, now, origin, emit, summary, start)
-            sweeping.run(old, observed_in, observed_out, full, hash_file_max, clock_ns, progress)
+            sweeping.run(old, observed_in, observed_out, full, hash_file_max, clock_ns, progress, cached=cached)
             return summary
         except DecodeError as error:
             summary = Summary(damaged=True)
@@ -193,20 +194,23 @@ class Sweep:
         hash_file_max: int,
         clock_ns: Callable[[], int],
         progress: Callable[[Progress], None] | None,
+        *,
+        cached: bool = False,
     ) -> None:
         summary, walker, references = self._summary, self._walker, self._references
         self._known = old is not None
-        looker = Looker(summary, hash_file_max, None, clock_ns, thorough=reread)
+        looker = Looker(summary, hash_file_max, None, clock_ns, thorough=reread, cached=cached)
         plan = identity(self._plan)
         out = observed.Writer(out_file, plan, old_file) if out_file is not None else None
-        anew = old is None or old.plan != plan  # other watches: what was carried over may lack what is asked for now
+        # Other watches: what was carried over may lack what is asked for now. Not listed: an earlier format.
+        anew = old is None or old.plan != plan or not old.listed
         if anew and out is not None:
             out.start(0)
         quick = not reread and not anew and references is None
 
-        def expected(path: str, names: bytes) -> bytes | None:
+        def expected(path: str) -> Record | None:
             record = old.current if old is not None else None
-            return record.stats_if(os.fsencode(path), names) if record is not None else None
+            return record if record is not None and record.directory == os.fsencode(path) else None
 
         if quick:
             walker.expected = expected

@@ -11,21 +11,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from edgeguard.codec import sha
 from edgeguard.codec.manifest import NAMES_MAX, PATH_MAX
 from edgeguard.errors import DecodeError
-from edgeguard.linux import mounts
-from edgeguard.linux.statx import Glance
+from edgeguard.linux import dirents, mounts
+from edgeguard.linux.glance import Glance
 from edgeguard.model import Watch
-from edgeguard.sensors.observed import STAT
+from edgeguard.sensors.observed import LISTING, NO_LISTING, STAT, Record
 from edgeguard.sensors.watching import Plan, Zone, literal_root
 
+LISTING_MAX = NAMES_MAX * 280  # bytes: an entry has at most so many
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Visit(NamedTuple):
     """One directory, open while it is being looked at. Lists are parallel and sorted by the bytes of the names.
 
-    There are no stats where all is as was expected."""
+    There are no names and stats where all is as was expected."""
 
     path: str  # "" is /
     fd: int
@@ -35,10 +37,11 @@ class Visit(NamedTuple):
     packed: bytes  # 24 bytes each, as in observed.db
     watch: Watch | None  # decides for all of them; None: see `watches`
     watches: Sequence[Watch]
+    listing: bytes = NO_LISTING  # identifies what the kernel listed, if the names are all of that
 
 
-Expected = Callable[[str, bytes], bytes | None]
-"""Packed stats of the directory's names (joined by NUL) as they were seen, where they may be so still."""
+Expected = Callable[[str], Record | None]
+"""The directory as it was seen, where it may be so still."""
 
 
 class Walker:
@@ -49,7 +52,8 @@ class Walker:
         self._plan = plan
         self.expected: Expected | None = None
         self._glance = Glance()
-        self._prefix = root.rstrip("/")
+        self._listing = dirents.Listing()
+        self._prefix = os.path.join(os.getcwd(), root).rstrip("/")  # while it walks the process may stand elsewhere
         self._start = start
         self._devices = {self._device(literal_root(watch.path)) for watch in plan.watches}
         self._types: dict[str, str] | None = None
@@ -63,21 +67,24 @@ class Walker:
 
     def __iter__(self) -> Iterator[Visit]:
         stack: list[tuple[str, Zone, tuple[int, int] | None]] = [(self._start, self._plan.zone(self._start), None)]
-        while stack:
-            path, zone, identity = stack.pop()
-            fd = self._open(path, identity)
-            if fd < 0:
-                continue
-            try:
-                deeper: list[tuple[str, Zone, tuple[int, int] | None]] = []
-                visit = self._visit(path, zone, fd, deeper)
-                if deeper:
-                    deeper.reverse()
-                    stack += deeper
-                if visit is not None:
-                    yield visit
-            finally:
-                os.close(fd)
+        try:
+            while stack:
+                path, zone, identity = stack.pop()
+                fd = self._open(path, identity)
+                if fd < 0:
+                    continue
+                try:
+                    deeper: list[tuple[str, Zone, tuple[int, int] | None]] = []
+                    visit = self._visit(path, zone, fd, deeper)
+                    if deeper:
+                        deeper.reverse()
+                        stack += deeper
+                    if visit is not None:
+                        yield visit
+                finally:
+                    os.close(fd)
+        finally:
+            self._glance.close()
 
     def _open(self, path: str, identity: tuple[int, int] | None) -> int:
         """A descriptor, or -1 if there is nothing to visit."""
@@ -92,46 +99,50 @@ class Walker:
         except OSError as error:
             self._trouble(path, error.strerror or str(error))
             return -1
-        if identity is not None:
-            at = os.fstat(fd)
-            if (at.st_dev, at.st_ino) != identity:  # exchanged since it was listed, or reached through a symlink
-                os.close(fd)
-                self._trouble(path, "it was exchanged while it was being looked at")
-                return -1
+        if identity is not None and self._glance.identity(fd) != identity:
+            os.close(fd)  # exchanged since it was listed, or reached through a symlink
+            self._trouble(path, "it was exchanged while it was being looked at")
+            return -1
         return fd
 
     def _visit(
         self, path: str, zone: Zone, fd: int, deeper: list[tuple[str, Zone, tuple[int, int] | None]]
     ) -> Visit | None:
         wanted = None if zone.plain else zone.names()
-        try:
-            names = os.listdir(fd) if wanted is None else wanted
-        except OSError as error:
-            self._trouble(path, error.strerror or str(error))
-            return None
-        if len(names) > NAMES_MAX:
-            self._trouble(path, f"more than {NAMES_MAX} entries in one directory")
-            return None
-        names.sort()
-        joined = "\0".join(names)
-        if not joined.isascii():
-            names.sort(key=os.fsencode)
-            joined = "\0".join(names)
-        if self.expected is not None and zone.plain and names:
-            bits = os.fsencode(joined)
-            seen = self.expected(path, bits)
-            same = self._glance.same(fd, bits.split(b"\0"), seen) if seen is not None else None
-            if seen is not None and same is not None:
-                self._descend(path, fd, zone, [(names[at], device, inode) for at, device, inode in same], deeper)
-                return Visit(path, fd, names, bits, [], seen, zone.watch, ())
+        listing = NO_LISTING
+        if wanted is not None:
+            names = sorted(wanted, key=os.fsencode)
+        else:
+            try:
+                listed = self._listing.read(fd, LISTING_MAX)
+            except OSError as error:
+                self._trouble(path, error.strerror or str(error))
+                return None
+            listing = sha.blake2b(listed, LISTING) if listed is not None else b""
+            record = self.expected(path) if self.expected is not None and zone.plain else None
+            if record is not None and listing == record.listing:  # nothing was put in or taken out
+                visit = self._as_before(path, zone, fd, record, deeper)
+                if visit is not None:
+                    return visit
+                record = None
+            bits = dirents.names(listed) if listed is not None else []
+            if listed is None or len(bits) > NAMES_MAX:
+                self._trouble(path, f"more than {NAMES_MAX} entries in one directory")
+                return None
+            joined = b"\0".join(bits)
+            # Some file systems list in another order after each start.
+            if record is not None and joined == record.joined:
+                visit = self._as_before(path, zone, fd, record, deeper)
+                if visit is not None:
+                    return visit
+            names = os.fsdecode(joined).split("\0") if bits else []
         stats: list[os.stat_result] = []
         packed: list[bytes] = []
         directories: list[tuple[str, int, int]] = []
         try:
             self._stat(names, fd, stats, packed, directories)
         except OSError:  # one vanished, or is unreadable: once more, each for itself
-            names = self._surviving(path, names, fd)
-            joined = "\0".join(names)
+            names, listing = self._surviving(path, names, fd), NO_LISTING
             stats, packed, directories = [], [], []
             try:
                 self._stat(names, fd, stats, packed, directories)
@@ -144,8 +155,22 @@ class Walker:
         if zone.plain:
             if zone.watch is not None and zone.watch.by_rights:
                 packed = [_rights(at) for at in stats]
-            return Visit(path, fd, names, os.fsencode(joined), stats, b"".join(packed), zone.watch, ())
+            joined = os.fsencode("\0".join(names))
+            return Visit(path, fd, names, joined, stats, b"".join(packed), zone.watch, (), listing)
         return self._chosen(path, fd, zone, names, stats, packed)
+
+    def _as_before(
+        self, path: str, zone: Zone, fd: int, record: Record, deeper: list[tuple[str, Zone, tuple[int, int] | None]]
+    ) -> Visit | None:
+        """None: some of what the record names is not as it was."""
+        names = record.joined.split(b"\0")
+        found = self._glance.same(fd, names, record.stats)
+        if found is None:
+            return None
+        if found:
+            below = [(os.fsdecode(names[at]), device, inode) for at, device, inode in found]
+            self._descend(path, fd, zone, below, deeper)
+        return Visit(path, fd, [], b"", [], b"", zone.watch, ())
 
     @staticmethod
     def _stat(

@@ -30,7 +30,7 @@ _edgeguard()
             [[ $verb == accept ]] && words+=' --for' ;;
         why) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         log) words='-n --lines -f --follow'; [[ -z $action ]] && words+=' verify' ;;
-        scan) words='--quick' ;;
+        scan) words='--cached --quick' ;;
         baseline)
             case $action in
                 '') words='show history diff learn install sign verify' ;;

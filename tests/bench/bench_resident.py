@@ -47,6 +47,8 @@ sys.path.append("/usr/lib/python3/dist-packages")
 def memory():
     rows = dict(line.split()[:2] for line in open("/proc/self/smaps_rollup") if ":" in line.split()[0])
     return int(rows["Rss:"]), int(rows["Private_Dirty:"])
+from edgeguard import typing_names
+typing_names.install()
 import edgeguard.daemon.main, edgeguard.daemon.sensors
 from edgeguard.sensors import usb
 before = memory()

@@ -21,6 +21,7 @@ GROUND = {"edgeguard", "errors", "model", "settings", "redact", "linux", "codec"
 MAY_IMPORT: dict[str, set[str]] = {
     "edgeguard": set(),
     "errors": {"edgeguard"},
+    "typing_names": {"edgeguard"},
     "model": {"edgeguard"},
     "settings": {"edgeguard", "errors"},
     "redact": {"edgeguard", "errors", "model"},

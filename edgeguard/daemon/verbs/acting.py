@@ -50,6 +50,7 @@ class Acting:
             SweepRequest(
                 Origin.SWEEP,
                 full=not request.parameters["quick"],
+                cached=request.parameters["cached"],
                 on_progress=passing(request),
                 on_done=done,
             )

@@ -230,6 +230,7 @@ class Fake:
         request.stream(replies())
 
     def scan(self, request):
+        self.asked.append(("Scan", request.parameters))
         request.reply({"progress": {"phase": "files", "done": 1, "total": 2, "bytes": 3, "eta_s": 4}}, continues=True)
         request.reply({"verdict": "WARN", "open": 1, "files": 2, "seconds": 1})
 

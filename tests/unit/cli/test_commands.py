@@ -195,6 +195,21 @@ def test_scan_tells_progress_beside_the_answer(daemon):
     assert b"Files" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "asked"), [([], (False, False)), (["--quick"], (True, False)), (["--cached"], (False, True))]
+)
+def test_scan_asks_for_as_much_as_is_wanted(daemon, option, asked):
+    edgeguard("scan", *option, at(daemon))
+    ((_, given),) = daemon.asked
+    assert (given["quick"], given["cached"]) == asked
+
+
+def test_scan_is_quick_or_from_memory(daemon):
+    done = edgeguard("scan", "--quick", "--cached", at(daemon))
+    assert b"not allowed with" in done.stderr
+    assert not daemon.asked
+
+
 def test_accept_shows_what_it_accepts(daemon):
     done = edgeguard("accept", "F-7K2M", "--reason", "hotfix", "--for", "8h", at(daemon))
     assert done.returncode == 0

@@ -51,6 +51,16 @@ def test_what_nobody_waits_for_is_joined() -> None:
     assert awaited == [{}]
 
 
+def test_a_thorough_wish_stays_thorough() -> None:
+    for one, other, cached in ((True, True, True), (True, False, False), (False, True, False), (False, False, False)):
+        joined = Request(Origin.SWEEP, full=True, cached=one)
+        assert joined.join(Request(Origin.SWEEP, full=True, cached=other))
+        assert (joined.full, joined.cached) == (True, cached)
+    joined = Request(Origin.SWEEP)
+    assert joined.join(Request(Origin.SWEEP, full=True, cached=True))
+    assert (joined.full, joined.cached, joined.again().cached) == (True, True, True)
+
+
 def test_too_many_targets_are_a_whole_sweep() -> None:
     sweeps, helpers = made()
     sweeps.ask(Request(Origin.SWEEP))
@@ -109,6 +119,7 @@ def test_what_was_told_is_told_again_until_it_is_kept(tmp_path: Path) -> None:
         "low": False,
         "targets": [],
         "full": False,
+        "cached": False,
         "compare": False,
     }
 
