@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec.layers import ABSENT, Lookup, together
@@ -26,7 +27,7 @@ from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
 from edgeguard.upgrades.archive import NOBODY
-from edgeguard.upgrades.expected import CONFFILE, MAY_GO, SCRIPT, Expected, Owner, mark, marked
+from edgeguard.upgrades.expected import BY_SCRIPT, CONFFILE, MAY_GO, SCRIPT, Expected, Owner, mark, marked
 from edgeguard.upgrades.world import World, same_content, same_rights
 
 OTHERS_MAX = 100  # paths of one package that are named because they are not as signed
@@ -98,13 +99,14 @@ class Judge:
             owners += transaction.expected.owners
         began = [transaction.expected.began for transaction in pending for _ in transaction.expected.owners]
         self.names = frozenset(owner.name for owner in owners)
-        self.signed_scripts = {owner.name: owner.scripts for owner in owners if owner.word != NOBODY}
+        came = [owner for owner in owners if owner.version and owner.word != NOBODY]
+        self.signed_scripts = {owner.name: owner.scripts for owner in came}
         self.came = {self.name(owner) for owner in owners if self._came(owner)}
         tallies += [
             Tally(stood=self._stands(owner) if owner.version else self._went(self.name(owner), when))
             for owner, when in zip(owners, began, strict=True)
         ]
-        self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY and self._stands(owner))
+        self.scripts = b"\n".join(owner.scripts for owner in came if self._stands(owner))
         for directory, names in together(*streams):
             found: dict[bytes, Entry] = {}
             for name, entry in names.items():
@@ -132,6 +134,8 @@ class Judge:
                 return None
             if not stat.S_ISDIR(before.st_mode) and self.world.listed(path, self.names):
                 return None  # a list that names what is another's: whoever may write it says anything
+            if kind & BY_SCRIPT and not self._known_postrm(owner):
+                return None
             tally.removed += 1
             self.brought.pop(path, None)
             return ABSENT
@@ -211,6 +215,16 @@ class Judge:
         if owner.word == NOBODY and owner.version and self._stands(owner):
             return self.brought.get(path) == name
         return name in self.came or self._went(name, began)
+
+    def _known_postrm(self, owner: Owner) -> bool:
+        """Is the script that was kept of a package that goes the one that this device knew, and not of one for which
+        nobody vouches?"""
+        digest = sha256(owner.scripts).digest()
+        for stem in (owner.name, f"{owner.name}:{owner.architecture}"):
+            path = f"/var/lib/dpkg/info/{stem}.postrm".encode()
+            if self.references is not None and (known := self.references.lookup(path)) is not None:
+                return known.type == "file" and known.sha256 == digest and path not in self.brought
+        return False
 
     def _came(self, owner: Owner) -> bool:
         """The same version once more takes nothing away."""
