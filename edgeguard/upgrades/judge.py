@@ -248,7 +248,7 @@ class Judge:
             return True
         scripts = [self.signed_scripts.get(package, b"")]
         scripts += [self.world.read(name) for name in self.world.scripts(package) if self._as_known(name)]
-        return any(b"dpkg-divert" in text and _naming(text, path, whole=False) for text in scripts)
+        return any(b"dpkg-divert" in text and naming(text, path, whole=False) for text in scripts)
 
     def _as_known(self, path: bytes) -> bool:
         watch = self.plan.decide(os.fsdecode(path))
@@ -315,11 +315,11 @@ class Judge:
         words += [re.escape(os.fsencode(group))] if seen.gid != wanted.gid else []
         patterns = [re.compile(rb"(?<![\w-])" + word + rb"(?![\w-])") for word in words]
         setid = bool(seen.st_mode & 0o6000)
-        naming = _naming(scripts, path, whole=setid)
+        lines = naming(scripts, path, whole=setid)
         if not setid:
-            return all(any(pattern.search(line) for line in naming.values()) for pattern in patterns)
+            return all(any(pattern.search(line) for line in lines.values()) for pattern in patterns)
         # With the rights of others it is one line, or the chown of this very path beside its chmod.
-        pairs = [line + b"\n" + naming.get(number + 1, b"") for number, line in naming.items()]
+        pairs = [line + b"\n" + lines.get(number + 1, b"") for number, line in lines.items()]
         return any(all(pattern.search(pair) for pattern in patterns) for pair in pairs)
 
     def look(self, path: bytes, watch: Watch) -> Entry | None:
@@ -361,13 +361,13 @@ def _with_rights(wanted: Entry, seen: Entry) -> Entry:
 
 
 def gives_capabilities(scripts: bytes, path: bytes) -> bool:
-    return any(re.search(rb"\bsetcap\b", line) for line in _naming(scripts, path, whole=False).values())
+    return any(re.search(rb"\bsetcap\b", line) for line in naming(scripts, path, whole=False).values())
 
 
 _ASSIGNED = re.compile(rb"\s*(?:export\s+|local\s+|readonly\s+)?(\w+)=(.*)")
 
 
-def _naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
+def naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
     """The lines that name this path, by number: as a whole, perhaps below a variable ($DPKG_ROOT/etc/x), or, where that
     is enough, by its last part; and those that use a variable which holds it whole. Not as a part of a longer name, and
     not in a remark."""
