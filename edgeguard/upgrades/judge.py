@@ -50,6 +50,11 @@ class Tally:
     known: int = 0  # paths of a package that nobody vouches for, known from elsewhere: they are told one by one
     setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
 
+    @property
+    def says(self) -> bool:
+        """Is there anything to be told?"""
+        return any((self.signed, self.kept, self.removed, self.other, self.missed, self.known, self.setid))
+
 
 class Pending(NamedTuple):
     """A prepared transaction, open."""
