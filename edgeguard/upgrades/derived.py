@@ -37,6 +37,7 @@ from edgeguard.upgrades.kinds import (
 from edgeguard.upgrades.modules import compiled
 
 CERTIFICATES_MAX = 16 << 20
+_COPY, _TEXT = re.compile(BOOT_COPY), re.compile(BOOT_TEXT)
 EMPTY = sha256(b"").digest()
 # What links of update-alternatives may show although no watch reads it: nobody runs it.
 SHOWN = re.compile(rb"/usr/share/(?:man|info|doc|icons|pixmaps|images|backgrounds|wallpapers|desktop-base|plymouth)/")
@@ -97,9 +98,9 @@ class Derived:
     def _right(self, held: Held, seen: Entry) -> bool:
         if PYC.fullmatch(held.path):
             return seen.type == "file" and bool(seen.sha256) and self._modules.get(held.path) == seen.sha256
-        if BOOT_COPY.fullmatch(held.path):
+        if _COPY.fullmatch(held.path):
             return seen.type == "file" and held.maker != BY_OTHERS and self._copied(held.path, seen.sha256)
-        if BOOT_TEXT.fullmatch(held.path):
+        if _TEXT.fullmatch(held.path):
             return seen.type == "file" and self._spoken_of(held.path) and self._made(held)
         if seen.type == "symlink":
             return held.maker != BY_OTHERS and self._link(held.path, seen)
