@@ -127,12 +127,12 @@ class Derived:
         return True
 
     def _copied(self, path: bytes, digest: bytes) -> bool:
-        """Is it a file of these packages, or one that is as it should be where such copies are made of?"""
+        """Is it a file of these packages, or what is known of a file that such copies are made of?"""
         if digest in self._judge.vouched:
             return bool(digest)
         for place in boot_copies.originals(path, lambda folder: _names(self._judge.world.under(folder))):
             known = self._references.lookup(place)
-            if known is not None and known.sha256 == digest and self._as_known(place):
+            if known is not None and known.sha256 == digest:
                 return bool(digest)
         return False
 
