@@ -46,7 +46,7 @@ test-power: ## the state after power cuts, disk faults and kills at hundreds of 
 
 test-device: deb ## the package on booted Debian, SUITE="bookworm trixie", ARCH=arm64 emulated; needs root
 	@packaging/tools/bootstrap.sh test $(if $(filter device,$(LEVEL)),device,emulated-$(ARCH))
-	$(AS_ROOT) $(PYTEST) -m $(LEVEL) tests/device --suite="$(SUITE)" --arch=$(ARCH) $(if $(LONG),--long) $(if $(ONLY),-k "$(ONLY)")
+	$(AS_ROOT) $(PYTEST) -m $(LEVEL) tests/device --suite="$(SUITE)" --arch=$(ARCH) $(if $(LONG),--long -s) $(if $(ONLY),-k "$(ONLY)")
 
 test-fresh: ## `make run` and `make test` as the first command on fresh Debian roots (SUITE=...); needs root
 	@packaging/tools/bootstrap.sh test device

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from edgeguard.baseline.aide_text import LINE_MAX, decoded, lines, split, version
+
 FILE_MAX = 1 << 20  # bytes of one file; Debian's largest has 20 KB
 TOTAL_MAX = 4 << 20  # bytes of all files
-FILES_MAX = 1000  # Debian has 230
-INCLUDES_MAX = 8  # files within files
+FILES_MAX = 1000  # Debian has 260
+INCLUDES_MAX = 16  # files within files, as AIDE has it
 IFS_MAX = 32  # conditions within conditions
-LINE_MAX = 16 * 1024  # characters of one line, written out
 RULES_MAX = 20_000
 MACROS_MAX = 5000
 
@@ -41,6 +42,9 @@ _NONE = {
 }
 """What changes without the file being another one, or says how AIDE reports: not carried."""
 
+VERSION = "0.19"
+"""Which AIDE this file is taken to be for: where it asks, the newest that is known here."""
+
 _BUILTIN: Mapping[str, str] = {
     "E": "",
     "X": "acl+xattrs+selinux+e2fsattrs+caps",
@@ -53,7 +57,7 @@ _OPTION = re.compile(r"(?:database|report|gzip|log_level|verbose|root_prefix|con
                      r"summarize|ignore_list|syslog|limit)[a-z0-9_]*\Z")  # fmt: skip
 _VARIABLE = re.compile(r"@@\{([A-Za-z0-9_]+)\}")
 _NAME_FILTER = re.compile(r"\^\[[A-Za-z0-9_.-]+\][+*]\$")
-_TYPES = re.compile(r"[fdlpbcsDP0](?:,[fdlpbcsDP])*(?:=[A-Za-z0-9_-]+)?\Z")
+_TYPES = re.compile(r"(?:[fdlpbcsDP0](?:,[fdlpbcsDP])*)?(?:=[A-Za-z0-9_-]+)?\Z")  # 0.19: and of a file system's type
 
 
 class Said(NamedTuple):
@@ -99,11 +103,12 @@ class AideConf:
         self._hostname = hostname
         self.rules: list[AideRule] = []
         self.said: list[Said] = []
-        self._macros: dict[str, str] = {}
+        self._macros: dict[str, str] = {"AIDE_VERSION": VERSION, "HOSTNAME": hostname}
         self._groups: dict[str, tuple[str, ...]] = {}
         self._size = self._count = 0
         self._once: set[str] = set()
         self._ifs: list[bool] = []
+        self._prefix = ""  # of all rules of an included directory
         for name, text in _BUILTIN.items():
             self._groups[name] = self._expression(text, "", 0)
 
@@ -123,7 +128,7 @@ class AideConf:
             self._say(path, 0, f"too large: at most {FILE_MAX} bytes, and {TOTAL_MAX} of all files, are read")
             return
         before = len(self._ifs)
-        for number, line in _lines(data.decode("utf-8", "surrogateescape")):
+        for number, line in lines(data.decode("utf-8", "surrogateescape")):
             self._line(path, number, line, depth)
         if len(self._ifs) != before:
             self._say(path, 0, "@@endif is missing")
@@ -188,6 +193,9 @@ class AideConf:
     def _holds(self, file: str, number: int, word: str, rest: str) -> bool:
         if word == "if":
             negated = rest.startswith("not ")
+            versions = (self._substituted(file, number, rest.removeprefix("not ")) or "").split()
+            if len(versions) == 3 and versions[1] == "version_ge":
+                return (version(versions[0]) >= version(versions[2])) != negated
             word, _, rest = rest.removeprefix("not ").strip().replace("(", " ").replace(")", "").partition(" ")
             rest = rest.strip()
             if word not in ("defined", "hostname", "exists"):
@@ -223,7 +231,7 @@ class AideConf:
             return
         if len(words) == 1:
             paths = words
-        elif len(words) == 2 and _NAME_FILTER.fullmatch(words[1]):
+        elif len(words) in (2, 3) and _NAME_FILTER.fullmatch(words[1]):
             wanted = re.compile(words[1])  # one class, repeated: it takes no time
             try:
                 names = [name for name in self._files.names(words[0]) if wanted.fullmatch(name)]
@@ -234,11 +242,14 @@ class AideConf:
         else:
             self._say(file, number, "only ^[...]+$ is understood as a filter of names: nothing is included")
             return
+        before = self._prefix
+        self._prefix += "".join(words[2:])
         for path in paths:
             if word == "x_include" and self._files.executable(path):
                 self._say(file, number, f"{path} is a program, which is not run: what it would print is not carried")
             else:
                 self.read(path, depth + 1)
+        self._prefix = before
 
     # -- groups and rules
 
@@ -269,7 +280,7 @@ class AideConf:
 
     def _rule(self, file: str, number: int, line: str) -> None:
         sign = line[0] if line[0] in "!=-" else "+"
-        words = _words(line.removeprefix(sign).lstrip())
+        words = split(line.removeprefix(sign).lstrip())
         if not words or not words[0].startswith(("/", "^/")):
             self._say(file, number, "not a line of aide.conf that is known")
             return
@@ -282,7 +293,8 @@ class AideConf:
             self._say(file, number, f"more than {RULES_MAX} rules: the rest is not carried", once="rules")
             return
         attributes = self._expression(group, file, number) if sign in "+=" else ()
-        self.rules.append(AideRule(sign, words[0], types, group, checks_of(attributes), file, number))
+        expression = self._prefix + decoded(words[0]).removeprefix("^")
+        self.rules.append(AideRule(sign, expression, types, group, checks_of(attributes), file, number))
 
 
 def checks_of(attributes: Iterable[str]) -> tuple[str, ...]:
@@ -291,26 +303,3 @@ def checks_of(attributes: Iterable[str]) -> tuple[str, ...]:
     if "growth" in found:
         found.discard("sha256")
     return tuple(sorted(found))
-
-
-def _words(line: str) -> list[str]:
-    """Separated by blanks. A backslash stands before a blank, an @ or a backslash that are meant; before anything else
-    it belongs to the expression."""
-    words = re.split(r"(?<!\\)[ \t]+", line.strip())
-    return [re.sub(r"\\([ @\\])", r"\1", word) for word in words if word]
-
-
-def _lines(text: str) -> Iterable[tuple[int, str]]:
-    """Logical lines: one that ends with a backslash goes on."""
-    parts: list[str] = []
-    start = 1
-    for number, line in enumerate(text.split("\n"), 1):
-        if not parts:
-            start = number
-        if line.endswith("\\") and not line.endswith("\\\\"):
-            parts.append(line[:-1])
-            continue
-        yield start, ("".join(parts) + line)[: LINE_MAX * 4]
-        parts = []
-    if parts:
-        yield start, "".join(parts)[: LINE_MAX * 4]

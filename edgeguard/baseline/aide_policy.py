@@ -17,14 +17,17 @@ from edgeguard.baseline.aide_regex import ANY, CUT, DOT, STAR, NoGlob, Tokens, g
 from edgeguard.baseline.categories import whole
 from edgeguard.model import Watch
 
-WATCHES_MAX = 1600  # of the 2,000 that a policy may have; ours are some 300
+WATCHES_MAX = 2600  # of the 3,000 that a policy may have; ours are some 300, Debian's for AIDE 1,700
 PATH_MAX = 1000  # characters, as in a policy
 TABLE_MAX = 100  # paths in one table
 LISTED_MAX = 100  # sentences that the policy repeats; all of them are said
 SHOWN_MAX = 100  # characters of an expression in a sentence
 _PLAIN = "/abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 EXCLUDES_MAX = 400  # of the 500 in one list
-TYPES = "{} exclusions are for some types of file: whatever has such a name is left out, a directory with all in it"
+TYPES = (
+    "{} exclusions are for some types of file, or (AIDE 0.19) for what ends so ($): "
+    "whatever has such a name is left out, a directory with all in it"
+)
 OPEN = "{} rules have no $ at their end: a name that only begins like theirs is not watched"
 
 
@@ -98,8 +101,11 @@ class Importer:
                 self._say(
                     rule, f"{_short(rule.expression)} is no glob: {path} is watched instead, which is more", lost=False
                 )
-            recurse = cut or not (found.anchored or rule.sign == "=")
-            if recurse and not cut and not found.anchored and not path.endswith("*"):
+            children = rule.sign == "=" and rule.expression.endswith("/")
+            if children and not cut:
+                self._say(rule, f"all below {path} is watched, and not only what lies in it", lost=False)
+            recurse = cut or children or not (found.anchored or rule.sign == "=")
+            if recurse and not (cut or children or found.anchored or path.endswith("*")):
                 self._open += path != "/"
             self._watch(rule, path, recurse)
 
@@ -141,7 +147,7 @@ class Importer:
 
     def _leave_out(self, rule: AideRule) -> None:
         found = globs(rule.expression, wider=False)
-        self._typed += rule.types not in ("", "0")
+        self._typed += rule.types not in ("", "0") or (rule.sign == "!" and found.anchored)
         for tokens in found.paths:
             if self._matches_nothing(rule, tokens):
                 continue
@@ -155,8 +161,6 @@ class Importer:
             if not _writable(place):
                 self._say(rule, f"{place} is no path that a policy can hold: it stays watched", lost=False)
                 continue
-            if rule.sign == "-":
-                self._say(rule, f"what is in it is left out, too ({place})", lost=True)
             if place in self._watches or place in self._standing:
                 self._say(rule, f"{place} is watched by name: it stays so", lost=False)
             elif "**" in place or "[" in place:

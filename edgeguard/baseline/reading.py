@@ -21,7 +21,7 @@ from edgeguard.baseline.toml_positions import Path
 from edgeguard.errors import PolicyError, PolicyProblem
 from edgeguard.model import Condition, Mode, Rule, Severity, Waiver, Watch
 
-WATCHES_MAX, RULES_MAX, WAIVERS_MAX = 2000, 2000, 1000  # far above what people keep in order; Debian's for AIDE: 850
+WATCHES_MAX, RULES_MAX, WAIVERS_MAX = 3000, 2000, 1000  # far above what people keep in order; Debian's for AIDE: 1,700
 
 SEVERITIES: Mapping[str, Severity] = {severity.name.lower(): severity for severity in Severity}
 

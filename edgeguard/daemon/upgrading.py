@@ -107,7 +107,7 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     out.say(
         {
             "overlay": plain(found),
-            "packages": [_told(owner, tally) for owner, tally in zip(owners, tallies, strict=True)],
+            "packages": [_told(owner, tally) for owner, tally in _once(owners, tallies)],
             "look": eye.others[: judge.LOOK_MAX],
             "compare": len(eye.others) > judge.LOOK_MAX,
             "derived": len(made),
@@ -275,6 +275,19 @@ def _packages(
         elif back or (owner.word == NOBODY and not same):
             notable[name] = Notable(name, owner.version, owner.word, owner.paths, back)
     return came, tuple(notable[name] for name in sorted(notable))
+
+
+def _once(owners: Sequence[Owner], tallies: Sequence[Tally]) -> list[tuple[Owner, Tally]]:
+    """What is told. unattended-upgrades lets apt call the hook twice: of two transactions that are the same the later
+    one has all that there is to say."""
+    later: set[tuple[str, str, str, bytes]] = set()
+    told: list[tuple[Owner, Tally]] = []
+    for owner, tally in reversed(list(zip(owners, tallies, strict=True))):
+        package = (owner.name, owner.architecture, owner.version, owner.sha256)
+        if tally.says or package not in later:
+            told.append((owner, tally))
+        later.add(package)
+    return told[::-1]
 
 
 def _told(owner: Owner, tally: Tally) -> dict[str, Any]:

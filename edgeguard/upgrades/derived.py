@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec.layers import ABSENT, Lookup
 from edgeguard.codec.manifest import Entry
-from edgeguard.upgrades import pam
-from edgeguard.upgrades.judge import Judge
+from edgeguard.upgrades import boot_copies, pam
+from edgeguard.upgrades.judge import Judge, naming
 from edgeguard.upgrades.kinds import (
     ALTERNATIVE,
+    BOOT_COPY,
+    BOOT_TEXT,
     BY_DPKG,
     BY_OTHERS,
     BY_UNKNOWN,
@@ -34,9 +34,10 @@ from edgeguard.upgrades.kinds import (
     RUNLEVEL,
     UNITS,
 )
+from edgeguard.upgrades.modules import compiled
 
-COMPILE_S = 600  # a thousand modules on a slow board
 CERTIFICATES_MAX = 16 << 20
+_COPY, _TEXT = re.compile(BOOT_COPY), re.compile(BOOT_TEXT)
 EMPTY = sha256(b"").digest()
 # What links of update-alternatives may show although no watch reads it: nobody runs it.
 SHOWN = re.compile(rb"/usr/share/(?:man|info|doc|icons|pixmaps|images|backgrounds|wallpapers|desktop-base|plymouth)/")
@@ -97,6 +98,10 @@ class Derived:
     def _right(self, held: Held, seen: Entry) -> bool:
         if PYC.fullmatch(held.path):
             return seen.type == "file" and bool(seen.sha256) and self._modules.get(held.path) == seen.sha256
+        if _COPY.fullmatch(held.path):
+            return seen.type == "file" and held.maker != BY_OTHERS and self._copied(held.path, seen.sha256)
+        if _TEXT.fullmatch(held.path):
+            return seen.type == "file" and self._spoken_of(held.path) and self._made(held)
         if seen.type == "symlink":
             return held.maker != BY_OTHERS and self._link(held.path, seen)
         if seen.type == "file" and CERTIFICATE.fullmatch(held.path) and self._certificates(held.path):
@@ -120,6 +125,26 @@ class Derived:
             return False
         self.unproven += 1
         return True
+
+    def _copied(self, path: bytes, digest: bytes) -> bool:
+        """Is it a file of these packages, or what is known of a file that such copies are made of?"""
+        if digest in self._judge.vouched:
+            return bool(digest)
+        for place in boot_copies.originals(path, lambda folder: _names(self._judge.world.under(folder))):
+            known = self._references.lookup(place)
+            if known is not None and known.sha256 == digest:
+                return bool(digest)
+        return False
+
+    def _spoken_of(self, path: bytes) -> bool:
+        """Does a signed script of these packages speak of this name, or a hook of kernels that is as it should be of
+        the path?"""
+        if naming(self._judge.scripts, path, whole=False):
+            return True
+        hooks = (
+            folder + b"/" + name for folder in boot_copies.HOOKS for name in _names(self._judge.world.under(folder))
+        )
+        return any(naming(self._small(hook), path, whole=True) for hook in hooks if self._as_known(hook))
 
     def _named(self, path: bytes) -> bool:
         """Does a signed script of these packages speak of this very path?"""
@@ -291,31 +316,3 @@ def source_of(match: re.Match[bytes]) -> bytes:
 
 def _bare(certificate: bytes) -> bytes:
     return b"".join(certificate.split())
-
-
-def compiled(python: str, sources: Sequence[bytes], optimize: int, scratch: str) -> dict[bytes, bytes]:
-    """What py3compile makes of modules, as SHA-256 by source: the same program with the same options, elsewhere.
-
-    Nothing of a source is run: it is compiled, and that is all.
-    """
-    found: dict[bytes, bytes] = {}
-    with tempfile.TemporaryDirectory(prefix="compiled-", dir=scratch) as folder:
-        words = [python, "-E", "-S", *(["-" + "O" * optimize] if optimize else []), "-X", f"pycache_prefix={folder}"]
-        try:
-            subprocess.run(
-                [*words, "-m", "py_compile", "-"],
-                input=b"\n".join(sources) + b"\n",
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
-                timeout=COMPILE_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return found
-        for above, _, names in os.walk(os.fsencode(folder)):
-            for name in names:
-                source = above[len(folder) :] + b"/" + name.partition(b".cpython-")[0] + b".py"
-                with open(above + b"/" + name, "rb") as file:
-                    found[source] = sha256(file.read()).digest()
-    return found

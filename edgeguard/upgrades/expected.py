@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 from edgeguard.codec import cbor
 from edgeguard.codec.manifest import Block, Entry, Reader, Writer, order, split
 from edgeguard.errors import DecodeError
-from edgeguard.upgrades import archive, deb, transactions
+from edgeguard.upgrades import archive, deb, postrm, transactions
 from edgeguard.upgrades.transactions import Transaction
 from edgeguard.upgrades.world import World
 
 PATHS_MAX = 1_500_000  # of one transaction; a full upgrade of a desktop has 300,000
 OWNERS_MAX = 20_000
-CONFFILE, MAY_GO, SCRIPT = 1, 2, 4
+CONFFILE, MAY_GO, SCRIPT, BY_SCRIPT = 1, 2, 4, 8
 _MARK = Struct("<IB")
 _INFO_MAX = 8 << 20
 _GOING = stat.S_IFIFO  # type of a path that may only go: it must have one
@@ -41,7 +41,7 @@ class Owner(NamedTuple):
     word: str  # who vouches: archive, operator, nobody
     sha256: bytes  # of the .deb, b"" where there is none
     paths: int
-    scripts: bytes  # all of them, joined: what they say of modes and owners counts
+    scripts: bytes  # all of them, joined: what they say of modes and owners counts; of one that goes, its postrm
 
 
 class Expected(NamedTuple):
@@ -75,7 +75,7 @@ def prepare(state: str, spool: str, name: str, root: str) -> Expected:
     draft.troubles += vouched.troubles
     draft.owners = [owner._replace(word=vouched.found.get(owner.sha256, archive.NOBODY)) for owner in draft.owners]
     for removal in transaction.removals:
-        draft.removal(removal)
+        draft.removal(removal, transaction, directory)
     draft.lists(transaction, directory)
     os.makedirs(folder(state), mode=0o700, exist_ok=True)
     _write(f"{folder(state)}/{name}.egm", draft.paths)
@@ -171,13 +171,18 @@ class _Draft:
         size = member.size if stat.S_ISREG(member.st_mode) else 0
         return Entry(member.st_mode, uid, gid, size, "", member.sha256, member.target, _MARK.pack(number, kind))
 
-    def removal(self, removal: transactions.Removal) -> None:
+    def removal(self, removal: transactions.Removal, transaction: Transaction, directory: str) -> None:
         if len(self.owners) >= OWNERS_MAX:
             raise DecodeError("too many packages in one transaction")
         number = len(self.owners)
-        self.owners.append(Owner(removal.name, removal.architecture, removal.version, "", "", b"", 0, b""))
+        script = b""
         for stem in (removal.name, f"{removal.name}:{removal.architecture}"):
             self._may_go((f"/var/lib/dpkg/info/{stem}.{name}".encode() for name in deb.SCRIPTS), number)
+            if stem in transaction.scripts:
+                script = transactions.content(directory, f"script.{stem}.postrm")
+                script = script if len(script) <= postrm.SCRIPT_MAX else b""
+        self.owners.append(Owner(removal.name, removal.architecture, removal.version, "", "", b"", 0, script))
+        self._may_go((self._world.located(name) for name in postrm.removed(script)), number, BY_SCRIPT)
 
     def lists(self, transaction: Transaction, directory: str) -> None:
         """What the packages brought until now may go."""
@@ -190,10 +195,10 @@ class _Draft:
             lines = (line for line in data.split(b"\n") if line.startswith(b"/") and line != b"/.")
             self._may_go((self._world.located(line) for line in lines), number)
 
-    def _may_go(self, places: Iterable[bytes], number: int) -> None:
+    def _may_go(self, places: Iterable[bytes], number: int, kind: int = 0) -> None:
         for place in places:
             if len(self.paths) < PATHS_MAX:
-                self.paths.setdefault(place, Entry(_GOING, 0, 0, 0, "", caps=_MARK.pack(number, MAY_GO)))
+                self.paths.setdefault(place, Entry(_GOING, 0, 0, 0, "", caps=_MARK.pack(number, MAY_GO | kind)))
 
 
 def write(path: str, paths: Mapping[bytes, Entry]) -> None:

@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec.layers import ABSENT, Lookup, together
@@ -26,7 +27,7 @@ from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
 from edgeguard.upgrades.archive import NOBODY
-from edgeguard.upgrades.expected import CONFFILE, MAY_GO, SCRIPT, Expected, Owner, mark, marked
+from edgeguard.upgrades.expected import BY_SCRIPT, CONFFILE, MAY_GO, SCRIPT, Expected, Owner, mark, marked
 from edgeguard.upgrades.world import World, same_content, same_rights
 
 OTHERS_MAX = 100  # paths of one package that are named because they are not as signed
@@ -48,6 +49,11 @@ class Tally:
     changed: int = 0  # paths whose reference value is another than before
     known: int = 0  # paths of a package that nobody vouches for, known from elsewhere: they are told one by one
     setid: int = 0  # programs with other rights that nobody vouches for: they are told one by one
+
+    @property
+    def says(self) -> bool:
+        """Is there anything to be told?"""
+        return any((self.signed, self.kept, self.removed, self.other, self.missed, self.known, self.setid))
 
 
 class Pending(NamedTuple):
@@ -98,13 +104,14 @@ class Judge:
             owners += transaction.expected.owners
         began = [transaction.expected.began for transaction in pending for _ in transaction.expected.owners]
         self.names = frozenset(owner.name for owner in owners)
-        self.signed_scripts = {owner.name: owner.scripts for owner in owners if owner.word != NOBODY}
+        came = [owner for owner in owners if owner.version and owner.word != NOBODY]
+        self.signed_scripts = {owner.name: owner.scripts for owner in came}
         self.came = {self.name(owner) for owner in owners if self._came(owner)}
         tallies += [
             Tally(stood=self._stands(owner) if owner.version else self._went(self.name(owner), when))
             for owner, when in zip(owners, began, strict=True)
         ]
-        self.scripts = b"\n".join(owner.scripts for owner in owners if owner.word != NOBODY and self._stands(owner))
+        self.scripts = b"\n".join(owner.scripts for owner in came if self._stands(owner))
         for directory, names in together(*streams):
             found: dict[bytes, Entry] = {}
             for name, entry in names.items():
@@ -132,6 +139,8 @@ class Judge:
                 return None
             if not stat.S_ISDIR(before.st_mode) and self.world.listed(path, self.names):
                 return None  # a list that names what is another's: whoever may write it says anything
+            if kind & BY_SCRIPT and not self._known_postrm(owner):
+                return None
             tally.removed += 1
             self.brought.pop(path, None)
             return ABSENT
@@ -212,6 +221,16 @@ class Judge:
             return self.brought.get(path) == name
         return name in self.came or self._went(name, began)
 
+    def _known_postrm(self, owner: Owner) -> bool:
+        """Is the script that was kept of a package that goes the one that this device knew, and not of one for which
+        nobody vouches?"""
+        digest = sha256(owner.scripts).digest()
+        for stem in (owner.name, f"{owner.name}:{owner.architecture}"):
+            path = f"/var/lib/dpkg/info/{stem}.postrm".encode()
+            if self.references is not None and (known := self.references.lookup(path)) is not None:
+                return known.type == "file" and known.sha256 == digest and path not in self.brought
+        return False
+
     def _came(self, owner: Owner) -> bool:
         """The same version once more takes nothing away."""
         other = owner.version != (self.known or {}).get(self.name(owner), "")
@@ -234,7 +253,7 @@ class Judge:
             return True
         scripts = [self.signed_scripts.get(package, b"")]
         scripts += [self.world.read(name) for name in self.world.scripts(package) if self._as_known(name)]
-        return any(b"dpkg-divert" in text and _naming(text, path, whole=False) for text in scripts)
+        return any(b"dpkg-divert" in text and naming(text, path, whole=False) for text in scripts)
 
     def _as_known(self, path: bytes) -> bool:
         watch = self.plan.decide(os.fsdecode(path))
@@ -301,11 +320,11 @@ class Judge:
         words += [re.escape(os.fsencode(group))] if seen.gid != wanted.gid else []
         patterns = [re.compile(rb"(?<![\w-])" + word + rb"(?![\w-])") for word in words]
         setid = bool(seen.st_mode & 0o6000)
-        naming = _naming(scripts, path, whole=setid)
+        lines = naming(scripts, path, whole=setid)
         if not setid:
-            return all(any(pattern.search(line) for line in naming.values()) for pattern in patterns)
+            return all(any(pattern.search(line) for line in lines.values()) for pattern in patterns)
         # With the rights of others it is one line, or the chown of this very path beside its chmod.
-        pairs = [line + b"\n" + naming.get(number + 1, b"") for number, line in naming.items()]
+        pairs = [line + b"\n" + lines.get(number + 1, b"") for number, line in lines.items()]
         return any(all(pattern.search(pair) for pattern in patterns) for pair in pairs)
 
     def look(self, path: bytes, watch: Watch) -> Entry | None:
@@ -347,13 +366,13 @@ def _with_rights(wanted: Entry, seen: Entry) -> Entry:
 
 
 def gives_capabilities(scripts: bytes, path: bytes) -> bool:
-    return any(re.search(rb"\bsetcap\b", line) for line in _naming(scripts, path, whole=False).values())
+    return any(re.search(rb"\bsetcap\b", line) for line in naming(scripts, path, whole=False).values())
 
 
 _ASSIGNED = re.compile(rb"\s*(?:export\s+|local\s+|readonly\s+)?(\w+)=(.*)")
 
 
-def _naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
+def naming(scripts: bytes, path: bytes, *, whole: bool) -> dict[int, bytes]:
     """The lines that name this path, by number: as a whole, perhaps below a variable ($DPKG_ROOT/etc/x), or, where that
     is enough, by its last part; and those that use a variable which holds it whole. Not as a part of a longer name, and
     not in a remark."""

@@ -20,6 +20,14 @@ RUNLEVEL = re.compile(rb"/etc/rc[0-6S]\.d/[SK]\d\d(?P<name>[^/]+)")
 CERTIFICATE = re.compile(rb"/etc/ssl/certs/[^/]+")
 LOCAL = re.compile(rb"(?P<folder>/etc/apparmor\.d/)local/(?P<name>[^/]+)")
 PAM = re.compile(rb"/etc/pam\.d/common-[a-z-]+")
+# The boot partition of a Raspberry Pi. Hooks of kernels and of raspi-firmware copy there what lies elsewhere,
+BOOT_COPY = (
+    rb"/boot/firmware/(?:bootcode\.bin|start[^/]*\.elf|fixup[^/]*\.dat|[^/]+\.dtb|kernel[^/]*\.img|vmlinuz[^/]*"
+    rb"|LICENCE[^/]*|COPYING[^/]*|overlays/[^/]+)"
+)
+# and Debian's write these two anew. What else the firmware takes by its name (autoboot.txt, armstub8.bin), and by what
+# the system sets itself up at its first start, no package makes.
+BOOT_TEXT = rb"/boot/firmware/(?:config|cmdline)\.txt"
 # Made anew as a whole by the tool in the comment; their content follows from too much to be checked.
 CACHES = re.compile(
     rb"|".join(
@@ -33,7 +41,11 @@ CACHES = re.compile(
             rb"/boot/EFI/(?:BOOT|systemd|Linux)/[^/]+\.(?:efi|EFI)",  # bootctl, where the EFI partition is /boot
             rb"/usr/lib/modules/[^/]+/updates/dkms/[^/]+\.ko(?:\.xz|\.gz|\.zst)?",  # dkms
             rb"/boot/grub/.*",  # update-grub, grub-install
-            rb"/boot/(?:firmware|efi)/.*",  # raspi-firmware
+            rb"/boot/efi/.*",  # grub-install, bootctl, fwupd
+            BOOT_COPY,
+            BOOT_TEXT,
+            rb"/boot/firmware/(?:overlays|initramfs[^/]*|initrd\.img[^/]*|boot\.scr)",  # raspi-firmware's hooks
+            rb"/boot/firmware/\.[^/]+\.[A-Za-z0-9]{6}",  # what rsync, by which they copy, works with
             rb"/usr/lib/modules/[^/]+/modules\.[a-z.]+",  # depmod
             rb"/usr/lib/udev/hwdb\.bin",  # systemd-hwdb
             rb"/usr/lib/locale/(?:locale-archive|[^/]+(?:/.*)?)",  # localedef

@@ -18,7 +18,7 @@ from edgeguard.errors import DecodeError
 NAME = re.compile(r"(\d{20})-(\d{1,10})")
 IDS_MAX = 64  # transactions that are looked at; the hook keeps fewer
 FILE_MAX = 4 << 20  # bytes of what apt said
-ENTRIES_MAX = 40_000  # names in one transaction: four a package
+ENTRIES_MAX = 50_000  # names in one transaction: five a package
 LIST_MAX = 32 << 20  # bytes of the list of files of one package; a kernel's has 0.5 MB
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,127}")
 ARCHITECTURE = re.compile(r"[a-z0-9-]{0,40}")
@@ -45,6 +45,7 @@ class Transaction(NamedTuple):
     before: dict[str, str]  # package (name or name:architecture) -> version until now, as far as apt said
     owned: tuple[str, ...]  # packages whose old list of files lies there, as owned.NAME
     indexes: tuple[str, ...]  # names of files of /var/lib/apt/lists that lie there, as index.NAME
+    scripts: tuple[str, ...] = ()  # packages that go whose postrm lies there, as script.NAME.postrm
 
 
 def ids(spool: str) -> list[str]:
@@ -99,6 +100,7 @@ def read(spool: str, name: str) -> Transaction:
     debs = tuple(sorted(inner for inner in names if re.fullmatch(r"\d{5}\.deb", inner)))
     owned = tuple(sorted(inner[6:-5] for inner in names if inner.startswith("owned.") and inner.endswith(".list")))
     indexes = tuple(sorted(inner[6:] for inner in names if inner.startswith("index.")))
+    scripts = tuple(sorted(inner[7:-7] for inner in names if inner.startswith("script.") and inner.endswith(".postrm")))
     apt = content(directory, "apt") if "apt" in names else b""
     dpkg = content(directory, "dpkg") if "dpkg" in names else b""
     kept = content(directory, "debs").split(b"\0") if "debs" in names else []
@@ -119,6 +121,7 @@ def read(spool: str, name: str) -> Transaction:
         before,
         owned,
         indexes,
+        scripts,
     )
 
 

@@ -22,12 +22,13 @@ def words(text: str) -> tuple[str, ...]:
 
 # Nothing but the C library and small libraries, no service: `dpkg -i` has no questions, whatever the order.
 PLAIN = words("""tree pv dos2unix hexedit dc ed zip unzip hdparm ethtool whois gdisk psmisc rlwrap dmidecode""")
-# By unattended-upgrades.
-UNATTENDED = words("nano bc logrotate iputils-ping ca-certificates python3-idna")
+# By unattended-upgrades, which keeps back whatever would take another package away (a library that was renamed).
+UNATTENDED = words("nano bc logrotate mtr-tiny ca-certificates python3-idna")
 # By their names, apt-get install; what is left goes by apt-get full-upgrade.
-NAMED = words("""zstd lsof strace anacron man-db gawk screen traceroute netcat-traditional vnstat rsyslog python3-six
-    ucf mtr-tiny""")
-REST = words("""at ncdu htop sysstat dnsmasq-base smartmontools iperf3 socat tcpdump popularity-contest
+# None whose source also has a library of the root: apt would upgrade it along with whatever needs that library.
+NAMED = words("""rename lsof strace anacron man-db gawk screen traceroute netcat-traditional vnstat rsyslog
+    python3-six ucf iputils-ping""")
+REST = words("""at ncdu htop sysstat dnsmasq-base smartmontools rsync socat tcpdump popularity-contest
     python3-requests python3-certifi python3-chardet python3-urllib3 python3-pkg-resources initramfs-tools-core busybox
     debsums pciutils usbutils i2c-tools lm-sensors colordiff adduser""")
 ALL = (*PLAIN, *UNATTENDED, *NAMED, *REST)
@@ -46,9 +47,9 @@ Pin-Priority: 100
 """
 
 
-def age(device: Machine, suite: str, names: tuple[str, ...] = ALL) -> None:
-    """Install these packages in the versions of the release before. apt has to reach the archive; where that one does
-    not have the old release any more, the test is skipped."""
+def age(device: Machine, suite: str, names: tuple[str, ...] = ALL, beside: str = "") -> None:
+    """Install these packages in the versions of the release before, and those `beside` them, first, as they are now.
+    apt has to reach the archive; where that one does not have the old release any more, the test is skipped."""
     before = BEFORE[suite]
     if device.run(SOURCES.format(suite=suite, before=before)).code:
         pytest.skip(f"the device names no mirror for {suite}")
@@ -57,6 +58,8 @@ def age(device: Machine, suite: str, names: tuple[str, ...] = ALL) -> None:
     offered = device.run(f"{APT} --print-uris install --allow-downgrades {names[0]}/{before}", timeout=60)
     if offered.code:
         pytest.skip(f"the archive does not offer {before}: {offered.err.strip()[-200:]}")
+    if beside:  # later, apt might upgrade one of the others along
+        device.run(f"{APT} install {beside}", timeout=300).ok()
     device.run(f"{APT} install --allow-downgrades {at(names, before)}", timeout=900).ok()
 
 
@@ -71,6 +74,6 @@ def chosen(names: tuple[str, ...], *, long: bool) -> tuple[str, ...]:
 
 
 def versions(device: Machine) -> dict[str, str]:
-    """What dpkg calls installed."""
+    """What dpkg calls installed, also what is on hold."""
     lines = device.run("dpkg-query -W -f '${db:Status-Abbrev} ${Package} ${Version}\\n'").ok().out.splitlines()
-    return {words[1]: words[2] for line in lines if (words := line.split())[0] == "ii"}
+    return {words[1]: words[2] for line in lines if (words := line.split())[0] in ("ii", "hi")}

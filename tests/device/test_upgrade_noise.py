@@ -3,7 +3,8 @@ unattended-upgrades and dpkg: nothing unexplained is told; and what is slipped i
 transactions (`slips.py`) is told, file by file, and nothing besides it. Without `--long` some of each.
 
 Each row of the table upgrades a package that was upgraded the same way before, without the slip: its harmless twin.
-The tests of this file are one device's life, in this order.
+The tests of this file are one device's life. Each of them first brings the packages to the release that it begins with,
+which in this order they have already.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.device.upgrading import APT, apt, judged, opened, told
 pytestmark = pytest.mark.device
 
 PACKAGES_MIN, SLIPS_MIN = 50, 20
+WITH_ACCOUNTS = {"user tcpdump", "user vnstat"}  # their postrm takes these along: told, low, as every account that goes
 ACTED_S = 10.0
 WAYS = {
     "apt": f"{APT} install {{package}}",
@@ -46,9 +48,20 @@ class Life:
         self.long = long
         self.all = self.some(older.ALL)
         self.slips = [slip for slip in SLIPS if long or slip.name in slips.FEW]
+        self._old = older.versions(guard.device)
 
     def some(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return older.chosen(names, long=self.long)
+
+    def old(self) -> None:
+        """All packages are of the release before."""
+        if self.came(self.all, self._old):
+            apt(self.guard, "install --allow-downgrades " + older.at(self.all, self.before))
+
+    def new(self) -> None:
+        """All packages are of this release."""
+        if self.came(self.all, self._old) != set(self.all):
+            apt(self.guard, "full-upgrade")
 
     def came(self, names: tuple[str, ...], since: dict[str, str]) -> set[str]:
         """Those of the packages that have another version than they had."""
@@ -61,8 +74,7 @@ def life(image: Path, packages: dict[str, Path], suite: str, long: bool) -> Iter
     with Device(image, net="veth") as device, Archive(device, device.host_address):
         guard = Guard(device)
         slips.prepare(device)
-        older.age(device, suite, older.chosen(older.ALL, long=long))
-        device.run(f"{APT} install unattended-upgrades", timeout=300).ok()
+        older.age(device, suite, older.chosen(older.ALL, long=long), beside="unattended-upgrades")
         device.write("/etc/apt/apt.conf.d/52steps", 'Unattended-Upgrade::MinimalSteps "false";\n')
         plain = " ".join(older.chosen(older.PLAIN, long=long))
         device.run(f"mkdir /root/debs; cd /root/debs; apt-get -q download {plain}", timeout=300).ok()
@@ -83,6 +95,7 @@ def quiet(life: Life, *names: str, besides: str = "") -> None:
 
 def test_packages_are_upgraded_by_apt_and_dpkg_and_unattended(life: Life) -> None:
     device = life.guard.device
+    life.old()
     since = older.versions(device)
     named, rest = life.some(older.NAMED), life.some(older.REST)
     apt(life.guard, "install " + " ".join(named))
@@ -103,8 +116,9 @@ def test_packages_are_upgraded_by_apt_and_dpkg_and_unattended(life: Life) -> Non
 
 
 def test_packages_go_back_and_each_way_back_is_told(life: Life) -> None:
+    life.new()
     since = older.versions(life.guard.device)
-    apt(life.guard, "install --allow-downgrades " + older.at(life.all, life.before))
+    life.old()
     back = life.came(life.all, since)
     print(f"{len(back)} packages downgraded")
     assert back == set(life.all)
@@ -115,6 +129,7 @@ def test_packages_go_back_and_each_way_back_is_told(life: Life) -> None:
 
 def test_what_is_slipped_into_a_transaction_is_told(life: Life) -> None:
     caught, troubles = 0, list[str]()
+    life.old()
     for slip in life.slips:
         trouble = slipped(life, slip)
         caught += not trouble
@@ -179,4 +194,6 @@ def test_packages_are_purged(life: Life) -> None:
     gone = [name for name in names if name not in installed]
     print(f"{len(gone)} packages purged")
     assert gone == names
-    quiet(life)
+    found = {key: finding["severity"] for key, finding in opened(life.guard).items() if key[0] == "EG-ACCT-002"}
+    assert found.items() <= {("EG-ACCT-002", name): "low" for name in WITH_ACCOUNTS}.items()
+    quiet(life, besides="EG-ACCT-002")

@@ -164,6 +164,8 @@ def aide_seeds() -> Seeds:
     yield head + b"@@if not defined X\n/etc Full\n@@else\n/usr Full\n@@endif\n!/etc/mtab$ f\n=/home$ d E+p\n"
     yield head + b"/@@{RUN}/a(b|c)?[0-9]+\\\\.log$ f >\n!/var/[^/]+/x.*/y$\n-/a{2,3}$\n/b\\ c\\@ R\n"
     yield head + b"@@include /etc/aide/b\n@@x_include /etc/aide.d ^[a-z]+$\n/long \\\n  R\n"
+    yield head + b"/ =vfat R-i\n!/w d=tmpfs\n@@if @@{AIDE_VERSION} version_ge 0.19\n/a%20b%c3%a9$ R\n@@endif\n"
+    yield head + b"@@include /etc/aide.d ^[a-z]+$ /mnt\n=/srv/ R\n-/proc\n"
 
 
 def observed_seeds() -> Seeds:
@@ -315,6 +317,7 @@ def dpkg_seeds() -> Seeds:
         b"Package: x\nStatus: hold reinstreq half-configured\nVersion: 1:2~3\n\n"
     )
     yield b"/usr/bin/a\n/usr/bin/a.distrib\nx\n/bin/b\n/bin/b.d\n:\n"
+    yield b'P="x"\nJOB=/etc/cron.d/${P}\n# rm /a\nrm -f "$JOB" \\\n  /etc/x/*.d /etc/x/y\nucf --purge /etc/default/$P\n'
 
 
 def sshd_seeds() -> Seeds:

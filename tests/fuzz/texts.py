@@ -15,7 +15,7 @@ from edgeguard.baseline.document import Baseline, compile_baseline
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
 from edgeguard.sensors.changes import SENTENCE_MAX, SENTENCES_MAX, compare, secrets
 from edgeguard.sensors.changes.unified import BYTES_MAX, SHOWN_MAX
-from edgeguard.upgrades import archive, transactions, versions
+from edgeguard.upgrades import archive, postrm, transactions, versions
 from tests.fuzz.each import each
 
 NOW = 1_790_000_000_000
@@ -84,6 +84,7 @@ def dpkg(data: bytes) -> None:
     each(lines, parse_dpkg.packages)
     for path in parse_dpkg.diversions(data):
         assert path in parse_dpkg.aliases(path)
+    assert all(path.startswith(b"/") and b"/../" not in path + b"/" for path in postrm.removed(data))
 
 
 def sshd(data: bytes) -> None:

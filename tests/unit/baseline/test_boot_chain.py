@@ -47,6 +47,14 @@ BOOT = [
     "/boot/loader/entries/debian.conf",
     "/boot/0123456789abcdef0123456789abcdef/6.12.0/linux",
     "/usr/lib/firmware/raspberrypi/bootloader-2712/default/pieeprom-2025-05-08.bin",
+    # what is copied to the boot partition, and by which settings
+    "/usr/lib/raspi-firmware/start4.elf",
+    "/usr/lib/raspi-firmware/overlays/README.md",
+    "/usr/lib/linux-image-6.12.0-1-arm64/broadcom/bcm2711-rpi-4-b.dtb",
+    "/usr/lib/linux-image-6.12.47+rpt-rpi-v8/overlays/vc4-kms-v3d.dtbo",
+    "/etc/default/raspi-firmware",
+    "/etc/default/raspi-firmware-custom",
+    "/etc/default/raspi-extra-cmdline",
 ]
 BY_ITSELF = [
     "/boot/grub/grubenv",
@@ -73,6 +81,8 @@ BY_PEOPLE = {  # raspi-config, the first start, NetworkManager: seldom, and wort
     "/etc/systemd/system/getty@tty1.service.d/autologin.conf": "unit",
     "/etc/xdg/autostart/piwiz.desktop": "script",
     "/etc/rc.local": "script",
+    "/etc/kernel/postinst.d/z50-raspi-firmware": "script",
+    "/etc/initramfs/post-update.d/z50-raspi-firmware": "script",
 }
 ELSEWHERE = ["/var/lib/systemd/rfkill/platform-soc:bluetooth", "/var/lib/NetworkManager/timestamps", "/var/swap"]
 
@@ -116,6 +126,19 @@ def test_state_is_not_watched(plan, path):
         "/boot/firmware/kernel8.img",
         "/boot/firmware/cmdline.txt",  # Debian's raspi-firmware writes it anew with each kernel
         "/boot/firmware/overlays/vc4-kms-v3d.dtbo",
+        "/boot/firmware/overlays",
+        "/boot/firmware/overlays/.vc4-kms-v3d.dtbo.Ab3xYz",
+        "/boot/firmware/.bcm2711-rpi-4-b.dtb.Ab3xYz",
+        "/boot/firmware/config.txt",
+        "/boot/firmware/bootcode.bin",
+        "/boot/firmware/start4cd.elf",
+        "/boot/firmware/fixup_x.dat",
+        "/boot/firmware/LICENCE.broadcom",
+        "/boot/firmware/bcm2711-rpi-4-b.dtb",
+        "/boot/firmware/vmlinuz-6.12.0-1-arm64",
+        "/boot/firmware/initrd.img-6.12.0-1-arm64",
+        "/boot/firmware/kernel_2712.img",
+        "/boot/firmware/initramfs_2712",
         "/boot/initrd.img-6.12.0-1-arm64",
         "/boot/initramfs8",
         "/boot/boot.scr",
@@ -131,6 +154,13 @@ def test_what_packages_make_there_is_explained(path):
     assert CACHES.fullmatch(path.encode())
 
 
-@pytest.mark.parametrize("path", ["/boot/config.txt", "/boot/autoboot.txt", "/boot/vmlinuz-6.12.0-1-arm64", "/boot/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/boot/config.txt", "/boot/autoboot.txt", "/boot/vmlinuz-6.12.0-1-arm64", "/boot/x"),
+        *(f"/boot/firmware/{name}" for name in ("autoboot.txt", "tryboot.txt", "ssh", "userconf.txt", "firstrun.sh")),
+        *(f"/boot/firmware/{name}" for name in ("user-data", "armstub8.bin", "dt-blob.bin", "boot.img", "EFI/x.efi")),
+    ],
+)
 def test_what_no_package_makes_there_is_not(path):
     assert not CACHES.fullmatch(path.encode())

@@ -117,6 +117,22 @@ def test_an_upgrade_from_the_spool_to_signed_references(world: World) -> None:
     assert loaded["overlay"][3] == [], "nothing to tell of a package that somebody vouches for"
 
 
+def test_the_same_transaction_twice_is_told_once(world: World, tmp_path: Path) -> None:
+    """unattended-upgrades lets apt call the hook twice. One that has other packages, or another version, is told."""
+    empty = build(tmp_path, "empty", "1", {"/usr/share/doc/x": "x\n"})
+    world.trust(*world.debs.values(), empty)
+    names = [world.transaction(world.debs[version], empty, before={"tool": "2"}) for version in ("1", "3", "3")]
+    for name in names:
+        assert world.ask("prepare", {"transactions": [name]})["prepared"] == name
+    world.install(world.debs["3"])
+    world.install(empty)
+    answer = world.ask("explain", {"transactions": names, "held": [], **world.judged_by()})
+    told = [(package["name"], package["after"], package["signed"]) for package in answer["packages"]]
+    assert told[-2:] == [("tool", "3", 1), ("empty", "1", 1)]
+    assert [package[:2] for package in told].count(("tool", "3")) == 1
+    assert ("tool", "1") in [package[:2] for package in told]
+
+
 def test_more_than_one_upgrade(world: World, tmp_path: Path) -> None:
     other = build(tmp_path, "more", "1", {"/usr/bin/more": "m\n"})
     world.trust(*world.debs.values(), other)

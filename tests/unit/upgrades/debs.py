@@ -20,6 +20,7 @@ WATCHES = (
     Watch("/usr", "program", exclude=("**/*.dpkg-*",)),
     Watch("/etc", "config", exclude=("**/*.dpkg-*",)),
     Watch("/var/lib/dpkg/info/*.postinst", "script"),
+    Watch("/var/lib/dpkg/info/*.postrm", "script"),
 )
 
 
@@ -112,6 +113,10 @@ class Home:
             owned = self.root / f"var/lib/dpkg/info/{package}.list"
             if owned.exists():
                 (folder / f"owned.{package}.list").write_bytes(owned.read_bytes())
+        for package in removed:
+            postrm = self.root / f"var/lib/dpkg/info/{package}.postrm"
+            if postrm.exists():
+                (folder / f"script.{package}.postrm").write_bytes(postrm.read_bytes())
         (folder / "apt").write_text("\n".join(lines))
         (folder / "debs").write_text("\0".join(str(path) for path in debs))
         return name

@@ -315,6 +315,66 @@ def test_images_and_caches_are_dpkgs_childrens(world: World) -> None:
     assert world.explained(path, BY_DPKG) is None
 
 
+BOOT = "/boot/firmware"
+
+
+@pytest.mark.parametrize(
+    ("path", "original"),
+    [
+        ("start4.elf", "/usr/lib/raspi-firmware/start4.elf"),
+        ("overlays/a.dtbo", "/usr/lib/raspi-firmware/overlays/a.dtbo"),
+        ("overlays/b.dtbo", "/usr/lib/linux-image-6.12.47+rpt-rpi-v8/overlays/b.dtbo"),
+        ("bcm2711-rpi-4-b.dtb", "/usr/lib/linux-image-6.12.0-1-arm64/broadcom/bcm2711-rpi-4-b.dtb"),
+        ("bcm2837-rpi-3-b.dtb", "/usr/lib/linux-image-6.12.0-1-armmp/bcm2837-rpi-3-b.dtb"),
+        ("vmlinuz-6.12.0-1-arm64", "/boot/vmlinuz-6.12.0-1-arm64"),
+        ("kernel8.img", "/boot/vmlinuz-6.12.47+rpt-rpi-v8"),
+    ],
+)
+def test_what_is_copied_to_the_boot_partition(world: World, path: str, original: str) -> None:
+    """By the hooks of Debian's raspi-firmware and of Raspberry Pi OS's: only what is as it should be elsewhere."""
+    copy = f"{BOOT}/{path}"
+    world.make(original, "right\n", known=True)
+    world.make(copy, "right\n")
+    assert world.explained(copy) is not None
+    world.began_ns = 1 << 62  # rsync keeps the time, and there FAT has no other
+    assert world.explained(copy, BY_UNKNOWN) is not None
+    assert world.derived.unproven == 0
+    assert world.explained(copy, BY_OTHERS) is None
+    world.make(copy, "evil\n")
+    assert world.explained(copy) is None, "slipped in by a child of dpkg"
+    world.make(original, "evil\n")
+    assert world.explained(copy) is None, "the original is another than is known"
+    digest = hashlib.sha256(b"evil\n").digest()
+    assert world.explained(copy, vouched=digest) is not None, "a file of a package of this transaction"
+    (world.root / copy[1:]).unlink()
+    world.make("/etc/x", "right\n", known=True)
+    world.make(copy, link="/etc/x")
+    assert world.explained(copy) is None, "no copy is a link"
+
+
+def test_lines_that_hooks_write_to_the_boot_partition(world: World) -> None:
+    """Debian's hook of kernels writes these anew; Raspberry Pi OS's does not, so there it is somebody else."""
+    path, hook = f"{BOOT}/cmdline.txt", "/etc/kernel/postinst.d/z50-raspi-firmware"
+    world.make(path, "root=/dev/x\n")
+    assert world.explained(path) is None, "nobody speaks of it"
+    world.make(hook, "cat >/boot/firmware/cmdline.txt <<EOF\n", known=True)
+    assert world.explained(path) is not None
+    assert world.explained(path, BY_UNKNOWN) is not None
+    assert world.derived.unproven == 1
+    assert world.explained(path, BY_OTHERS) is None
+    assert world.explained(f"{BOOT}/config.txt") is None
+    world.make(hook, "cat >/boot/firmware/cmdline.txt <evil\n")
+    assert world.explained(path) is None, "the hook is not as it should be"
+    assert world.explained(path, scripts=b'sed -i s/a/b/ "$where/cmdline.txt"\n') is not None, "a signed script does it"
+
+
+@pytest.mark.parametrize("name", ["autoboot.txt", "armstub8.bin", "ssh", "userconf.txt", "user-data"])
+def test_what_no_package_makes_on_the_boot_partition(world: World, name: str) -> None:
+    world.make(f"{BOOT}/{name}")
+    assert world.explained(f"{BOOT}/{name}", vouched=hashlib.sha256(b"x\n").digest()) is None
+    assert not may_be(f"{BOOT}/{name}".encode(), b"", "boot", BY_DPKG)
+
+
 def test_settings_that_scripts_make(world: World) -> None:
     world.make("/etc/tool.conf", "as in the package\n", known=True)
     digest = world.known[b"/etc/tool.conf"].sha256

@@ -394,6 +394,57 @@ def test_a_package_that_goes(world: World) -> None:
     assert judge.summed(world.owners[0], tally) == "tool 1 removed: 2 files gone"
 
 
+MADE = "/etc/cron.d/tool"
+
+
+@pytest.mark.parametrize(
+    ("how", "explained"),
+    [
+        ("as known", True),
+        ("another script", False),  # than this device knew
+        ("no script", False),
+        ("stands", False),
+        ("listed", False),  # by another package, which is still there
+        ("not named", False),
+        ("nobody", False),  # vouches for the package
+        ("came again", False),
+    ],
+)
+def test_what_a_postrm_takes_along(world: World, tmp_path: Path, how: str, explained: bool) -> None:
+    """Settings that a script of the package made are in no list; its postrm names them, and this device knew it."""
+    postrm = world.root / "var/lib/dpkg/info/tool.postrm"
+    postrm.write_text(f"#!/bin/sh\nJOB={MADE}\nrm -f {'/etc/other' if how == 'not named' else '$JOB'}\n")
+    (world.root / "etc/cron.d").mkdir()
+    (world.root / MADE[1:]).write_text("job\n")
+    if how == "listed":
+        world.install(build(tmp_path, "cron", "1", {MADE: "job\n"}))
+    world.base = world.learn()
+    if how == "another script":
+        postrm.write_text(f"rm -f {MADE} /etc/passwd\n")
+    elif how == "no script":
+        postrm.unlink()
+    name = world.transaction(removed=("tool",))
+    if how != "came again":
+        (world.root / MADE[1:]).unlink()
+    if how != "stands":
+        world.say("tool", "1", "not-installed")
+        postrm.unlink(missing_ok=True)
+    brought = {b"/var/lib/dpkg/info/tool.postrm": "tool"} if how == "nobody" else None
+    layers, _ = world.judged(name, brought=brought)
+    assert (layers.lookup(MADE.encode()) is None) is explained
+    assert world.differs(layers, MADE) is (not explained and how != "came again")
+
+
+def test_what_the_postrm_of_a_package_that_goes_says_gives_no_rights(world: World) -> None:
+    """It is only known; scripts that make or give something are signed."""
+    (world.root / "var/lib/dpkg/info/tool.postrm").write_text("rm -f /etc/made\nchmod 4755 /usr/bin/tool\n")
+    world.base = world.learn()
+    name = world.transaction(removed=("tool",))
+    world.say("tool", "1", "not-installed")
+    world.judged(name)
+    assert (world.eye.scripts, world.eye.signed_scripts) == (b"", {})
+
+
 @pytest.mark.parametrize("how", ["installed", "unknown", "again", "same"])
 def test_a_removal_that_is_only_said(world: World, how: str) -> None:
     """The spool says that the package goes, with a list; it did not go, never was here, or went long ago."""

@@ -81,6 +81,21 @@ def test_the_kept_list_is_the_old_one(device: Path) -> None:
     assert (device / "spool" / found.id / "owned.aa.list").read_text() == "/.\n/usr/bin/a\n"
 
 
+@pytest.mark.parametrize("action", ["remove", "purge", "unpack"])
+def test_the_postrm_of_a_package_that_goes_is_kept(device: Path, action: str) -> None:
+    info = device / "root/var/lib/dpkg/info"
+    for name in ("aa.postrm", "bb:amd64.postrm", "aa.postinst"):
+        (info / name).write_text("#!/bin/sh\n")
+    pin = PIN.Pin(str(device / "root"), str(device / "spool"), 0)
+    pin.dpkg(["dpkg", f"--{action}", "aa", "bb:amd64"], action, "/")
+    (name,) = transactions.ids(str(device / "spool"))
+    found = transactions.read(str(device / "spool"), name)
+    assert found.scripts == (("aa", "bb:amd64") if action != "unpack" else ())
+    transactions.forget(str(device), str(device / "spool"), name)
+    found = by_apt(device, upgrade(device), "bb 3 amd64 same > - - none **REMOVE**")
+    assert found.scripts == ("bb:amd64",), "the upgraded one's is replaced by a signed one"
+
+
 def test_a_package_that_cannot_be_kept_is_missing(device: Path) -> None:
     found = by_apt(device, f"aa 1 all none < 2 all none {device}/nowhere/aa_2_all.deb")
     assert found.debs == ()
