@@ -9,10 +9,12 @@ import errno
 import os
 import stat
 
+from edgeguard.linux.inside import inside
+
 
 def under(root: str, path: str) -> str:
-    """Where the absolute `path` lies when `root` is the root directory."""
-    return path if root == "/" else root.rstrip("/") + path
+    """Where the absolute `path` lies when `root` is the root directory. Symlinks of another root stay inside it."""
+    return path if root == "/" else inside(root, path)
 
 
 def read(path: str, bound: int) -> bytes:
