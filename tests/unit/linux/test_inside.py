@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeguard.linux.inside import inside, parent_inside
+from edgeguard.sensors import reading
 
 
 @pytest.fixture
@@ -57,3 +58,11 @@ def test_a_circle_is_an_error_and_no_endless_way(root: str) -> None:
 def test_dots_do_not_climb_out(root: str) -> None:
     assert inside(root, "/../../etc/./x") == f"{root}/etc/x"
     assert inside(root, "/") == root
+
+
+def test_a_circle_is_no_missing_file_to_a_sensor(root: str) -> None:
+    os.symlink("b", f"{root}/a")
+    os.symlink("/a", f"{root}/b")
+    with pytest.raises(OSError, match="too long"):
+        reading.read(reading.under(root, "/a"), 10)
+    assert reading.under("/", "/a") == "/a"
