@@ -156,7 +156,7 @@ VERBS: Mapping[str, Verb] = {
         {},
         '{"baseline": {"revision": int, "trust": "local|fleet", "signer": str, "name": str, "mode": "audit|enforce", '
         '"not_before": ms, "expires": ms|null, "rules": int, "waivers": int, "files": int, '
-        '"references": {kind: int}, "digest": hex}|null}',
+        '"references": {kind: int}, "digest": hex, "image": str|null (that runs, where the baseline is for it)}|null}',
     ),
     "BaselineDiff": Verb(
         Access.READ,
@@ -169,7 +169,8 @@ VERBS: Mapping[str, Verb] = {
         Access.READ,
         {},
         '{"revisions": [{"revision": int, "at": ms, "trust": str, "signer": str, "mode": str, "in_force": bool, '
-        '"files": int, "note": str}, ...] newest first, "floor": int}',
+        '"files": int, "note": str, "image": str|null, "waits": bool (for that image to run)}, ...] newest first, '
+        '"floor": int}',
     ),
     "BaselineLearn": Verb(
         Access.ACT,
@@ -185,8 +186,9 @@ VERBS: Mapping[str, Verb] = {
             "path": Parameter("str", "absolute path of a signed baseline on this device", required=True, high=4096),
             "manifest": Parameter("str", "absolute path of its file manifest, if it has one", "", high=4096),
         },
-        '{"revision": int, "previous": int|null, "signer": str}. Errors: the class name of the BaselineRefused '
-        "(BadSignature, OlderRevision, WrongDevice, Expired, Truncated, Corrupt, NotYetValid).",
+        '{"revision": int, "previous": int|null, "signer": str, "image": str|null (that it is for), "waits": bool (it '
+        'comes into force when that image runs), "again": bool (it lay here already)}. Errors: the class name of '
+        "the BaselineRefused (BadSignature, OlderRevision, WrongDevice, Expired, Truncated, Corrupt, NotYetValid).",
     ),
     "Doctor": Verb(
         Access.READ,

@@ -3,9 +3,12 @@
     STATE/baseline/<revision>.egb   signed baselines; the newest that is valid is in force, the others are history
     STATE/baseline/<sha256>.egm     the file manifests that they name
     STATE/baseline/floor            the highest revision that ever was in force, in decimal
+    STATE/baseline/slots            the images that this device may run (`slots`)
 
 A revision below the floor never comes back, whatever lies here: rolling back means issuing the old content again
-under a new revision. Nothing is judged here: `document.open_signed` says what may come into force.
+under a new revision. One exception: a device that falls back to the image that it ran before is judged by that image's
+baseline again. A baseline for an image that does not run waits, whatever its revision.
+Nothing is judged here: `document.open_signed` says what may come into force.
 """
 
 from __future__ import annotations
@@ -18,10 +21,22 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
+from edgeguard.baseline import image as images
+from edgeguard.baseline import slots as slotting
 from edgeguard.baseline.document import SIZE_MAX, Baseline, open_signed, open_trusted, reissue, sign
+from edgeguard.baseline.image import Image
 from edgeguard.baseline.keys import write_durably
+from edgeguard.baseline.slots import Slots
 from edgeguard.codec import cose
-from edgeguard.errors import BaselineRefused, Corrupt, DecodeError, OlderRevision, PolicyError, PolicyProblem
+from edgeguard.errors import (
+    BaselineRefused,
+    Corrupt,
+    DecodeError,
+    NotYetValid,
+    OlderRevision,
+    PolicyError,
+    PolicyProblem,
+)
 
 POLICY_FILE_MAX = 256 * 1024  # bytes; the largest of ours has a tenth
 POLICY_FILES_MAX = 200  # per device, vendor and site together
@@ -48,8 +63,11 @@ class Loaded(NamedTuple):
 
 
 class Store:
-    def __init__(self, state: str) -> None:
+    """`root`: of the system that runs, which says which image it is."""
+
+    def __init__(self, state: str, root: str = "/") -> None:
         self.directory = os.path.join(state, "baseline")
+        self._root = root
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -81,47 +99,126 @@ class Store:
         return os.path.join(self.directory, _name(revision))
 
     def load_verified(self, trusted: Sequence[bytes], device: bytes, now: int) -> Loaded:
-        """The newest valid baseline. Files that are refused are named; they never disturb the one that stands."""
-        floor = self.floor()
+        """The newest valid baseline. Files that are refused are named; they never disturb the one that stands.
+
+        One that is for an image counts only while that image runs. Where none does, the one at the floor stands.
+        """
+        floor, slots = self.floor(), self.slots()
         refused: list[Refused] = []
         best: tuple[Baseline, bytes, str] | None = None
+        standing: tuple[Baseline, bytes, str] | None = None  # at the floor, for an image that does not run
         for name in self._candidates(floor):
             try:
                 data = _read(os.path.join(self.directory, name), SIZE_MAX)
-                baseline = open_signed(data, trusted, device, floor, now)
+                baseline = _opened(data, trusted, device, floor, now, slots)
                 if baseline.revision == floor and name != _name(floor):
                     raise OlderRevision(f"revision {floor} is in force already")
+                fits = self.fits(baseline)
             except FileNotFoundError:
                 continue  # pruned between listing and reading
             except BaselineRefused as error:
                 refused.append(Refused(name, error))
                 continue
-            if best is None or baseline.revision > best[0].revision:
+            if not fits:
+                standing = (baseline, data, name) if baseline.revision == floor else standing
+            elif best is None or baseline.revision > best[0].revision:
                 best = (baseline, data, name)
         if best is None:
+            best = self._fallen_back(trusted, device, floor, now, refused) or standing
+        if best is None:
             return Loaded(None, b"", b"", "", tuple(refused))
-        if best[0].revision > floor:  # dropped in, or a power cut came between rename and floor
-            self._raise_floor(best[0].revision)
+        if best[0].revision > floor:  # dropped in, it waited, or a power cut came between rename and floor
+            self._raise_floor(best[0])
         return Loaded(best[0], best[1], sha256(best[1]).digest(), best[2], tuple(refused))
+
+    def _fallen_back(
+        self, trusted: Sequence[bytes], device: bytes, floor: int, now: int, refused: list[Refused]
+    ) -> tuple[Baseline, bytes, str] | None:
+        """The baseline of the other image that this device may run, if that one runs: below the floor, and only the
+        newest for it."""
+        running = self.running()
+        for slot in self.slots():
+            if running is None or slot.image.sha256 != running.sha256 or slot.revision >= floor:
+                continue
+            name = _name(slot.revision)
+            try:
+                data = _read(os.path.join(self.directory, name), SIZE_MAX)
+                baseline = _opened(data, trusted, device, slot.revision, now, (slot,))
+                if baseline.revision == slot.revision and images.image_of(baseline) is not None and self.fits(baseline):
+                    return baseline, data, name
+            except FileNotFoundError:
+                continue
+            except BaselineRefused as error:
+                refused.append(Refused(name, error))
+        return None
 
     def current(self, trusted: Sequence[bytes], device: bytes, now: int) -> Baseline | None:
         return self.load_verified(trusted, device, now).baseline
 
-    def install(self, data: bytes, baseline: Baseline) -> str:
+    def install(self, data: bytes, baseline: Baseline, boot: str = "") -> str:
         """Put signed bytes that `open_signed` accepted in their place; the path. OlderRevision below the floor.
 
         The file is in place before the floor rises: a power cut in between leaves a valid newer file, which the next
         load takes. The other order could leave a floor that nothing reaches.
+        One for an image that does not run lies there and waits; what waited for another image goes. `boot`: id of the
+        boot in which it was handed over.
         """
         floor = self.floor()
         if baseline.revision <= floor:
             raise OlderRevision(f"revision {baseline.revision} is not above {floor}, which was in force")
+        image, waits = images.image_of(baseline), not self.fits(baseline)
+        waiting = max((slot.revision for slot in self.slots() if slot.revision > floor), default=0)
+        if waits and baseline.revision <= waiting:
+            raise OlderRevision(f"revision {baseline.revision} is not above {waiting}, which waits already")
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         path = self.path_of(baseline.revision)
         write_durably(path, data, 0o600)
-        self._raise_floor(baseline.revision)
+        if image is not None:
+            self._admit(image, baseline.revision, boot)
+        if not waits:
+            self._raise_floor(baseline)
         self.prune()
         return path
+
+    def again(self, data: bytes, baseline: Baseline, boot: str) -> bool:
+        """Are these the very bytes of an image's baseline that may be in force here? Then that image is expected."""
+        image = images.image_of(baseline)
+        known = any(slot.image == image and slot.revision == baseline.revision for slot in self.slots())
+        if image is None or not known:
+            return False
+        try:
+            same = _read(self.path_of(baseline.revision), SIZE_MAX) == data
+        except (FileNotFoundError, BaselineRefused):
+            return False
+        if same:
+            self._admit(image, baseline.revision, boot)
+        return same
+
+    # -- images
+
+    def running(self) -> Image | None:
+        return images.lies_in(self._root)
+
+    def fits(self, baseline: Baseline) -> bool:
+        """Is it for any system, or for the image that runs? Raises Corrupt."""
+        image = images.image_of(baseline)
+        if image is None:
+            return True
+        running = self.running()
+        return running is not None and running.sha256 == image.sha256
+
+    def slots(self) -> Slots:
+        """The images that may run here, the expected one last."""
+        try:
+            return slotting.from_text(_read(os.path.join(self.directory, "slots"), slotting.SIZE_MAX))
+        except (FileNotFoundError, BaselineRefused):
+            return ()
+
+    def _admit(self, image: Image, revision: int, boot: str) -> None:
+        slots, running = self.slots(), self.running()
+        after = slotting.handed_over(slots, image, revision, boot, running.sha256 if running is not None else None)
+        if after != slots:
+            write_durably(os.path.join(self.directory, "slots"), slotting.to_text(after), 0o600)
 
     def history(self, trusted: Sequence[bytes]) -> Iterator[tuple[str, Baseline | BaselineRefused]]:
         """Every baseline that is kept, newest first, with what can be said of it."""
@@ -150,8 +247,10 @@ class Store:
             return None
 
     def prune(self) -> None:
-        """Forget old history, and manifests that no kept baseline names."""
-        kept = sorted(self._revisions())[-HISTORY_MAX:]
+        """Forget old history, what waits for an image that will not come, and manifests that no kept baseline names."""
+        floor, slots = self.floor(), {slot.revision for slot in self.slots()}
+        good = sorted(revision for revision in self._revisions() if revision <= floor or revision in slots or not slots)
+        kept = sorted({*good[-HISTORY_MAX:], *(slots & set(good))})
         for revision in self._revisions():
             if revision not in kept:
                 os.unlink(self.path_of(revision))
@@ -172,8 +271,13 @@ class Store:
             if files is not None:
                 yield files.sha256
 
-    def _raise_floor(self, revision: int) -> None:
-        write_durably(os.path.join(self.directory, "floor"), b"%d\n" % revision, 0o600)
+    def _raise_floor(self, baseline: Baseline) -> None:
+        image = images.image_of(baseline)
+        if image is not None:  # one that was dropped in: its image may be fallen back to later
+            known = next((slot for slot in self.slots() if slot.image.sha256 == image.sha256), None)
+            if known is None or known.revision < baseline.revision:
+                self._admit(image, baseline.revision, "")
+        write_durably(os.path.join(self.directory, "floor"), b"%d\n" % baseline.revision, 0o600)
 
     def _names(self, suffix: str) -> list[str]:
         try:
@@ -191,6 +295,21 @@ class Store:
         return [name for name in self._names(_SUFFIX) if (number := _number(name)) is None or number >= floor]
 
 
+def _opened(
+    data: bytes, trusted: Sequence[bytes], device: bytes, floor: int, now: int, slots: slotting.Slots
+) -> Baseline:
+    """`open_signed`. A baseline that was accepted for one of these images had begun then: where it is said to begin
+    later, the clock is behind, as it is on many boards when they start."""
+    try:
+        return open_signed(data, trusted, device, floor, now)
+    except NotYetValid:
+        baseline = open_trusted(data, trusted)
+        image = images.image_of(baseline)
+        if not any(slot.image == image and slot.revision == baseline.revision for slot in slots):
+            raise
+        return open_signed(data, trusted, device, floor, baseline.not_before)
+
+
 def read_policy_dirs(vendor: str, site: str) -> list[tuple[str, bytes]]:
     """The policy files in the order of their names, as (path, content).
 
@@ -200,7 +319,7 @@ def read_policy_dirs(vendor: str, site: str) -> list[tuple[str, bytes]]:
     paths.update({name: os.path.join(site, name) for name in _policy_names(site)})
     if len(paths) > POLICY_FILES_MAX:
         raise _policy_problem(site, f"{len(paths)} policy files", f"at most {POLICY_FILES_MAX}")
-    found = [(paths[name], _policy_file(paths[name])) for name in sorted(paths)]
+    found = [(paths[name], policy_file(paths[name])) for name in sorted(paths)]
     return [(path, data) for path, data in found if data.strip()]
 
 
@@ -214,7 +333,7 @@ def _policy_names(directory: str) -> list[str]:
     return [name for name in names if name.endswith(".toml") and not name.startswith(".")]
 
 
-def _policy_file(path: str) -> bytes:
+def policy_file(path: str) -> bytes:
     """The content; b"" for a link to /dev/null."""
     if os.path.islink(path) and os.path.realpath(path) == os.devnull:
         return b""

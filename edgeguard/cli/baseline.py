@@ -1,4 +1,5 @@
-"""`edgeguard baseline ...`: what the device is judged by. `sign` and `verify` work on files, without the daemon."""
+"""`edgeguard baseline ...`: what the device is judged by. `build`, `sign` and `verify` work on files, without the
+daemon."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import argparse
 import os
 from typing import Any
 
-from edgeguard.cli import pages
+from edgeguard.cli import building, pages
 from edgeguard.cli.console import Console
 from edgeguard.cli.jsonform import iso
 from edgeguard.cli.scan import follow
@@ -27,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     install = actions.add_parser("install", help="bring a signed baseline into force", allow_abbrev=False)
     install.add_argument("file", metavar="FILE", help="signed baseline (.egb)")
     install.add_argument("--manifest", default="", metavar="FILE", help="its file manifest (.egm)")
+    building.arguments(actions)
     sign = actions.add_parser("sign", help="sign a baseline with a fleet key", allow_abbrev=False)
     sign.add_argument("file", metavar="FILE", help="a baseline, signed by whomever, or its plain CBOR")
     sign.add_argument("--key", required=True, metavar="FILE", help="32 bytes: the private Ed25519 key")
@@ -45,6 +47,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
         "diff": _diff,
         "learn": _learn,
         "install": _install,
+        "build": building.run,
         "sign": _sign,
         "verify": _verify,
     }[given.action](given, console)
@@ -67,8 +70,9 @@ def _show(given: argparse.Namespace, console: Console) -> int:
 
 def _lines(baseline: dict[str, Any]) -> str:
     references = baseline.get("references") or {}
-    learned = ", ".join(f"{number} {kind}" for kind, number in sorted(references.items()))
+    learned = ", ".join(f"{number} {kind}" for kind, number in sorted(references.items()) if kind != "image")
     expires = baseline.get("expires")
+    image = baseline.get("image")
     rows = [
         ("Revision", f"r{baseline.get('revision')}, mode {baseline.get('mode')}"),
         ("Signed by", f"{baseline.get('signer') or '?'} (trust: {baseline.get('trust')})"),
@@ -77,6 +81,7 @@ def _lines(baseline: dict[str, Any]) -> str:
         ("Files", f"{count(baseline.get('files'), 'file')}"),
         ("Others", learned or "none"),
         ("Digest", str(baseline.get("digest") or "?")),
+        *([("Image", str(image))] if image else []),
     ]
     return "\n".join(f"{label:<10} {text}" for label, text in rows)
 
@@ -133,9 +138,20 @@ def _install(given: argparse.Namespace, console: Console) -> int:
     if console.form != "text":
         console.json({"v": 1, **answer})
     else:
-        before = f" (before: r{answer['previous']})" if answer.get("previous") else ""
-        console.text(f"Baseline r{answer.get('revision')} is in force{before}, signed by {answer.get('signer')}.")
+        console.text(installed(answer))
     return 0
+
+
+def installed(answer: dict[str, Any]) -> str:
+    """What became of a baseline that was handed to the daemon."""
+    name = f"Baseline r{answer.get('revision')}"
+    if answer.get("waits"):
+        kept = f"; r{answer['previous']} stays in force" if answer.get("previous") else ""
+        return f"{name} waits until image {answer.get('image')} runs{kept}. Signed by {answer.get('signer')}."
+    if answer.get("again"):
+        return f"{name} lies here already, for image {answer.get('image')}, which runs."
+    before = f" (before: r{answer['previous']})" if answer.get("previous") else ""
+    return f"{name} is in force{before}, signed by {answer.get('signer')}."
 
 
 # -- files

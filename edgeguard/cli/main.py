@@ -29,8 +29,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "log": ("Look", "events as they were recorded; verify: is the log whole?"),
     "accept": ("Act", "this change is right: expect it from now on"),
     "undo": ("Act", "take back an acceptance or a remediation"),
-    "scan": ("Act", "check now"),
-    "baseline": ("Act", "learn | show | diff | sign | verify | install | history"),
+    "scan": ("Act", "check now; --root DIR: check an image"),
+    "baseline": ("Act", "learn | show | diff | build | sign | verify | install | history"),
     "reload": ("Act", "read policy and settings again"),
     "doctor": ("Help me", "is EdgeGuard itself healthy?"),
     "policy": ("Help me", "lint | why | import-aide: is a policy right, what does it say?"),
@@ -100,7 +100,7 @@ def _main(argv: Sequence[str]) -> int:
     except PermissionError as error:
         return _complain(f"{error.filename}: permission denied", DENIED)
     except OSError as error:
-        return _complain(f"{error.filename or ''}: {error.strerror}".lstrip(": "), UNKNOWN)
+        return _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), UNKNOWN)
 
 
 def split(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -374,6 +374,8 @@ def history(revisions: Sequence[Document], now: int, columns: int) -> str:
         files = item.get("files")
         text = f"{mark}r{item.get('revision')!s:<4} {since:<8} {item.get('trust')!s:<6} {item.get('mode')!s:<8} "
         text += f"{'?' if files is None else files!s:<7} {item.get('signer') or ''} {item.get('note') or ''}"
+        if item.get("waits"):
+            text = f"{text.rstrip()} (waits for image {item.get('image')})"
         lines.append(cut(text.rstrip(), columns))
     lines.append("* in force")
     return "\n".join(lines) + "\n"

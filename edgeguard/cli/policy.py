@@ -42,7 +42,7 @@ def _lint(given: argparse.Namespace, console: Console) -> int:
     files: list[tuple[str, bytes]] = []
     try:
         files = read_policy_dirs(directories[0], directories[1] if len(directories) == 2 else "")
-        policy = parse(files, _codes(), _kinds(), now=console.now)
+        policy = parse(files, known_codes(), known_kinds(), now=console.now)
         problems = list(policy.warnings)
     except PolicyError as error:
         problems = error.problems
@@ -101,13 +101,13 @@ def tell_deciding(console: Console, directories: Sequence[str], paths: Sequence[
 # -- lint
 
 
-def _codes() -> dict[str, tuple[str, str]]:
+def known_codes() -> dict[str, tuple[str, str]]:
     from edgeguard import codes
 
     return {name: (code.title, str(code.severity)) for name, code in codes.load().items()}
 
 
-def _kinds() -> dict[str, Any]:
+def known_kinds() -> dict[str, Any]:
     """What sensors declare: the columns that a rule may name."""
     from edgeguard.sensors import TABLE, sensor_class
 

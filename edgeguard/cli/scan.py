@@ -1,13 +1,15 @@
-"""`edgeguard scan`: check now, with progress on stderr. The scan runs in the daemon; leaving does not stop it."""
+"""`edgeguard scan`: check now, with progress on stderr. The scan runs in the daemon; leaving does not stop it. With
+`--root` an image is checked instead, by this process (`checking`)."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from edgeguard.cli import pages
+from edgeguard.cli import checking, pages
 from edgeguard.cli.console import Console
 from edgeguard.cli.words import EXIT, age, count
+from edgeguard.errors import ControlError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +18,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--cached", action="store_true", help="read all as programs get it, and from the disk only what differs"
     )
+    checking.arguments(parser)
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
+    if given.root:
+        return checking.run(given, console)
+    if given.baseline or given.policy or given.manifest or given.key:
+        raise ControlError("InvalidParameter", "that is for an image: --root DIR is missing")
     answer = follow(console, "Scan", quick=given.quick, cached=given.cached)
     if console.form != "text":
         console.json({"v": 1, **answer})

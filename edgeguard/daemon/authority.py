@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 
 from edgeguard.baseline.document import Baseline, ManifestRef
+from edgeguard.baseline.image import image_of, lies_in
 from edgeguard.baseline.keys import device_public, trusted_keys
 from edgeguard.baseline.store import Store
 from edgeguard.codec import cbor, cose
@@ -73,8 +74,8 @@ class Authority:
 class _Reading(Store):
     """The store without its writing half: root writes nothing where the daemon's user could put a symlink."""
 
-    def _raise_floor(self, revision: int) -> None:
-        del revision
+    def _raise_floor(self, baseline: Baseline) -> None:
+        del baseline
 
 
 def verified_baseline(settings: Settings, now: int) -> Baseline:
@@ -84,33 +85,49 @@ def verified_baseline(settings: Settings, now: int) -> Baseline:
         public = device_public(state)
         trusted, _ = trusted_keys(settings.paths.trust, public)
         device = cose.device_id(public)
-        baseline = _Reading(state).load_verified(trusted, device, now).baseline
+        baseline = _Reading(state, settings.paths.root).load_verified(trusted, device, now).baseline
     except (EdgeGuardError, OSError) as error:
         raise RemediationRefused(f"the baseline cannot be verified: {error}") from error
     if baseline is None:
         raise RemediationRefused("there is no valid signed baseline")
-    _own_floor(settings, device, baseline.revision)
+    _own_floor(settings, device, baseline)
     return baseline
 
 
-def _own_floor(settings: Settings, device: bytes, revision: int) -> None:
-    """The highest revision that we have acted by, where the daemon's user cannot lower it."""
-    path = os.path.join(act_directory(settings), f"floor-{device.hex()}")
-    try:
-        with open(path, "rb") as file:
-            floor = int(file.read(16))
-    except FileNotFoundError:
-        floor = 0
-    except ValueError as error:
-        raise RemediationRefused(f"{path} is damaged; a person must look") from error
+def _own_floor(settings: Settings, device: bytes, baseline: Baseline) -> None:
+    """The highest revision that we have acted by, where the daemon's user cannot lower it. An image has a floor of its
+    own, so that a device that fell back to the one before is still put right; that it runs we have seen ourselves."""
+    name = f"floor-{device.hex()}"
+    image = image_of(baseline)
+    running = lies_in(settings.paths.root) if image is not None else None
+    if image is not None and running is not None and running.sha256 == image.sha256:
+        _keep_floor(settings, f"{name}-{image.sha256.hex()}", baseline.revision)
+        if baseline.revision < _floor(settings, name):
+            return
+    _keep_floor(settings, name, baseline.revision)
+
+
+def _keep_floor(settings: Settings, name: str, revision: int) -> None:
+    floor = _floor(settings, name)
     if revision < floor:
         raise RemediationRefused(f"revision {revision} is older than {floor}, which was in force")
     if revision > floor:
         directory = os.open(act_directory(settings), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            write_whole(directory, os.path.basename(path), b"%d\n" % revision)
+            write_whole(directory, name, b"%d\n" % revision)
         finally:
             os.close(directory)
+
+
+def _floor(settings: Settings, name: str) -> int:
+    path = os.path.join(act_directory(settings), name)
+    try:
+        with open(path, "rb") as file:
+            return int(file.read(16))
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        raise RemediationRefused(f"{path} is damaged; a person must look") from error
 
 
 def manifest_lookup(settings: Settings, baseline: Baseline) -> Lookup:

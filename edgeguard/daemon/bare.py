@@ -17,6 +17,7 @@ RULES: tuple[tuple[str, Severity, str], ...] = (
     ("EG-BASE-005", Severity.MEDIUM, "A truncated baseline was refused"),
     ("EG-BASE-006", Severity.HIGH, "A damaged baseline was refused"),
     ("EG-BASE-007", Severity.MEDIUM, "A baseline that is not valid yet was refused"),
+    ("EG-BASE-008", Severity.HIGH, "The device does not run the image that it was updated to"),
     ("EG-POL-001", Severity.MEDIUM, "A policy file is wrong; the old policy stays in force"),
     ("EG-HLTH-004", Severity.HIGH, "Records cannot be stored"),
     ("EG-HLTH-006", Severity.HIGH, "A sealed log segment is damaged and was set aside"),

@@ -32,6 +32,15 @@ class InForce(NamedTuple):
     digest: bytes  # SHA-256 of the signed bytes
     counts: dict[str, int]  # reference values by kind, also of kinds that are not kept in memory
     upgraded: Upgraded | None = None
+    image: Running | None = None
+
+
+class Running(NamedTuple):
+    """Where baselines for images are known: which image runs."""
+
+    name: str  # "" where none that the baseline is for
+    problem: str  # why it is not the image that the device was updated to, "" if it is
+    switched: bool  # another one ran before, and nothing was told of that yet
 
 
 class Upgraded(NamedTuple):
@@ -71,12 +80,14 @@ class Baselines:
         on_refusals: Callable[[list[Refusal]], None],
         on_none: Callable[[bool], None],  # may this device learn by itself?
         on_failure: Callable[[str, str], None],
+        on_handed: Callable[[Refusal], None] = lambda _refusal: None,  # by an image update, and refused
     ) -> None:
         self._helpers = helpers
         self._on_baseline = on_baseline
         self._on_refusals = on_refusals
         self._on_none = on_none
         self._on_failure = on_failure
+        self._on_handed = on_handed
 
     def load(self, after: Callable[[], None] = lambda: None) -> bool:
         """Verify what the store holds; the newest that is valid comes into force. `after`: that is over."""
@@ -93,6 +104,8 @@ class Baselines:
             self._on_failure("load", error)
             return
         self._on_refusals([Refusal(*map(str, row)) for row in answer.get("refusals", [])])
+        for row in answer.get("handed", []):
+            self._on_handed(Refusal(*map(str, row)))
         payload = answer.get("baseline")
         if payload is None:
             self._on_none(answer.get("learn") is True)
@@ -104,8 +117,9 @@ class Baselines:
             return
         counts = {kind: len(table) for kind, table in baseline.references.items()}
         trust, signer, digest = answer["trust"], answer["signer"], answer["digest"]
-        over = upgraded(answer.get("overlay"))
-        self._on_baseline(InForce(for_judging(baseline), trust, signer, digest, counts, over))
+        over, image = upgraded(answer.get("overlay")), answer.get("image")
+        runs = None if image is None else Running(*image)
+        self._on_baseline(InForce(for_judging(baseline), trust, signer, digest, counts, over, runs))
 
     def make(
         self,

@@ -148,6 +148,7 @@ class Guard:
             lambda path: self.river.references.expected("file", path) if self.river.references else None,
             lambda seen: self.river.deviates(seen, now_ms()),
         )
+        self.images: Any = None  # where baselines for images are known
         self.showing = Showing(
             loop,
             settings,
@@ -223,10 +224,22 @@ class Guard:
         for change in self.river.judge_by(new.baseline, references, now_ms()):
             self.told(change)
         self.telling.state("baseline installed", f"revision {new.baseline.revision} ({new.trust})")
+        self._image(new)
         if old is None:
             self._start_sensors(new)
         else:
             self._renew_sensors(old, new)
+
+    def _image(self, new: InForce) -> None:
+        """Most devices are not updated by images: what only those need is not even loaded."""
+        if self.images is None and new.image is None:
+            return
+        if self.images is None:
+            from edgeguard.daemon.images import Images
+
+            self.images = Images(self.settings.paths.state, self.helpers, self.river, self.telling, self.trouble)
+            self.rounds.on_round = self.images.round_over
+        self.images.arrived(new)
 
     def _start_sensors(self, new: InForce) -> None:
         self.sensors.start(new.baseline.policy.watches, self.judging.manifest)
@@ -235,7 +248,10 @@ class Guard:
             self.remedying.recover()
         self.river.tick(now_ms())
         self.upgrades.begin()  # before the first round: what packages did while we were away is no finding
-        self.rounds.begin()
+        switched = self.images is not None and self.images.switched
+        if switched:
+            self.sensors.relearned()  # the logs of that image are other files
+        self.rounds.begin(compare=switched)
         self.sensors.prove_daily()
         self._later_audit()
 

@@ -10,6 +10,7 @@ prepare  read what packages that are being installed will do to files
 explain  look at what they did, and sign the reference values that come of it
 diff     what two baselines differ in
 history  the baselines that are kept
+image    what the image that runs now differs in from the one before
 
 The question comes as one CBOR map on standard input, answers go out as frames (see `frames`). What a verb may not do
 by itself it says: {"error": text} for a failure, {"problems": [...]} for a policy that a person must mend.
@@ -117,6 +118,12 @@ def _history(settings: Settings, request: dict[str, Any], out: Out) -> None:
     history(settings, request, out)
 
 
+def _image(settings: Settings, request: dict[str, Any], out: Out) -> None:
+    from edgeguard.daemon.handovers import switch
+
+    switch(settings, request, out)
+
+
 VERBS: dict[str, Verb] = {
     "load": _load,
     "learn": _learn,
@@ -128,4 +135,5 @@ VERBS: dict[str, Verb] = {
     "explain": _explain,
     "diff": _diff,
     "history": _history,
+    "image": _image,
 }

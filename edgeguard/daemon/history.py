@@ -14,7 +14,7 @@ from edgeguard.codec import manifest as codec
 from edgeguard.codec.manifest import Entry, order
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import trust_of
-from edgeguard.daemon.sweeping import opened_manifest
+from edgeguard.daemon.sweeping import now_ms, opened_manifest
 from edgeguard.errors import BaselineRefused, EdgeGuardError
 from edgeguard.settings import Settings
 
@@ -29,14 +29,19 @@ class NoSuchRevision(EdgeGuardError):
 def kept(settings: Settings) -> tuple[list[Baseline], store.Store, str, bytes]:
     """Readable baselines, newest first; the store, the trust and our own key's id."""
     trust = trust_of(settings)
-    shelf = store.Store(settings.paths.state)
+    shelf = store.Store(settings.paths.state, settings.paths.root)
     good = [item for _, item in shelf.history(trust.trusted) if not isinstance(item, BaselineRefused)]
     return good, shelf, trust.name, cose.kid_of(cose.public_of(trust.seed))
 
 
 def history(settings: Settings, _request: dict[str, Any], out: Out) -> None:
+    from edgeguard.baseline.image import KIND
+
     good, shelf, trust, own = kept(settings)
     floor = shelf.floor()
+    known = trust_of(settings)
+    standing = shelf.current(known.trusted, known.device, now_ms())
+    in_force = standing.revision if standing is not None else floor
     rows = [
         {
             "revision": item.revision,
@@ -44,7 +49,9 @@ def history(settings: Settings, _request: dict[str, Any], out: Out) -> None:
             "trust": trust,
             "signer": "this device" if item.signer == own else item.signer.hex(),
             "mode": item.mode.value,
-            "in_force": item.revision == floor,
+            "in_force": item.revision == in_force,
+            "image": next(iter(item.references.get(KIND, {})), None),
+            "waits": item.revision > floor,
             "files": item.files.entries if item.files else 0,
             "note": item.note,
         }

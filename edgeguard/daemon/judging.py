@@ -57,7 +57,9 @@ class Judging:
         self._arrived = arrived
         self._look_at = look_at
         self._changed = changed
-        self.baselines = Baselines(helpers, self._in_force, trouble.refused, self.no_baseline, self._failed)
+        self.baselines = Baselines(
+            helpers, self._in_force, trouble.refused, self.no_baseline, self._failed, trouble.install_refused
+        )
         self.in_force: InForce | None = None
         self.manifest: Lookup | None = None
         self.upgraded: Upgraded | None = None  # what packages brought since the baseline was signed
@@ -175,11 +177,13 @@ class Judging:
         """A verified baseline comes into force, as a whole or not at all."""
         old = self.in_force
         if old is not None and old.digest == new.digest:
+            self._trouble.image(new.image.problem if new.image is not None else "")
             return
         manifest = self._open_manifest(new)
         if new.baseline.files is not None and manifest is None:
             return
         self.in_force, self._base = new, manifest
+        self._trouble.judged()
         self._lay_over(new.upgraded)
         self._arrived(old, new)
         self._changed()

@@ -37,7 +37,7 @@ def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
         raise NotLocal("a fleet signs the baselines of this device; learn on an unenrolled one")
     policy = compiled_policy(settings)
     priority.background()
-    shelf = store.Store(settings.paths.state)
+    shelf = store.Store(settings.paths.state, settings.paths.root)
     summary = learn_files(settings, policy, out)
     references = learn_rest(settings)
     with shelf.alone():

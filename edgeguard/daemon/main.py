@@ -67,6 +67,7 @@ def prepare(settings: Settings) -> None:
         _make(paths.exchange, 0o755)
         _make(f"{paths.exchange}/outbox", 0o2750)
         _make(f"{paths.exchange}/inbox", 0o2770)
+        _make(f"{paths.exchange}/images", 0o700)
 
 
 def _make(path: str, mode: int) -> None:

@@ -76,11 +76,13 @@ class Rounds:
         self._again: list[str] = []  # findings about files that are to be looked at again
         self._looking = False
         self._live_files: dict[str, int] = {}  # seen live since the running sweep began: path -> ms
+        self.on_round: Callable[[], None] = lambda: None  # everything was looked at, and every finding once more
 
-    def begin(self) -> None:
-        """The first round, when the sensors stand: what changed while we were away."""
+    def begin(self, *, compare: bool = False) -> None:
+        """The first round, when the sensors stand: what changed while we were away. `compare`: other files are
+        expected than when we last ran."""
         away = os.path.exists(f"{self._settings.paths.state}/observed.db") and not self._judging.learned
-        self.sweeps.ask(Request(Origin.DOWN if away else Origin.SWEEP, compare=self._keeping.lost))
+        self.sweeps.ask(Request(Origin.DOWN if away else Origin.SWEEP, compare=compare or self._keeping.lost))
         self._later()
         self._deeps.begin()
 
@@ -173,3 +175,5 @@ class Rounds:
         self._looking = bool(targets)
         if targets:
             self.sweeps.ask(Request(Origin.SWEEP, targets=tuple(targets), on_done=lambda _answer: self._look_on()))
+        else:
+            self.on_round()

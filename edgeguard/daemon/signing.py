@@ -9,18 +9,16 @@ from hashlib import sha256
 from typing import Any, NamedTuple, cast
 
 from edgeguard.baseline import document, keys, store
-from edgeguard.baseline.document import Baseline, ManifestRef
+from edgeguard.baseline.document import Baseline
 from edgeguard.baseline.policy import Policy, parse
 from edgeguard.codec import cose
 from edgeguard.codec.values import columns_from_plain, from_plain
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.sweeping import file_digest, now_ms, opened_references
-from edgeguard.errors import Corrupt, DecodeError, EdgeGuardError, Expired, NotYetValid, OlderRevision
+from edgeguard.errors import Corrupt, DecodeError, EdgeGuardError, Expired, NotYetValid
 from edgeguard.model import Columns
 from edgeguard.settings import Settings
 from edgeguard.upgrades import overlay
-
-MANIFEST_MAX = 1 << 30  # bytes; the manifest's own bound
 
 
 class Trust(NamedTuple):
@@ -62,9 +60,13 @@ def compiled_policy(settings: Settings) -> Policy:
 
 
 def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
-    """Answers {"baseline": payload, "trust", "signer", "digest", "refusals"} or {"none": true, "learn": bool, ...}."""
+    """Answers {"baseline": payload, "trust", "signer", "digest", "refusals", "handed", "overlay", "image"} or {"none":
+    true, "learn": bool, "refusals", "handed"}. `handed`: what image updates left and is refused."""
+    from edgeguard.daemon import handovers
+
     trust = trust_of(settings)
-    shelf = store.Store(settings.paths.state)
+    shelf = store.Store(settings.paths.state, settings.paths.root)
+    handed = handovers.take_all(settings, trust, shelf, now_ms())
     loaded = shelf.load_verified(trust.trusted, trust.device, now_ms())
     refusals = [[item.name, item.error.code, str(item.error)] for item in loaded.refused]
     baseline, data = loaded.baseline, loaded.data
@@ -77,7 +79,8 @@ def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
             refusals.append([f"{baseline.revision:08d}.egb", error.code, str(error)])
             baseline = None
     if baseline is None:
-        out.say({"none": True, "learn": shelf.floor() == 0 and trust.name == "local", "refusals": refusals})
+        may_learn = shelf.floor() == 0 and trust.name == "local"
+        out.say({"none": True, "learn": may_learn, "refusals": refusals, "handed": handed})
         return
     own = cose.kid_of(cose.public_of(trust.seed)) == baseline.signer
     out.say(
@@ -87,7 +90,9 @@ def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
             "signer": "this device" if own else baseline.signer.hex(),
             "digest": sha256(data).digest(),
             "refusals": refusals,
+            "handed": handed,
             "overlay": _overlay(settings, trust, baseline),
+            "image": handovers.words(settings, trust, shelf, baseline),
         }
     )
 
@@ -149,7 +154,7 @@ def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
     if trust.name != "local":
         raise NotLocal("a fleet signs the baselines of this device; change the policy there")
     policy = compiled_policy(settings) if request.get("policy") else None
-    shelf = store.Store(settings.paths.state)
+    shelf = store.Store(settings.paths.state, settings.paths.root)
     with shelf.alone():
         next_one = _next(shelf, trust, policy, request)
         shelf.install(document.sign(next_one, trust.seed), next_one)
@@ -243,35 +248,24 @@ def keep_copies(settings: Settings, trust: Trust, baseline: Baseline, *, only_co
 
 
 def install(settings: Settings, request: dict[str, Any], out: Out) -> None:
-    """Put a baseline from elsewhere in force. Request: {"path": str, "manifest": str}.
+    """Take in a baseline from elsewhere. Request: {"path": str, "manifest": str}."""
+    from edgeguard.daemon import handovers
 
-    The verified bytes are the stored bytes: the file is read once.
-    """
     trust = trust_of(settings)
-    shelf = store.Store(settings.paths.state)
-    data = read_regular(str(from_plain(request["path"])), document.SIZE_MAX)
-    with shelf.alone():
-        previous = shelf.floor()
-        baseline = document.open_signed(data, trust.trusted, trust.device, previous, now_ms())
-        if baseline.revision == previous:
-            raise OlderRevision(f"revision {previous} is in force already")
-        if baseline.files is not None:
-            _install_manifest(shelf, baseline.files, str(from_plain(request.get("manifest", ""))))
-        shelf.install(data, baseline)
-    keep_copies(settings, trust, baseline)
-    out.say({**describe(baseline), "previous": previous or None, "signer": baseline.signer.hex()})
-
-
-def _install_manifest(shelf: store.Store, wanted: ManifestRef, path: str) -> None:
-    final = shelf.manifest_path(wanted.sha256)
-    if os.path.exists(final) and not path:
-        return
-    if not path:
-        raise Corrupt(f"it needs the file manifest {wanted.sha256.hex()}.egm: give it with --manifest")
-    data = read_regular(path, min(MANIFEST_MAX, wanted.size + 1))
-    if len(data) != wanted.size or sha256(data).digest() != wanted.sha256:
-        raise Corrupt("the file manifest is not the one that this baseline was signed with")
-    keys.write_durably(final, data, 0o600)
+    shelf = store.Store(settings.paths.state, settings.paths.root)
+    path, manifest = (str(from_plain(request.get(name, ""))) for name in ("path", "manifest"))
+    taken = handovers.take(settings, trust, shelf, path, manifest, now_ms())
+    baseline = taken["baseline"]
+    if not taken["waits"]:
+        keep_copies(settings, trust, baseline)
+    out.say(
+        {
+            **describe(baseline),
+            **handovers.described(taken),
+            "previous": taken["previous"] or None,
+            "signer": baseline.signer.hex(),
+        }
+    )
 
 
 def read_regular(path: str, limit: int) -> bytes:

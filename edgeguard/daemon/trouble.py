@@ -63,6 +63,10 @@ class Trouble:
     def no_baseline(self) -> None:
         self._health.report(Reason.BASELINE_REFUSED, "baseline", "no valid baseline: this device is not judged")
 
+    def judged(self) -> None:
+        """A valid baseline came into force, with its manifest."""
+        self._health.clear("baseline")
+
     def manifest(self, error: Exception) -> None:
         self.report(Reason.BASELINE_REFUSED, "baseline", f"file manifest: {error}")
 
@@ -91,6 +95,14 @@ class Trouble:
         for refused in self._refused_installs:
             self._health.clear(f"baseline {refused}")
         self._refused_installs.clear()
+        self.tell()
+
+    def image(self, text: str) -> None:
+        """The device does not run what it was updated to; "" as text: it does."""
+        if text:
+            self.report(Reason.OTHER_IMAGE, "image", text)
+        else:
+            self._health.clear("image")
         self.tell()
 
     def policy_wrong(self, problems: list[str]) -> None:

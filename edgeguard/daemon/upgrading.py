@@ -65,7 +65,7 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     priority.background()
     state, root = settings.paths.state, settings.paths.root
     trust = trust_of(settings)
-    standing = store.Store(state).load_verified(trust.trusted, trust.device, now_ms()).baseline
+    standing = store.Store(state, root).load_verified(trust.trusted, trust.device, now_ms()).baseline
     base_digest = request["manifest"][0] if request["manifest"] is not None else b""
     public = cose.public_of(trust.seed)
     before = _standing_overlay(state, public, base_digest)

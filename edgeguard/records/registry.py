@@ -103,6 +103,7 @@ STATES = (
     "overflow",
     "uplink",
     "helper failed",
+    "image",
 )
 REASONS = ("unknown", "damaged", "evicted", "memory full", "too large", "operator", "missing")
 

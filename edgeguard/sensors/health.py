@@ -56,6 +56,7 @@ class Reason(StrEnum):
     MEMORY_OVER_BUDGET = "memory-over-budget"
     LEDGER_FULL = "ledger-full"
     DEADLINE_MISSED = "deadline-missed"
+    OTHER_IMAGE = "other-image"
 
 
 class Case(NamedTuple):
@@ -94,6 +95,7 @@ CASES: Mapping[Reason, Case] = {
     Reason.MEMORY_OVER_BUDGET: Case("EG-HLTH-007", "caches are emptied"),
     Reason.LEDGER_FULL: Case("EG-HLTH-007", "further findings are counted by code, not kept"),
     Reason.DEADLINE_MISSED: Case("EG-HLTH-001", "told; the watchdog ends a daemon that stands still", False, HOUR_S),
+    Reason.OTHER_IMAGE: Case("EG-BASE-008", "the baseline of the image that runs is in force, where one is valid"),
 }
 
 

@@ -9,10 +9,21 @@ import errno
 import os
 import stat
 
+from edgeguard.linux.inside import inside
+
+TOO_LONG = "@" * 256  # a name of more than NAME_MAX bytes
+
 
 def under(root: str, path: str) -> str:
-    """Where the absolute `path` lies when `root` is the root directory."""
-    return path if root == "/" else root.rstrip("/") + path
+    """Where the absolute `path` lies when `root` is the root directory. Symlinks of another root stay inside it."""
+    if root == "/":
+        return path
+    try:
+        return inside(root, path)
+    except OSError:
+        # Symlinks in a circle. The kernel, for which an absolute one begins elsewhere, must not be given them: this
+        # name cannot be opened, and is no missing file either.
+        return f"{root.rstrip('/')}/{TOO_LONG}"
 
 
 def read(path: str, bound: int) -> bytes:

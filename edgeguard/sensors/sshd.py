@@ -89,7 +89,11 @@ def _matching(root: str, pattern: str) -> list[str]:
     import glob  # only while sshd's configuration is read
 
     absolute = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
-    whole = reading.under(glob.escape(root), absolute)
+    folder, _, name = absolute.rpartition("/")
+    if root == "/" or glob.has_magic(folder):  # names only: what they lead to is read inside the root
+        whole = glob.escape(root.rstrip("/")) + absolute
+    else:
+        whole = f"{glob.escape(reading.under(root, folder))}/{name}"
     skip = 0 if root == "/" else len(root.rstrip("/"))
     found = sorted(glob.glob(whole), key=os.fsencode)[:FILES_MAX]
     return [name[skip:] for name in found]

@@ -16,6 +16,7 @@ from edgeguard.codec.manifest import NAMES_MAX, PATH_MAX
 from edgeguard.errors import DecodeError
 from edgeguard.linux import dirents, mounts
 from edgeguard.linux.glance import Glance
+from edgeguard.linux.inside import inside
 from edgeguard.model import Watch
 from edgeguard.sensors.observed import LISTING, NO_LISTING, STAT, Record
 from edgeguard.sensors.watching import Plan, Zone, literal_root
@@ -278,6 +279,11 @@ def _types() -> dict[str, str]:
         return {}
 
 
+def _real(prefix: str, parent: str) -> str:
+    """Of another root, symlinks lead where they would lead a system that runs from it."""
+    return inside(prefix, parent) if prefix else os.path.realpath(parent)
+
+
 def resolved(watches: Sequence[Watch], root: str) -> list[Watch]:
     """The watches with symlinked directories in their paths followed: /lib/systemd is /usr/lib/systemd.
 
@@ -290,9 +296,11 @@ def resolved(watches: Sequence[Watch], root: str) -> list[Watch]:
     for watch in watches:
         literal = literal_root(watch.path)
         parent, _, name = literal.rpartition("/")
-        real = os.path.realpath(prefix + parent) if parent else prefix
-        inside = not prefix or real == prefix or real.startswith(prefix + "/")
-        if parent and inside and real[len(prefix) :] != parent:
+        try:
+            real = _real(prefix, parent) if parent else prefix
+        except OSError:
+            real = prefix + parent  # symlinks in a circle: nothing lies there
+        if parent and real[len(prefix) :].rstrip("/") != parent:
             rest = watch.path.rstrip("/")[len(literal) :]
             watch = watch._replace(path=f"{real[len(prefix) :].rstrip('/')}/{name}{rest}")  # noqa: PLW2901
         found.append(watch)

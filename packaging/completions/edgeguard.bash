@@ -16,8 +16,8 @@ _edgeguard()
     case $prev in
         -o|--output) mapfile -t COMPREPLY < <(compgen -W 'text json jsonl' -- "$cur"); return ;;
         --color) mapfile -t COMPREPLY < <(compgen -W 'auto always never' -- "$cur"); return ;;
-        --settings|--socket|--key|--to|--manifest|--in) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-        -r|--reason|--for|-n|--lines|--revision|--note) return ;;
+        --settings|--socket|--key|--to|--manifest|--in|--root|--baseline|--policy|--from) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+        -r|--reason|--for|-n|--lines|--revision|--note|--image) return ;;
     esac
     local words=''
     case $verb in
@@ -30,12 +30,13 @@ _edgeguard()
             [[ $verb == accept ]] && words+=' --for' ;;
         why) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
         log) words='-n --lines -f --follow'; [[ -z $action ]] && words+=' verify' ;;
-        scan) words='--cached --quick' ;;
+        scan) words='--cached --quick --root --baseline --manifest --key --policy' ;;
         baseline)
             case $action in
-                '') words='show history diff learn install sign verify' ;;
+                '') words='show history diff learn install build sign verify' ;;
                 learn) words='-r --reason' ;;
                 install) words='--manifest' ;;
+                build) words='--root --policy --key --to --revision --image --from --note' ;;
                 sign) words='--key --to --revision --note' ;;
                 verify) words='--key' ;;
             esac ;;

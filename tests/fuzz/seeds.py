@@ -311,6 +311,13 @@ def settings_seeds() -> Seeds:
     yield from toml_bombs()
 
 
+def image_seeds() -> Seeds:
+    yield b'ID=debian\nIMAGE_ID=pump\nIMAGE_VERSION="2026.11.1"\n'
+    yield b"IMAGE_VERSION='\xff 1'\n"
+    yield b"%s 8 - pump 2026.11.1\n%s 9 11111111-2222 pump 2026.11.2\n" % (b"ab" * 32, b"cd" * 32)
+    yield b"%s 8 x \xe2\x80\xa8y\nz 1 2 3\n" % (b"00" * 32)
+
+
 def dpkg_seeds() -> Seeds:
     yield (
         b"Package: dpkg\nStatus: install ok installed\nArchitecture: arm64\nVersion: 1.21.22\nDescription: x\n y\n\n"
@@ -431,6 +438,7 @@ SEEDS = {
     "aide": aide_seeds,
     "logbook": logbook_seeds,
     "settings": settings_seeds,
+    "image": image_seeds,
     "dpkg": dpkg_seeds,
     "sshd": sshd_seeds,
     "changes": changes_seeds,

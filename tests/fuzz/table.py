@@ -66,6 +66,7 @@ TABLE = (
     Harness("apt", texts.apt),
     Harness("package", formats.package),
     Harness("overlay", formats.overlay_and_expected),
+    Harness("image", texts.image),
 )
 
 

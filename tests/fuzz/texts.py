@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import edgeguard
 from edgeguard import settings as agent
-from edgeguard.baseline import aide_conf, aide_policy
+from edgeguard.baseline import aide_conf, aide_policy, slots
+from edgeguard.baseline import image as images
 from edgeguard.baseline import policy as policies
 from edgeguard.baseline.document import Baseline, compile_baseline
+from edgeguard.errors import Corrupt
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
 from edgeguard.sensors.changes import SENTENCE_MAX, SENTENCES_MAX, compare, secrets
 from edgeguard.sensors.changes.unified import BYTES_MAX, SHOWN_MAX
@@ -44,6 +47,20 @@ def policy(data: bytes) -> None:
     found = policies.parse([("50-site.toml", data)], codes, kinds, now=NOW)
     document = compile_baseline(found, {}, None, 1, NOW)
     assert Baseline.from_cbor(document.to_cbor()).policy.rules == found.rules
+
+
+def image(data: bytes) -> None:
+    """os-release of an image, and the file of slots that comes of it."""
+    name = images.name_in(data)
+    assert len(name) <= images.NAME_MAX
+    assert not name or name.isprintable()
+    found = slots.from_text(data)
+    assert len(found) <= slots.SLOTS_MAX
+    assert slots.from_text(slots.to_text(found)) == found
+    for slot in found:
+        named = images.for_image(compile_baseline(policies.Policy(), {}, None, 1, NOW), slot.image)
+        with contextlib.suppress(Corrupt):  # a name that no baseline may have
+            assert images.image_of(Baseline.from_cbor(named.to_cbor())) == slot.image
 
 
 class AideFiles:

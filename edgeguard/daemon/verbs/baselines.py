@@ -12,6 +12,12 @@ from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.verbs.shared import passing, person
 from edgeguard.errors import ControlError
 
+INSTALLED = ("revision", "previous", "signer", "image", "waits", "again")
+
+
+def escaped(value: Any) -> Any:
+    return escape(value) if isinstance(value, str) else value
+
 
 class BaselineVerbs:
     """Whatever reads or makes a signature goes on in a helper, and the answer follows."""
@@ -40,6 +46,7 @@ class BaselineVerbs:
                     "files": baseline.files.entries if baseline.files else 0,
                     "references": force.counts,
                     "digest": force.digest.hex(),
+                    "image": escape(force.image.name) or None if force.image is not None else None,
                 }
             }
         )
@@ -95,7 +102,7 @@ class BaselineVerbs:
             if "error" in answer:
                 request.fail(ControlError(answer.get("name", "Failed"), escape(answer["error"])))
             else:
-                request.reply({name: answer[name] for name in ("revision", "previous", "signer")})
+                request.reply({name: escaped(answer[name]) for name in INSTALLED})
 
         question = {"path": to_plain(asked["path"]), "manifest": to_plain(asked["manifest"])}
         if not self._guard.judging.install(question, asked["path"], done):

@@ -16,6 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from edgeguard.baseline.document import ManifestRef, compile_baseline, sign
+from edgeguard.baseline.image import for_image, lies_in
 from edgeguard.baseline.keys import ensure_device_key
 from edgeguard.baseline.policy import Policy
 from edgeguard.baseline.store import Store
@@ -79,13 +80,20 @@ class Device:
         self.install(1)
         self.finding = self.found("/usr/sbin/sshd")
 
-    def install(self, revision, rule=None, seed=None, watches=WATCHES):
+    def boot(self, image):
+        """The image that runs; of baselines that are installed from now on, the one that they are for."""
+        (self.root / "usr/lib").mkdir(exist_ok=True)
+        (self.root / "usr/lib/os-release").write_text(f"IMAGE_VERSION={image}\n")
+
+    def install(self, revision, rule=None, seed=None, watches=WATCHES, image=None):
         policy = Policy(watches, (rule or self.rule,))
         store = Store(str(self.state))
         sha = hashlib.sha256(self.manifest).digest()
         files = ManifestRef(sha, len(self.manifest), 1)
         device = cose.device_id(cose.public_of(self.seed))
         baseline = compile_baseline(policy, {"listener": {}}, files, revision, 1000, device=device)
+        if image is not None:
+            baseline = for_image(baseline, lies_in(str(self.root))._replace(name=image))
         os.makedirs(store.directory, exist_ok=True)
         with open(store.manifest_path(sha), "wb") as file:
             file.write(self.manifest)
@@ -187,6 +195,46 @@ def test_an_older_baseline_than_we_have_acted_by(device):
     os.unlink(Store(str(device.state)).path_of(5))
     device.install(4)
     _untouched(device, device.ask(), "older")
+
+
+def _fallen_back(device, acted):
+    """A device that ran image A with revision 5, then B with 9, and runs A again. `acted`: in both."""
+    device.boot("A")
+    device.install(5, image="A")
+    if acted:
+        assert device.ask().ok
+    device.boot("B")
+    device.install(9, image="B")
+    device.program.write_bytes(b"trojan")
+    assert device.ask().ok
+    device.boot("A")
+    device.program.write_bytes(b"trojan")
+    slots = f"{lies_in(str(device.root)).sha256.hex()} 5 - A\n"
+    (device.state / "baseline/slots").write_text(slots)
+
+
+@pytest.mark.parametrize("acted", [True, False])
+def test_a_device_that_fell_back_to_its_other_image_is_put_right(device, acted):
+    _fallen_back(device, acted)
+    assert device.ask().ok
+    assert device.program.read_bytes() == GOOD
+
+
+def test_no_older_measure_for_the_image_that_runs(device):
+    """Whatever the daemon's user writes into its state: it is signed, and it is older than what was acted by."""
+    _fallen_back(device, acted=True)
+    device.install(4, image="A")
+    os.unlink(Store(str(device.state)).path_of(9))
+    os.unlink(Store(str(device.state)).path_of(5))
+    _untouched(device, device.ask(), "older than 5")
+
+
+def test_the_other_image_must_really_run(device):
+    _fallen_back(device, acted=True)
+    device.boot("C")
+    os.unlink(Store(str(device.state)).path_of(9))
+    (device.state / "baseline/floor").write_text("5")
+    _untouched(device, device.ask(), "older than 9")
 
 
 def test_a_manifest_that_was_changed(device):
