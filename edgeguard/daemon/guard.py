@@ -28,6 +28,7 @@ from edgeguard.daemon.rounds import Rounds
 from edgeguard.daemon.sensing import Report, Sensing, now_ms
 from edgeguard.daemon.sensors import Sensors
 from edgeguard.daemon.showing import Showing
+from edgeguard.daemon.storage import METRIC_S, Storage
 from edgeguard.daemon.telling import Telling, boot_id
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.daemon.upgrades import Upgrades
@@ -63,6 +64,7 @@ class Guard:
         self.keeping = Keeping(loop, settings)
         self.river = River(self.keeping.ledger, self.told)
         self.telling = self._make_telling()
+        self.storage = Storage(paths.state, self.telling.spool)
         self.judging = Judging(
             loop,
             settings,
@@ -156,6 +158,7 @@ class Guard:
             rounds=self.rounds,
             telling=self.telling,
             uplinks=self.uplinks,
+            storage=self.storage,
             health=self.health,
         )
 
@@ -180,6 +183,8 @@ class Guard:
         void = cgroup.unlimited()
         self.telling.state("start", f"edgeguardd {__version__}{after}", columns={"unlimited": void} if void else None)
         self.trouble.started(gap, self.telling.spool.damaged)
+        self.trouble.fleeting(self.storage.fleeting())
+        self.loop.later(METRIC_S, self._meter, slack=60.0)
         self.uplinks.open()
         self.judging.baselines.load()
         self._refresh()
@@ -259,6 +264,11 @@ class Guard:
         for change in self.river.judge_by(baseline, references, now_ms()):
             self.told(change)
         self.sensors.refer(self.judging.manifest)
+
+    def _meter(self) -> None:
+        values = self.storage.metrics(len(self.river.ledger.open()))
+        self.telling.record(compose.metric(values, self.telling.moment()))
+        self.loop.later(METRIC_S, self._meter, slack=60.0)
 
     def _later_audit(self) -> None:
         """Verify waiting segments again: one that was damaged on disk is reported before the collector asks for it."""
@@ -347,8 +357,9 @@ class Guard:
     def _record_state(self, what: str, text: str, *, severity: Severity = Severity.INFORMATIONAL) -> None:
         self.telling.state(what, text, severity=severity)
 
-    def _sealed(self, answer: dict[str, object]) -> None:
+    def _sealed(self, answer: dict[str, Any]) -> None:
         """The sealer ended: what it refused is trouble, what it made waits for the uplink."""
+        self.storage.sealed(answer)
         self.trouble.sealed(answer)
         self.uplinks.sealed(answer)
         self.changed()

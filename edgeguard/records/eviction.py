@@ -41,6 +41,7 @@ class Eviction:
         self._unsynced = False  # names in the outbox that a power cut might take
         self.problem = ""  # why the word of earlier runs could not be read
         self.bytes = 0  # of the disk, taken by the outbox
+        self.written = 0  # bytes that this run cost the disk, whole blocks
         self.gone: list[Drop] = []  # let go in this run
 
     def open(self, public: bytes, device: bytes, sign: Sign, receipt: Receipt | None) -> None:
@@ -74,6 +75,7 @@ class Eviction:
         self.bytes += size - self._sizes.get(name, 0)
         self._sizes[name] = size
         self._unsynced = self._unsynced or new
+        self.written += size if new else 0
 
     def make(self, stream: int, incoming: int) -> None:
         """Room for so many bytes of a stream, as far as the rules allow. Raises OSError.
@@ -114,6 +116,7 @@ class Eviction:
         limit = self.limit()
         return {
             "bytes": self.bytes,
+            "written": self.written,
             "limit": limit,
             "full": self.bytes > limit,
             "evicted": [[drop.first, drop.last, drop.stream] for drop in losses.merged(self.gone)],
@@ -139,6 +142,7 @@ class Eviction:
     def _write(self, drops: tuple[Drop, ...]) -> None:
         self._losses = Losses(self._losses.generation + 1, drops)
         losses.write(self._spool, self._losses, self._device, self._sign)
+        self.written += losses.SLOT
 
     def _finish(self) -> None:
         names = outbox.listing(self._outbox)

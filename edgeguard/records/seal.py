@@ -32,7 +32,7 @@ from edgeguard.records.eviction import Eviction
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
 from edgeguard.records.references import Places, manifest_id
-from edgeguard.records.spool import JOURNALS, SEAL_BYTES, SEAL_RECORDS
+from edgeguard.records.spool import HEADER_COST, JOURNALS, SEAL_BYTES, SEAL_RECORDS
 from edgeguard.records.wire import Drop, Header, Record
 from edgeguard.settings import DEFAULT_FILE, Settings, load
 
@@ -430,6 +430,7 @@ class Sealer:
             header = journal.parse_header(os.pread(fd, journal.FRAMES_AT, 0))
             if header is not None and header.state == journal.CLOSED:
                 journal.write_header(cast("journal.Files", os), fd, header._replace(state=journal.FREE))
+                self._room.written += HEADER_COST
         finally:
             os.close(fd)
 
@@ -445,6 +446,7 @@ class Sealer:
             "problems": self._problems,
             "waiting": len(waiting),
             "aside": self._room.problem,
+            "awaited": bool(self._collector_key),
             **self._room.report(),
             "receipt": None
             if receipt is None

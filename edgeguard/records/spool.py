@@ -26,6 +26,8 @@ SEAL_RECORDS = 256
 SEAL_BYTES = 48 * 1024
 COMMIT_BYTES = 4 * 1024
 COMMIT_MS = (0, 2_000, 60_000, 10_000)  # by stream: findings at once, security, metrics, verbose
+BLOCK = 4096  # bytes; a card writes no less, however little of it is new
+HEADER_COST = 2 * BLOCK  # two copies, one after the other
 QUEUE_MAX = 1024  # records in memory while the disk does not take them, about 1 MB
 RETRY_MS = 1_000  # after a failed commit
 RETRY_MS_MAX = 600_000  # between attempts to seal a journal that could not be sealed
@@ -83,6 +85,7 @@ class Spool:
         self._failures = 0
         self._error = ""
         self._retry: int | None = None  # mono ms of the next attempt after a failure
+        self.written = 0  # bytes that this cost the disk: whole blocks, each time they were written
         self.damaged: list[str] = []  # journals that could not be read at `open` and were set aside
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -216,12 +219,14 @@ class Spool:
         for index in actives[:-1]:  # killed between starting one and closing the other
             self._mark(index, CLOSED)
         self._active = None
-        self._opened = True
         if actives:
             content = found[actives[-1]]
             assert content is not None
             self._continue(actives[-1], content)
-        elif self._free() is not None:
+            self._opened = True
+            return
+        self._opened = True
+        if self._free() is not None:
             self._start()
 
     def _load(self, index: int) -> Content | None:
@@ -262,12 +267,11 @@ class Spool:
 
     def _continue(self, index: int, content: Content) -> None:
         """Go on in a journal that was being written when the daemon ended."""
-        self._active = index
         self._fd = self._files.open(self._path(index), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._end = content.end
         # Behind a torn frame there may be whole ones of the same generation that were never reported durable.
-        journal.write_all(self._files, self._fd, bytes(max(0, self._capacity() - self._end)), self._end)
+        journal.write_all(self._files, self._fd, bytes(max(0, self._capacity() - content.end)), content.end)
         self._files.fdatasync(self._fd)
+        self._active, self._end = index, content.end
         self._records = len(content.frames)
         self._oldest = None
         if content.frames:
@@ -286,10 +290,12 @@ class Spool:
                 os.ftruncate(fd, 0)
                 journal.write_all(self._files, fd, bytes(self._size), 0)
                 self._files.fsync(fd)
+                self.written += self._size
                 self._sync_directory()
             generation = max([0, *(header.generation for header in self._headers if header)]) + 1
             header = Header(generation, ACTIVE, self._boot, self._boot_id, tuple(self._next))
             journal.write_header(self._files, fd, header)
+            self.written += HEADER_COST
         except OSError:
             self._files.close(fd)
             raise
@@ -415,6 +421,7 @@ class Spool:
                 self._files.fdatasync(self._fd)
             except OSError as error:
                 raise self._fail(error) from error
+            self.written += -(-(self._end + len(data)) // BLOCK) * BLOCK - self._end // BLOCK * BLOCK
             self._end += len(data)
         self._pending.clear()
         self._pending_records = 0
@@ -449,6 +456,7 @@ class Spool:
         fd = self._files.open(self._path(index), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             journal.write_header(self._files, fd, header)
+            self.written += HEADER_COST
         finally:
             self._files.close(fd)
         self._headers[index] = header
