@@ -187,6 +187,7 @@ def _areas(facts: Facts, open_: list[Finding], baseline: Baseline | None) -> dic
             "since": facts.log_since,
             "error": escape(facts.log_error),
             **facts.spool,
+            "durable": facts.spool["durable"] and not facts.log_error,
         },
         "uplink": {
             "state": facts.uplink_state,

@@ -184,6 +184,9 @@ class Trouble:
             self.helper_well("seal")
         for row in answer.get("quarantined", []):
             self.report(Reason.SEGMENT_SET_ASIDE, f"segment {row['name']}", str(row["why"]))
+        if answer.get("spoiled"):
+            text = f"the disk lost {answer['spoiled']} records out of it; signed records stand in their places"
+            self.report(Reason.SEGMENT_SET_ASIDE, "spool journal", text)
         if answer.get("aside"):
             self.report(Reason.SEGMENT_SET_ASIDE, "spool losses", str(answer["aside"]))
         if "error" not in answer:

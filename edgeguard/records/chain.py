@@ -270,6 +270,8 @@ class Chain:
 
     def _judge_tail(self, key: Key, head: Known) -> None:
         newest = self._newest.get(key, 0)
+        if head.let_go and not uncovered(head.sequence, head.sequence, self._ranges(key)):
+            return  # the last of them is explained, and those before it were let go on this word
         for start, end in uncovered(newest + 1, head.sequence, self._ranges(key)):
             self.report.add(Defect(Name.TAIL, Place(*key, start), end, detail=f"{head.source} names {head.sequence}"))
 

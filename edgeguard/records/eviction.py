@@ -54,9 +54,10 @@ class Eviction:
         except (DecodeError, OSError) as error:
             self.problem = str(error)
             self._put_aside()
-        if not self._losses.generation:
-            self._losses = Losses(0, losses.merged(self._told([public])))
-        self._losses = self._losses._replace(drops=losses.uncovered(self._losses.drops, receipt))
+        drops = self._losses.drops
+        if not self._losses.generation or self._losses.spoiled:
+            drops = losses.merged([*drops, *self._told([public])])
+        self._losses = Losses(self._losses.generation, losses.uncovered(drops, receipt))
         self._finish()
 
     @property

@@ -33,6 +33,7 @@ Sign = Callable[[bytes], bytes]
 class Losses(NamedTuple):
     generation: int = 0
     drops: tuple[Drop, ...] = ()
+    spoiled: str = ""  # why one of the slots was not read: the newest word may have been in it
 
 
 def read(directory: str, publics: Sequence[bytes], device: bytes) -> Losses:
@@ -52,12 +53,12 @@ def read(directory: str, publics: Sequence[bytes], device: bytes) -> Losses:
         if not slot.strip(b"\0"):
             continue
         try:
-            found = max(found, _opened(slot, publics, device))
+            found = max(found, _opened(slot, publics, device), key=lambda word: word.generation)
         except (DecodeError, SignatureError) as error:
             problem = str(error)
     if problem and not found.generation:
         raise DecodeError(f"{FILE}: {problem}")
-    return found
+    return found._replace(spoiled=problem)
 
 
 def write(directory: str, losses: Losses, device: bytes, sign: Sign) -> None:

@@ -27,8 +27,10 @@ from typing import Any, NamedTuple, cast
 
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
+from edgeguard.model import Severity
 from edgeguard.records import journal, outbox, quota, receipts, registry, wire
 from edgeguard.records.eviction import Eviction
+from edgeguard.records.losses import DAMAGED
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
 from edgeguard.records.references import Places, manifest_id
@@ -141,6 +143,7 @@ class Sealer:
         self._receipt: Receipt | None = None
         self._sealed: list[dict[str, Any]] = []
         self._quarantined: list[dict[str, Any]] = []
+        self._spoiled = 0  # records that the disk lost out of a journal
         self._problems: list[str] = []
 
     def run(self, *, audit: bool = False) -> dict[str, Any]:
@@ -352,6 +355,7 @@ class Sealer:
 
     def _seal(self, content: journal.Content, heads: dict[int, Head]) -> bool:
         """All of a journal into segments. True when nothing of it remains."""
+        self._spoiled += sum(not frame.content for frame in content.frames)
         for stream in range(journal.STREAMS):
             frames = [
                 frame for frame in content.frames if frame.stream == stream and frame.sequence >= heads[stream].record
@@ -364,9 +368,8 @@ class Sealer:
         return (*self._damaged(self._set_aside()), *self._room.drops)
 
     def _damaged(self, names: Iterable[Name]) -> tuple[Drop, ...]:
-        damaged = registry.REASONS.index("damaged")
         return tuple(
-            Drop(name.sequence, name.sequence, damaged, name.stream)
+            Drop(name.sequence, name.sequence, DAMAGED, name.stream)
             for name in names
             if self._receipt is None or not self._receipt.covers(name)
         )
@@ -446,6 +449,7 @@ class Sealer:
             "problems": self._problems,
             "waiting": len(waiting),
             "aside": self._room.problem,
+            "spoiled": self._spoiled,
             "awaited": bool(self._collector_key),
             **self._room.report(),
             "receipt": None
@@ -457,9 +461,9 @@ class Sealer:
 def _chunks(frames: Iterable[journal.Frame]) -> Iterator[list[tuple[journal.Frame, Record]]]:
     """Records that may share a segment: one boot, contiguous, one clock, within the bounds."""
     chunk: list[tuple[journal.Frame, Record]] = []
-    size = 0
+    size, before = 0, Record(registry.TEXT.number, 0, 0, None)
     for frame in frames:
-        record = _record(frame)
+        record = before = _record(frame, before)
         size += len(frame.content)
         if chunk and (len(chunk) >= SEAL_RECORDS or size > SEAL_BYTES or _parts(chunk, frame, record)):
             yield chunk
@@ -469,8 +473,17 @@ def _chunks(frames: Iterable[journal.Frame]) -> Iterator[list[tuple[journal.Fram
         yield chunk
 
 
-def _record(frame: journal.Frame) -> Record:
-    """What a frame holds. Its CRC passed, so what cannot be read is our own fault: say so in its place."""
+def _record(frame: journal.Frame, before: Record) -> Record:
+    """What a frame holds. Where the disk lost it, a drop stands in its place, dated as the record before it.
+
+    What its CRC lets pass and cannot be read is our own fault: say so in its place.
+    """
+    if not frame.content:
+        words = f"record {frame.stream}/{frame.sequence} was damaged in the journal"
+        fields = (frame.stream, None, None, DAMAGED, 1, words)
+        return before._replace(
+            type=registry.DROP.number, stream=frame.stream, severity=Severity.MEDIUM, rule=False, fields=fields
+        )
     try:
         return wire.decode_record(frame.content)
     except DecodeError as error:
