@@ -153,7 +153,7 @@ class Trouble:
     def _room(self, answer: dict[str, Any]) -> None:
         """Segments were let go for want of room. Of the two streams that tell what happened that is a finding."""
         lost: dict[int, int] = {}
-        for first, last, stream in answer.get("lost", []):
+        for first, last, stream in answer["lost"]:
             lost[stream] = lost.get(stream, 0) + last - first + 1
         told = ", ".join(f"{count} of {STREAMS[stream]}" for stream, count in sorted(lost.items()))
         if lost.keys() - self._let_go:
@@ -189,7 +189,7 @@ class Trouble:
             self.report(Reason.SEGMENT_SET_ASIDE, "spool journal", text)
         if answer.get("aside"):
             self.report(Reason.SEGMENT_SET_ASIDE, "spool losses", str(answer["aside"]))
-        if "error" not in answer:
+        if "lost" in answer:
             self._room(answer)
         if answer.get("full"):
             self.report(Reason.SPOOL_FULL, "outbox", "sealed records do not fit into their room")

@@ -123,6 +123,7 @@ class Life:
         self.last: set[str] = set()  # of the last commit: damage to it looks like a torn write
         self.excused: set[str] = set()
         self.seen: dict[outbox.Name, tuple[str, ...]] = {}  # what every segment held that ever was there
+        self.words: dict[outbox.Name, int] = {}  # how many words each held in the place of a record that was damaged
         self.flips = 2 if flips else 0
         self.flipped = flips
         self.log: list[str] = []
@@ -268,7 +269,9 @@ class Life:
         name = outbox.parse_name(os.path.basename(target))
         if name is not None and "quarantine" not in target:
             with open(source, "rb") as file:
-                self.seen[name] = tuple(map(_text, _records_of(file.read())))
+                records = _records_of(file.read())
+            self.seen[name] = tuple(map(_text, records))
+            self.words[name] = sum(map(_in_place, records))
 
     def _waiting(self) -> list[outbox.Name]:
         try:
@@ -287,7 +290,8 @@ class Life:
         self._die()
         self.spool.open()
         self._damaged()
-        self.spool.append(compose.state("start", moment(self.clock + 1)))  # every start says so
+        with contextlib.suppress(SpoolError):  # both journals may wait for the sealer; it is kept in memory then
+            self.spool.append(compose.state("start", moment(self.clock + 1)))  # every start says so
         for turn in range(1, 5):
             self.spool.rotate(self.clock + turn * 10**9, force=True)
             with self.chaos.around():
@@ -313,9 +317,10 @@ class Life:
         texts = Counter(text for record in records if (text := _text(record)))
         yield from (f"{text[:12]} is there {count} times" for text, count in texts.items() if count > 1)
         drops = self.database.execute("SELECT stream, first, last FROM drops").fetchall()
-        lost_in_place = Counter(
-            record.fields[0] for record in records if record.type == DROP and record.fields[3] == DAMAGED
-        )
+        lost_in_place = Counter(record.fields[0] for record in records if _in_place(record))
+        for name, count in self.words.items():  # the word itself may have been let go
+            if any(row[0] == name.stream and row[1] <= name.sequence <= row[2] for row in drops):
+                lost_in_place[name.stream] += count
         journals = any(record.type == DROP and str(record.fields[-1]).startswith("journal.") for record in records)
         homes = {text: name for name, held in self.seen.items() for text in held if text}
         for text, stream in self.durable.items():
@@ -347,6 +352,10 @@ class Life:
 
 def _text(record: wire.Record) -> str:
     return str(record.fields[0]) if record.type == registry.TEXT.number and ":" in str(record.fields[0])[:2] else ""
+
+
+def _in_place(record: wire.Record) -> bool:
+    return record.type == DROP and record.fields[3] == DAMAGED and record.fields[4] == 1
 
 
 def _records_of(data: bytes) -> tuple[wire.Record, ...]:
