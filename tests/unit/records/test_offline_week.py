@@ -32,7 +32,9 @@ def an_hour(hour, dice):
     for place, stream in enumerate(kinds):
         at = moment(start + place * HOUR_MS // (rows + 4))
         yield compose.text(dice.randbytes(SIZE).hex(), at)._replace(stream=stream)
-    yield compose.finding(finding(f"/usr/bin/tool-{hour}", Severity.LOW, id=f"F-{hour:04d}"), moment(start + HOUR_MS - 2))
+    yield compose.finding(
+        finding(f"/usr/bin/tool-{hour}", Severity.LOW, id=f"F-{hour:04d}"), moment(start + HOUR_MS - 2)
+    )
     yield state(f"hour {hour}", start + HOUR_MS - 1)
 
 
@@ -40,7 +42,7 @@ def test_a_week_offline_loses_no_finding_and_explains_the_rest(tmp_path):
     dice = random.Random(7)
     device = Device(str(tmp_path), size=128 * 1024, spool_bytes=QUOTA)
     device.with_collector(cose.public_of(COLLECTOR))
-    made = {stream: 0 for stream in range(4)}
+    made = dict.fromkeys(range(4), 0)
     sealed = 0
     for day in range(7):
         spool = device.spool(b"day %012d" % day)
