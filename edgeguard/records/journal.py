@@ -19,6 +19,7 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from edgeguard.codec import cbor
@@ -34,6 +35,7 @@ _FRAME = struct.Struct("<HI")
 _SEED = struct.Struct("<IH")
 _COPIES = (0, 512)  # a sector each: a torn write spoils one of them
 FRAME_OVERHEAD = _FRAME.size
+LOST_MAX = SIZE // FRAME_OVERHEAD  # records of a stream that one journal can have lost
 
 FREE, ACTIVE, CLOSED = 0, 1, 2  # sealed or never used; being written; waits for the sealer
 
@@ -148,6 +150,20 @@ def parse(data: bytes) -> Content | None:
             boot, boot_id = begun
         at += _FRAME.size + len(content)
     return Content(header, tuple(frames), at, boot, boot_id, tuple(following))
+
+
+def completed(content: Content, others: Iterable[Content]) -> Content:
+    """With a place for every record that the next generation says was in this one, and that is not there any more."""
+    for other in others:
+        missing = [after - here for here, after in zip(content.next, other.header.next, strict=True)]
+        if other.header.generation == content.header.generation + 1 and 0 <= min(missing) <= max(missing) <= LOST_MAX:
+            lost = (
+                Frame(content.boot, stream, number, b"")
+                for stream, (here, after) in enumerate(zip(content.next, other.header.next, strict=True))
+                for number in range(here, after)
+            )
+            return content._replace(frames=(*content.frames, *lost), next=other.header.next)
+    return content
 
 
 def _content(data: bytes, at: int, generation: int) -> bytes | None:

@@ -343,15 +343,15 @@ class Sealer:
 
     def _closed(self) -> list[tuple[int, journal.Content]]:
         """Journals that wait, oldest first."""
-        found = []
+        found: dict[int, journal.Content] = {}
         for index, file in enumerate(JOURNALS):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 content = journal.parse(journal.read(os.path.join(self.spool, file)))
-            except FileNotFoundError:
-                continue
-            if content is not None and content.header.state == journal.CLOSED:
-                found.append((index, content))
-        return sorted(found, key=lambda item: item[1].header.generation)
+                if content is not None:
+                    found[index] = content
+        closed = [item for item in found.items() if item[1].header.state == journal.CLOSED]
+        closed.sort(key=lambda item: item[1].header.generation)
+        return [(index, journal.completed(content, found.values())) for index, content in closed]
 
     def _seal(self, content: journal.Content, heads: dict[int, Head]) -> bool:
         """All of a journal into segments. True when nothing of it remains."""

@@ -502,3 +502,24 @@ def test_a_disk_that_fails_while_turning_neither_loses_nor_stops_anything(device
         two.refresh()
     assert [record.fields[1] for record in decoded(device)] == ["a", "b"]
     two.close()
+
+
+def test_damage_to_a_journal_that_was_closed_in_trouble_is_seen_by_the_next_one(device):
+    """Its end has no mark, because the disk failed just then; the other journal knows what was in it."""
+    one = device.spool()
+    one.open()
+    for number in range(3):
+        one.append(state(f"record {number}"))
+    one.commit()
+    one._commit_mark = lambda: b""
+    one.rotate(10**9, force=True)
+    one.append(state("after"))
+    one.commit()
+    path = os.path.join(device.spool_directory, "journal.0")
+    with open(path, "r+b") as file:
+        file.seek(journal.read(path).index(b"record 1"))
+        file.write(b"\xff")
+    assert device.seal()["spoiled"] == 2
+    found = decoded(device)
+    assert [record.type == registry.DROP.number for record in found] == [False, True, True]
+    one.close()
