@@ -7,6 +7,7 @@ which order, is decided in `quota`; the word itself is `losses`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from edgeguard.records.registry import Stream
 from edgeguard.records.wire import Drop
 from edgeguard.settings import Budget
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 FORCED = 16  # blocks at least that are freed when the disk takes nothing more
 
 Sync = Callable[[str], None]  # makes a directory durable
@@ -47,8 +49,11 @@ class Eviction:
     def open(self, public: bytes, device: bytes, sign: Sign, receipt: Receipt | None) -> None:
         """Read what was let go so far and the collector does not know yet; end what a killed run began."""
         self._device, self._sign = device, sign
-        with contextlib.suppress(OSError):  # a disk that is full already: it is asked again when it matters
+        try:
             losses.prepare(self._spool)
+        except OSError as error:  # a disk that is full already is asked again when it matters
+            if error.errno not in NO_ROOM:
+                raise
         try:
             self._losses = losses.read(self._spool, [public], device)
         except (DecodeError, OSError) as error:

@@ -29,7 +29,7 @@ from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
 from edgeguard.model import Severity
 from edgeguard.records import journal, outbox, quota, receipts, registry, wire
-from edgeguard.records.eviction import Eviction
+from edgeguard.records.eviction import NO_ROOM, Eviction
 from edgeguard.records.losses import DAMAGED
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
@@ -42,7 +42,6 @@ AUDIT_MAX = 64  # segments that every run verifies, at 0.1 ms each on a PC and 1
 QUARANTINE_MAX = 64  # files kept for a look; older ones go
 CLOCK_STEP_MS = 1_000  # a segment labels time once; where wall and monotonic time part further, a new one begins
 HEADER_ROOM = 1024  # bytes that a segment may have beside its records: header, signature, drops
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 COLLECTOR_KEY_MAX = 256  # bytes of a file that holds 64 hex digits
 STATUS_MAX = 64 * 1024
 REQUEST_MAX = 64 * 1024  # bytes of the daemon's question
