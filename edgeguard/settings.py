@@ -13,6 +13,7 @@ from edgeguard.errors import SettingsError
 
 DEFAULT_FILE = "/etc/edgeguard/agent.toml"
 SIZE_MAX = 64 * 1024  # bytes; a real one has less than two
+FREE_PERCENT_MAX = 90
 NUMBER_MAX = 2**63 - 1  # TOML promises no more, and no budget comes near
 
 
@@ -45,7 +46,8 @@ class Uplink(NamedTuple):
 class Budget(NamedTuple):
     """Bounds on what EdgeGuard may take from the device."""
 
-    spool_bytes: int = 32 * 1024 * 1024
+    spool_bytes: int = 32 * 1024 * 1024  # of the disk, for sealed segments
+    disk_free_percent: int = 10  # of the disk, which sealed segments leave free for others
     vault_bytes: int = 64 * 1024 * 1024  # protected copies for restore
     hash_file_max: int = 4 * 1024 * 1024 * 1024  # of a larger file only the attributes, and that is said
     sweep_s: int = 6 * 3600  # between incremental sweeps
@@ -96,6 +98,8 @@ def parse(text: bytes, path: str = DEFAULT_FILE) -> Settings:
     settings: Settings = _build(Settings, document, path, "")
     if settings.mode not in ("audit", "enforce"):
         raise SettingsError(f'{path}: mode: expected "audit" or "enforce"')
+    if settings.budget.disk_free_percent > FREE_PERCENT_MAX:
+        raise SettingsError(f"{path}: budget.disk_free_percent: expected a number from 1 to {FREE_PERCENT_MAX}")
     return settings
 
 

@@ -192,8 +192,21 @@ def _packages(area: Document, now: int) -> tuple[str, str]:
 def _log(area: Document, _now: int) -> tuple[str, str]:
     if area.get("error"):
         return str(area["error"]), ""
+    if area.get("fleeting"):
+        return f"seq {_number(area.get('sequence'))}, {area['fleeting']}", ""
     since = f" since {day(area['since'])}" if isinstance(area.get("since"), int) else ""
-    return f"seq {_number(area.get('sequence'))} unbroken{since}", ""
+    lost = area.get("let_go")
+    told = ", ".join(f"{_number(number)} {name}" for name, number in lost.items()) if isinstance(lost, Mapping) else ""
+    gone = f", let go: {told}" if told else ""
+    return f"seq {_number(area.get('sequence'))} unbroken{since}{gone}", _room(area)
+
+
+def _room(area: Document) -> str:
+    """What sealed records take of their room, and what writing them cost."""
+    limit = _int(area.get("limit"))
+    room = f"{size(area.get('bytes'))} of {size(limit)}" if limit else ""
+    written = f"{size(area.get('written'))} written" if _int(area.get("written")) else ""
+    return ", ".join(part for part in (room, written) if part)
 
 
 def _uplink(area: Document, now: int) -> tuple[str, str]:

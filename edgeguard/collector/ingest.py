@@ -305,7 +305,9 @@ class Ingest:
     ) -> None:
         _, previous, first, _ = row
         digest, last, record = head
-        if previous != digest and not self._damaged_since(device, stream, sequence, previous):
+        # Of a segment that is explained as lost nobody here knows the hash; the one after it names that.
+        unlike = previous != digest and last == sequence - 1
+        if unlike and not self._damaged_since(device, stream, sequence, previous):
             detail = f"names {previous.hex()} as the segment before it, {digest.hex()} is"
             self._incident(device.id, stream, sequence, "chain broken", detail)
         if first != record and last == sequence - 1:
@@ -333,7 +335,20 @@ class Ingest:
         return row[0] if row else None
 
     def _explain(self, device: Device, stream: int, first: int, last: int, reason: int) -> None:
-        """A segment that is here is worth more than the word that it is lost."""
+        """A segment that is here is worth more than the word that it is lost. A device that goes on losing says so with
+        a range that grows: the longest is kept, and the loss is one."""
+        if self._db.execute(
+            "SELECT 1 FROM drops WHERE device = ? AND stream = ? AND reason = ? AND first <= ? AND last >= ?",
+            (device.id, stream, reason, first, last),
+        ).fetchone():
+            return
+        place = (device.id, stream, first)
+        self._db.execute(
+            "DELETE FROM drops WHERE device = ? AND stream = ? AND first = ? AND reason = ?", (*place, reason)
+        )
+        self._db.execute(
+            "DELETE FROM incidents WHERE device = ? AND stream = ? AND seq = ? AND name = 'explained loss'", place
+        )
         inserted = self._db.execute(
             "INSERT OR IGNORE INTO drops (device, stream, first, last, reason) VALUES (?, ?, ?, ?, ?)",
             (device.id, stream, first, last, reason),

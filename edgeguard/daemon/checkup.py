@@ -9,6 +9,7 @@ from edgeguard import __version__
 from edgeguard.cli.text import escape
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.status import resident_bytes
+from edgeguard.daemon.trouble import STREAMS
 from edgeguard.linux import cgroup
 from edgeguard.model import Mode
 from edgeguard.remediations import World
@@ -35,6 +36,7 @@ def checks(guard: Guard) -> list[Check]:
         *_tools(guard),
         _disk(guard),
         _records(guard),
+        _wear(guard),
         _journal(guard),
         _uplink(guard),
         _clock(guard),
@@ -121,7 +123,26 @@ def _records(guard: Guard) -> Check:
     status = guard.telling.spool.status
     if guard.telling.failing:
         return check("FAIL", "records", guard.telling.failing, "make room on the disk")
-    return check("OK", "records", f"next {status.next[0]} in the stream of findings, {status.queued} in memory")
+    storage = guard.storage
+    if fleeting := storage.fleeting():
+        fix = "for records that last: [paths] state in agent.toml on a disk that is written to"
+        return check("WARN", "records", f"EdgeGuard's own state is {fleeting}", fix)
+    text = f"next {status.next[0]} in the stream of findings, {status.queued} in memory"
+    if storage.limit:
+        text += f"; segments take {storage.bytes / 1e6:.1f} of {storage.limit / 1e6:.1f} MB"
+    if storage.lost:
+        told = ", ".join(f"{count} of {STREAMS[stream]}" for stream, count in sorted(storage.lost.items()))
+        return check("WARN", "records", f"{text}; let go undelivered: {told}", "make the collector reachable")
+    return check("OK", "records", text)
+
+
+def _wear(guard: Guard) -> Check:
+    """Cards die of being written to; whoever finds a worn one asks who it was."""
+    said = guard.storage.document()
+    text = f"{guard.storage.written / 1e6:.1f} MB written by records since the start"
+    if said["device_written"] is None:
+        return check("OK", "wear", f"{text}; the kernel counts nothing for what it lies on")
+    return check("OK", "wear", f"{text}; {said['device_written'] / 1e6:.0f} MB to {said['device']} since the boot")
 
 
 def _journal(guard: Guard) -> Check:

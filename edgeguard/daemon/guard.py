@@ -29,6 +29,7 @@ from edgeguard.daemon.rounds import Rounds
 from edgeguard.daemon.sensing import Report, Sensing, now_ms
 from edgeguard.daemon.sensors import Sensors
 from edgeguard.daemon.showing import Showing
+from edgeguard.daemon.storage import Storage
 from edgeguard.daemon.telling import Telling, boot_id
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.daemon.upgrades import Upgrades
@@ -64,6 +65,7 @@ class Guard:
         self.keeping = Keeping(loop, settings)
         self.river = River(self.keeping.ledger, self.told)
         self.telling = self._make_telling()
+        self.storage = Storage(paths.state, self.telling.spool)
         self.judging = Judging(
             loop,
             settings,
@@ -95,7 +97,7 @@ class Guard:
             self.changed,
         )
         self.sensing = Sensing(loop, self.observed, self.river.standing, self._stands, self.trouble.sensor_failed)
-        self.metering = Metering(loop, settings, self.telling, self.river, self.sensing, self.trouble)
+        self.metering = Metering(loop, settings, self.telling, self.storage, self.river, self.sensing, self.trouble)
         self.rounds = Rounds(
             loop,
             settings,
@@ -159,6 +161,7 @@ class Guard:
             rounds=self.rounds,
             telling=self.telling,
             uplinks=self.uplinks,
+            storage=self.storage,
             health=self.health,
         )
 
@@ -183,6 +186,7 @@ class Guard:
         void = cgroup.unlimited()
         self.telling.state("start", f"edgeguardd {__version__}{after}", columns={"unlimited": void} if void else None)
         self.trouble.started(gap, self.telling.spool.damaged)
+        self.trouble.fleeting(self.storage.fleeting())
         self.uplinks.open()
         self.judging.baselines.load()
         self.metering.begin()
@@ -367,8 +371,9 @@ class Guard:
     def _record_state(self, what: str, text: str, *, severity: Severity = Severity.INFORMATIONAL) -> None:
         self.telling.state(what, text, severity=severity)
 
-    def _sealed(self, answer: dict[str, object]) -> None:
+    def _sealed(self, answer: dict[str, Any]) -> None:
         """The sealer ended: what it refused is trouble, what it made waits for the uplink."""
+        self.storage.sealed(answer)
         self.trouble.sealed(answer)
         self.uplinks.sealed(answer)
         self.changed()

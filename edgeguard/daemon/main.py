@@ -10,6 +10,7 @@ that cannot be written end the daemon, with one clear line.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from edgeguard.settings import Settings
 
 WATCHDOG_SHARE = 3  # feed three times as often as systemd asks
 PR_SET_DUMPABLE = 4
+TAKES_NOTHING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def main(arguments: list[str]) -> int:
@@ -50,7 +52,10 @@ def main(arguments: list[str]) -> int:
 
 
 def prepare(settings: Settings) -> None:
-    """Directories of our own. Raises OSError where we could not even say what is wrong later."""
+    """Directories of our own. Raises OSError where we could not even say what is wrong later.
+
+    A disk that takes nothing is no reason not to watch: records wait in memory then, and status says so.
+    """
     os.umask(0o077)
     paths = settings.paths
     for path, mode in (
@@ -59,9 +64,13 @@ def prepare(settings: Settings) -> None:
         (f"{paths.state}/baseline", 0o700),
         (f"{paths.state}/vault", 0o700),
         (f"{paths.state}/spool", 0o700),
-        (paths.runtime, 0o755),
     ):
-        _make(path, mode)
+        try:
+            _make(path, mode)
+        except OSError as error:
+            if error.errno not in TAKES_NOTHING:
+                raise
+    _make(paths.runtime, 0o755)
     # Only root may make these on a device (tmpfiles.d). Without them nothing is sent, and the sealer says so.
     with contextlib.suppress(OSError):
         _make(paths.exchange, 0o755)

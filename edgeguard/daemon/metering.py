@@ -11,10 +11,11 @@ from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.river import River
 from edgeguard.daemon.sensing import Sensing
 from edgeguard.daemon.status import resident_bytes
+from edgeguard.daemon.storage import Storage
 from edgeguard.daemon.telling import Telling
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.linux import vitals
-from edgeguard.records import compose, outbox
+from edgeguard.records import compose
 from edgeguard.settings import Settings
 
 FIRST_S = 60.0  # after the start: the rush is over, and a device that lives for minutes only is measured once
@@ -25,11 +26,19 @@ class Metering:
     """`observations` are counted by whoever sees them."""
 
     def __init__(
-        self, loop: Loop, settings: Settings, telling: Telling, river: River, sensing: Sensing, trouble: Trouble
+        self,
+        loop: Loop,
+        settings: Settings,
+        telling: Telling,
+        storage: Storage,
+        river: River,
+        sensing: Sensing,
+        trouble: Trouble,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._telling = telling
+        self._storage = storage
         self._river = river
         self._sensing = sensing
         self._trouble = trouble
@@ -48,29 +57,19 @@ class Metering:
 
     def values(self) -> dict[str, int | None]:
         """By the names of registry.METRIC."""
-        root, paths = self._settings.paths.root.rstrip("/"), self._settings.paths
+        root, state = self._settings.paths.root.rstrip("/"), self._settings.paths.state
+        disk = self._storage.disk_written
         times = os.times()  # helpers that have ended are in it
         return {
             **vitals.look(root),
             "cpu_ms": round(1000 * sum(times[:4])),
             "rss_kib": resident_bytes() // 1024,
             "listening": self._sensing.counts.get("listener"),
-            "disk_free_kib": vitals.disk_free_kib(paths.state),
+            "disk_free_kib": vitals.disk_free_kib(state),
             "observations": self.observations,
             "lost": self._trouble.lost,
-            "open_findings": sum(1 for _ in self._river.ledger.open()),
-            "spool_bytes": _size(f"{paths.exchange}/outbox"),
+            "open_findings": len(self._river.ledger.open()),
+            "spool_bytes": self._storage.bytes,
+            "written_kib": self._storage.written // 1024,
+            "disk_written_kib": None if disk is None else disk // 1024,
         }
-
-
-def _size(directory: str) -> int | None:
-    """Bytes of the segments that wait there."""
-    total = 0
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if outbox.parse_name(entry.name) is not None:
-                    total += entry.stat(follow_symlinks=False).st_size
-    except OSError:
-        return None
-    return total

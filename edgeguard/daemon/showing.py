@@ -18,6 +18,7 @@ from edgeguard.daemon.river import River
 from edgeguard.daemon.rounds import Rounds
 from edgeguard.daemon.sensing import Sensing, now_ms
 from edgeguard.daemon.status import Facts, document
+from edgeguard.daemon.storage import Storage
 from edgeguard.daemon.telling import Telling
 from edgeguard.daemon.uplinks import Uplinks
 from edgeguard.sensors.health import Health
@@ -41,6 +42,7 @@ class Showing:
         rounds: Rounds,
         telling: Telling,
         uplinks: Uplinks,
+        storage: Storage,
         health: Health,
     ) -> None:
         self._loop = loop
@@ -52,6 +54,7 @@ class Showing:
         self._rounds = rounds
         self._telling = telling
         self._uplinks = uplinks
+        self._storage = storage
         self._health = health
         self.started = now_ms()
         self.checked: int | None = None  # when anything was last observed
@@ -101,6 +104,7 @@ class Showing:
             sequence=self._telling.sequence,
             log_since=None,
             log_error=self._telling.failing,
+            spool=self._storage.document(),
             uplink_state="OFF" if not configured else "OK" if uplink.ok else "WARN",
             uplink_waiting=self._uplinks.waiting,
             uplink_last=uplink.last_sent,

@@ -56,6 +56,7 @@ class Facts(NamedTuple):
     sequence: int
     log_since: int | None
     log_error: str
+    spool: dict[str, Any]  # storage.Storage.document
     uplink_state: str
     uplink_waiting: int
     uplink_last: int | None
@@ -181,10 +182,12 @@ def _areas(facts: Facts, open_: list[Finding], baseline: Baseline | None) -> dic
             "changed": facts.packages_changed,
         },
         "log": {
-            "state": "CRIT" if facts.log_error else "OK",
+            "state": "CRIT" if facts.log_error else "WARN" if facts.spool["fleeting"] else "OK",
             "sequence": facts.sequence,
             "since": facts.log_since,
             "error": escape(facts.log_error),
+            **facts.spool,
+            "durable": facts.spool["durable"] and not facts.log_error,
         },
         "uplink": {
             "state": facts.uplink_state,

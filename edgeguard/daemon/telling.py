@@ -150,11 +150,13 @@ class Telling:
 
     def _plan(self) -> None:
         due = self.spool.commit_due(boot_ms())
-        if due is not None and self._commit_timer is None:
-            self._commit_timer = self._loop.later(due / 1000, self._commit)
-        elif due == 0 and self._commit_timer is not None:
-            self._commit_timer.cancel()
-            self._commit_timer = self._loop.later(0, self._commit)
+        if due is None:
+            return
+        if self._commit_timer is not None:
+            if self.error or self._commit_timer.due <= time.monotonic() + due / 1000:
+                return
+            self._commit_timer.cancel()  # a metric may wait a minute, what came after it may not
+        self._commit_timer = self._loop.later(due / 1000, self._commit)
 
     def _commit(self) -> None:
         self._commit_timer = None
@@ -201,8 +203,6 @@ class Telling:
                 row["stream"], "damaged", self.moment(), first=row["seq"], last=row["seq"], name=row["name"]
             )
             self.record(lost)
-        for row in answer.get("dropped", []):
-            self.record(compose.drop(row["stream"], "evicted", self.moment(), count=row["count"]))
         self._sealed(answer)
         self._later_seal()
         self._plan()

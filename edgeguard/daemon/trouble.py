@@ -15,8 +15,10 @@ from edgeguard.daemon.baselines import Refusal
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.sensing import now_ms
 from edgeguard.model import Severity
+from edgeguard.records.registry import Stream
 from edgeguard.sensors.health import Health, Reason
 
+STREAMS = tuple(stream.name.lower() for stream in Stream)
 GAP_S = 90  # seconds; status.json is written once a minute, so less says nothing
 
 
@@ -30,6 +32,7 @@ class Trouble:
         self.tell = tell
         self.lost = 0  # times that the kernel dropped events of files
         self._refused_subjects: set[str] = set()
+        self._let_go: set[int] = set()  # streams of which segments are let go undelivered, as told
         self._refused_installs: set[str] = set()
 
     def report(self, reason: Reason, subject: str, text: str) -> None:
@@ -156,6 +159,26 @@ class Trouble:
             self._health.clear(subject)
         self._tell_later()
 
+    def fleeting(self, why: str) -> None:
+        """Whoever reads the records later must know that a restart may have taken some without a trace."""
+        if why:
+            self._record("spool", f"EdgeGuard's own state is {why}", severity=Severity.MEDIUM)
+
+    def _room(self, answer: dict[str, Any]) -> None:
+        """Segments were let go for want of room. Of the two streams that tell what happened that is a finding."""
+        lost: dict[int, int] = {}
+        for first, last, stream in answer["lost"]:
+            lost[stream] = lost.get(stream, 0) + last - first + 1
+        told = ", ".join(f"{count} of {STREAMS[stream]}" for stream, count in sorted(lost.items()))
+        if lost.keys() - self._let_go:
+            text = f"sealed records have {answer['limit']} bytes; segments let go undelivered: {told}"
+            self._record("spool", text, severity=Severity.LOW)
+        self._let_go = set(lost)
+        if answer.get("awaited") and any(stream <= Stream.SECURITY for stream in lost):
+            self.report(Reason.RECORDS_LET_GO, "spool room", f"segments let go before they were delivered: {told}")
+        else:
+            self._health.clear("spool room")
+
     def uplink(self, detail: str) -> None:
         """ "" as detail: all is well again."""
         if detail:
@@ -175,8 +198,15 @@ class Trouble:
             self.helper_well("seal")
         for row in answer.get("quarantined", []):
             self.report(Reason.SEGMENT_SET_ASIDE, f"segment {row['name']}", str(row["why"]))
+        if answer.get("spoiled"):
+            text = f"the disk lost {answer['spoiled']} records out of it; signed records stand in their places"
+            self.report(Reason.SEGMENT_SET_ASIDE, "spool journal", text)
+        if answer.get("aside"):
+            self.report(Reason.SEGMENT_SET_ASIDE, "spool losses", str(answer["aside"]))
+        if "lost" in answer:
+            self._room(answer)
         if answer.get("full"):
-            self.report(Reason.SPOOL_FULL, "outbox", "sealed records fill their quota")
+            self.report(Reason.SPOOL_FULL, "outbox", "sealed records do not fit into their room")
         elif not unstored:
             self._health.clear("outbox")
         for problem in answer.get("problems", []):

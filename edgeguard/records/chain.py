@@ -48,6 +48,7 @@ class Chain:
         self._occupied: dict[Key, set[int]] = defaultdict(set)  # numbers under which something bad lies
         self._gaps: list[tuple[Key, int, int, Name]] = []
         self._joints: list[tuple[Link, int, int]] = []  # segments that were passed over and must be dropped
+        self._unknown: list[tuple[Link, Known]] = []  # firsts that name another than a head that was perhaps let go
         self._short: dict[Key, list[tuple[Link, int]]] = defaultdict(list)  # records that are in no segment
         self._last: _Last | None = None
         self._newest: dict[Key, int] = {}
@@ -106,6 +107,8 @@ class Chain:
             self._judge_gap(key, first, last, name)
         for link, first, last in self._joints:
             self._judge_joint(link, first, last)
+        for link, head in self._unknown:
+            self._judge_first(link, head)
         for key, short in self._short.items():
             self._judge_records(key, short)
         for key, heads in self._known.items():
@@ -157,8 +160,7 @@ class Chain:
                 self._short[link.device, link.stream].append((link, link.first - 1))
         for head in self._known.get((link.device, link.stream), ()):
             if head.sequence == link.sequence - 1 and head.hash != link.previous:
-                detail = f"names {link.previous.hex()[:16]}, {head.source} names {head.hash.hex()[:16]}"
-                self._add(Name.SPLICED, place, link, detail)
+                self._unknown.append((link, head))
 
     def _unlike(self, link: Link, place: Place, last: _Last, beside: bool) -> None:
         """It does not name the one before it. After damage a sealer goes on from the last good one, and says so."""
@@ -246,6 +248,12 @@ class Chain:
         if uncovered(first, last, self._ranges(key)):
             self._passed_over(link, first, last)
 
+    def _judge_first(self, link: Link, head: Known) -> None:
+        """Nobody can name the hash of a segment that was let go undelivered; the receipt names an earlier one then."""
+        if uncovered(head.sequence, head.sequence, self._ranges((link.device, link.stream))):
+            detail = f"names {link.previous.hex()[:16]}, {head.source} names {head.hash.hex()[:16]}"
+            self._add(Name.SPLICED, Place(link.device, link.stream, link.sequence), link, detail)
+
     def _passed_over(self, link: Link, first: int, last: int) -> None:
         place = Place(link.device, link.stream, link.sequence)
         self._add(Name.SPLICED, place, link, f"passes over {first} to {last}, which are not said to be damaged")
@@ -262,6 +270,8 @@ class Chain:
 
     def _judge_tail(self, key: Key, head: Known) -> None:
         newest = self._newest.get(key, 0)
+        if head.let_go and not uncovered(head.sequence, head.sequence, self._ranges(key)):
+            return  # the last of them is explained, and those before it were let go on this word
         for start, end in uncovered(newest + 1, head.sequence, self._ranges(key)):
             self.report.add(Defect(Name.TAIL, Place(*key, start), end, detail=f"{head.source} names {head.sequence}"))
 

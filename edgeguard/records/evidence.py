@@ -15,9 +15,9 @@ from typing import IO, NamedTuple
 
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, EdgeGuardError, Incomplete, SignatureError
-from edgeguard.records import examine, journal, outbox, receipts, wire
+from edgeguard.records import examine, journal, losses, outbox, receipts, wire
 from edgeguard.records.chain import Chain, Known
-from edgeguard.records.defects import Defect, Name, Place, Report
+from edgeguard.records.defects import Defect, Name, Place, Report, reason_word
 from edgeguard.records.examine import Link, Refused
 from edgeguard.records.outbox import O_READ
 from edgeguard.records.spool import JOURNALS
@@ -253,9 +253,20 @@ def own(device: Device, report: Report | None = None) -> Report:
         follower.gone(head)
     for name in aside.union(outbox.listing(os.path.join(spool, "quarantine"))):
         follower.explain(identity, name.stream, name.sequence, name.sequence, "damaged, set aside on this device")
+    _let_go_undelivered(spool, device.public, follower)
     follower.finish()
     _journals(spool, identity, follower)
     return report
+
+
+def _let_go_undelivered(spool: str, public: bytes, follower: Chain) -> None:
+    """The signed word that no segment may carry yet."""
+    identity = cose.device_id(public)
+    try:
+        for drop in losses.read(spool, [public], identity).drops:
+            follower.explain(identity, drop.stream, drop.first, drop.last, reason_word(drop.reason))
+    except (DecodeError, OSError) as error:
+        follower.report.add(Defect(Name.ALTERED, None, source=losses.FILE, detail=str(error)))
 
 
 def _receipts(device: Device, identity: bytes, report: Report) -> list[Known]:

@@ -117,8 +117,8 @@ def losses(segment: Segment) -> Losses:
                 stream, first, last, reason, count, _ = (*record.fields, *[None] * 6)[:6]
                 if not _uint(stream) or stream >= len(registry.Stream):
                     continue
-                if reason == MEMORY_FULL:
-                    continue  # they never had a number
+                if reason in (MEMORY_FULL, wire.TOO_LARGE):
+                    continue  # they never had a number, or this stands under it
                 if first is None and last is None:
                     counted.append((stream, count if _uint(count) else None))
                 elif _uint(first) and _uint(last) and 0 < first <= last < wire.COUNT_MAX:

@@ -4,16 +4,22 @@
     header = magic, generation, state, boot, boot id, next sequence number of each stream, crc32
     frame  = [length u16][crc32 u32][content]; the CRC is seeded with the generation, so that a frame left over from an
              earlier use of the same bytes never passes
-    content = a record (wire.encode_record) or a boot mark [boot, boot id]
+    content = a record (wire.encode_record), a boot mark [boot, boot id] or a commit mark [boot, next of each stream]
 
-Sequence numbers are not written with each record: they count on from the header's.
+Sequence numbers are not written with each record: they count on from the header's. Every commit begins with a commit
+mark, and so does the end of a closed journal: a whole mark behind a frame that does not pass says that the frame was
+durable once and is damaged now, and how many records went with it. Without one it is what a cut left of a commit that
+nobody was told of. (Damage to the very last commit before a cut looks like that, too.)
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from edgeguard.codec import cbor
@@ -29,10 +35,13 @@ _FRAME = struct.Struct("<HI")
 _SEED = struct.Struct("<IH")
 _COPIES = (0, 512)  # a sector each: a torn write spoils one of them
 FRAME_OVERHEAD = _FRAME.size
+LOST_MAX = SIZE // FRAME_OVERHEAD  # records of a stream that one journal can have lost
 
 FREE, ACTIVE, CLOSED = 0, 1, 2  # sealed or never used; being written; waits for the sealer
 
 _RECORD = 0x84  # first byte of a record: an array of four
+_COMMIT = 0x85  # of a commit mark: an array of five
+COMMIT_MAX = 5 * 9 + 1  # bytes of a commit mark
 STREAMS = 4
 
 
@@ -58,7 +67,7 @@ class Frame(NamedTuple):
     boot: int
     stream: int
     sequence: int
-    content: bytes
+    content: bytes  # empty: the record was durable, and the disk does not give it any more
 
 
 class Content(NamedTuple):
@@ -100,8 +109,15 @@ def boot_mark(boot: int, boot_id: bytes) -> bytes:
     return encoded
 
 
+def commit_mark(boot: int, following: tuple[int, ...]) -> bytes:
+    from cbor2 import dumps  # only the writer needs it
+
+    encoded: bytes = dumps([boot, *following])
+    return encoded
+
+
 def parse(data: bytes) -> Content | None:
-    """All frames up to the first that does not pass; None without a header."""
+    """All frames, up to the first that does not pass and has no commit behind it; None without a header."""
     header = parse_header(data)
     if header is None:
         return None
@@ -109,22 +125,79 @@ def parse(data: bytes) -> Content | None:
     following = list(header.next)
     boot, boot_id, at = header.boot, header.boot_id, FRAMES_AT
     while at + _FRAME.size <= len(data):
-        length, crc = _FRAME.unpack_from(data, at)
-        content = data[at + _FRAME.size : at + _FRAME.size + length]
-        seeded = zlib.crc32(content, zlib.crc32(_SEED.pack(header.generation, length)))
-        if len(content) < 2 or len(content) < length or crc != seeded:
-            break
+        content = _content(data, at, header.generation)
+        if content is None:
+            found = _next_commit(data, at + 1, header.generation, following)
+            if found is None:
+                break
+            at, content = found
         if content[0] == _RECORD and content[1] < STREAMS:
             stream = content[1]
             frames.append(Frame(boot, stream, following[stream], content))
             following[stream] += 1
-        else:
-            mark = _parse_mark(content)
+        elif content[0] == _COMMIT:
+            mark = _numbers(content)
             if mark is None:
                 break
-            boot, boot_id = mark
-        at += _FRAME.size + length
+            boot, committed = mark[0], mark[1:]
+            for stream, (known, said) in enumerate(zip(following, committed, strict=True)):
+                frames += [Frame(boot, stream, number, b"") for number in range(known, said)]
+            following = list(committed)
+        else:
+            begun = _parse_mark(content)
+            if begun is None:
+                break
+            boot, boot_id = begun
+        at += _FRAME.size + len(content)
     return Content(header, tuple(frames), at, boot, boot_id, tuple(following))
+
+
+def completed(content: Content, others: Iterable[Content]) -> Content:
+    """With a place for every record that the next generation says was in this one, and that is not there any more."""
+    for other in others:
+        missing = [after - here for here, after in zip(content.next, other.header.next, strict=True)]
+        if other.header.generation == content.header.generation + 1 and 0 <= min(missing) <= max(missing) <= LOST_MAX:
+            lost = (
+                Frame(content.boot, stream, number, b"")
+                for stream, (here, after) in enumerate(zip(content.next, other.header.next, strict=True))
+                for number in range(here, after)
+            )
+            return content._replace(frames=(*content.frames, *lost), next=other.header.next)
+    return content
+
+
+def _content(data: bytes, at: int, generation: int) -> bytes | None:
+    """What the frame at this place holds; None where there is none of this generation."""
+    length, crc = _FRAME.unpack_from(data, at)
+    content = data[at + _FRAME.size : at + _FRAME.size + length]
+    seeded = zlib.crc32(content, zlib.crc32(_SEED.pack(generation, length)))
+    return content if 2 <= length == len(content) and crc == seeded else None
+
+
+def _next_commit(data: bytes, start: int, generation: int, following: list[int]) -> tuple[int, bytes] | None:
+    """The next whole commit mark from `start` on, that goes on from these numbers: its place and content."""
+    at = data.find(_COMMIT, start + _FRAME.size)
+    while at >= 0:
+        place = at - _FRAME.size
+        if 2 <= int.from_bytes(data[place : place + 2], "little") <= COMMIT_MAX:
+            content = _content(data, place, generation)
+            mark = _numbers(content) if content is not None else None
+            if content is not None and mark is not None:
+                lost = [said - known for known, said in zip(following, mark[1:], strict=True)]
+                # Each lost record had a frame in the bytes that are passed over.
+                whole = min(lost) >= 0 and sum(lost) <= (place - start + 1) // _FRAME.size
+                return (place, content) if whole else None
+        at = data.find(_COMMIT, at + 1)
+    return None
+
+
+def _numbers(content: bytes) -> list[int] | None:
+    try:
+        mark: Any = cbor.decode(content, depth=1, size=COMMIT_MAX)
+    except DecodeError:
+        return None
+    whole = isinstance(mark, list) and len(mark) == 1 + STREAMS and all(type(item) is int for item in mark)
+    return mark if whole and min(mark) >= 0 else None
 
 
 def _parse_mark(content: bytes) -> tuple[int, bytes] | None:
@@ -138,8 +211,11 @@ def _parse_mark(content: bytes) -> tuple[int, bytes] | None:
 
 
 def read(path: str) -> bytes:
-    """The bytes of a journal file. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    """The bytes of a journal file. Raises OSError; with EINVAL for what is no file, without waiting for it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a file", path)
     with open(fd, "rb") as file:
         return file.read(SIZE_MAX)
 

@@ -104,6 +104,7 @@ STATES = (
     "uplink",
     "helper failed",
     "image",
+    "spool",
 )
 REASONS = ("unknown", "damaged", "evicted", "memory full", "too large", "operator", "missing")
 
@@ -239,6 +240,8 @@ METRIC = Type(
         Field("lost", Kind.COUNTER),
         Field("open_findings", _U),
         Field("spool_bytes", _U),
+        Field("written_kib", Kind.COUNTER),  # what records cost the disk, whole blocks
+        Field("disk_written_kib", Kind.COUNTER),  # what anybody wrote to the device that holds them
     ),
 )
 FINDING = Type(

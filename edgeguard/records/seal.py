@@ -7,11 +7,12 @@ a record that is in a segment already (its number is below the newest segment's 
 Before a chain is extended its newest segment is verified. One that is damaged is moved to quarantine and reported. The
 chain then goes on from the last good head, with the next free sequence number: a number is never used twice, because
 the collector may hold the undamaged original. Each new segment names in `drops` the damaged ones that no receipt
-covers, so that the collector knows that they will not come.
+covers, so that the collector knows that they will not come, and those that were let go for want of room (`eviction`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -26,18 +27,21 @@ from typing import Any, NamedTuple, cast
 
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
-from edgeguard.records import journal, outbox, receipts, registry, wire
+from edgeguard.model import Severity
+from edgeguard.records import journal, outbox, quota, receipts, registry, wire
+from edgeguard.records.eviction import NO_ROOM, Eviction
+from edgeguard.records.losses import DAMAGED
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
 from edgeguard.records.references import Places, manifest_id
-from edgeguard.records.spool import JOURNALS, SEAL_BYTES, SEAL_RECORDS
+from edgeguard.records.spool import HEADER_COST, JOURNALS, SEAL_BYTES, SEAL_RECORDS
 from edgeguard.records.wire import Drop, Header, Record
 from edgeguard.settings import DEFAULT_FILE, Settings, load
 
 AUDIT_MAX = 64  # segments that every run verifies, at 0.1 ms each on a PC and 1 ms on a Pi; more on request
 QUARANTINE_MAX = 64  # files kept for a look; older ones go
 CLOCK_STEP_MS = 1_000  # a segment labels time once; where wall and monotonic time part further, a new one begins
-FULL_FACTOR = 2  # findings may take this many times the quota; all else stops at the quota
+HEADER_ROOM = 1024  # bytes that a segment may have beside its records: header, signature, drops
 COLLECTOR_KEY_MAX = 256  # bytes of a file that holds 64 hex digits
 STATUS_MAX = 64 * 1024
 REQUEST_MAX = 64 * 1024  # bytes of the daemon's question
@@ -124,7 +128,7 @@ class Sealer:
         self.outbox = os.path.join(exchange, "outbox")
         self.inbox = os.path.join(exchange, "inbox")
         self.quarantine = os.path.join(self.spool, "quarantine")
-        self._quota = settings.budget.spool_bytes
+        self._room = Eviction(self.spool, self.outbox, settings.budget, _sync)
         self._collector_key = settings.uplink.collector_key if settings.uplink.url else ""
         credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
         keys = [os.path.join(credentials, "device.key")] if credentials else []
@@ -136,10 +140,9 @@ class Sealer:
         self._public = b""
         self._device = b""
         self._receipt: Receipt | None = None
-        self._bytes = 0  # in the outbox
         self._sealed: list[dict[str, Any]] = []
         self._quarantined: list[dict[str, Any]] = []
-        self._dropped: dict[int, int] = {}
+        self._spoiled = 0  # records that the disk lost out of a journal
         self._problems: list[str] = []
 
     def run(self, *, audit: bool = False) -> dict[str, Any]:
@@ -149,6 +152,7 @@ class Sealer:
         self._public = cose.public_of(self._seed)
         self._device = cose.device_id(self._public)
         self._receipt = self._take_receipt()
+        self._room.open(self._public, self._device, self._sign_losses, self._receipt)
         self._tidy()
         heads = self._heads(audit=audit)
         self._let_go()
@@ -227,7 +231,7 @@ class Sealer:
             if self._receipt is not None and name not in keep and self._receipt.covers(name):
                 os.unlink(path)
             else:
-                self._bytes += os.stat(path, follow_symlinks=False).st_size
+                self._room.holds(name)
 
     # --- chains --------------------------------------------------------------------------------------------------
 
@@ -240,6 +244,9 @@ class Sealer:
         for name in self._set_aside():
             old = heads[name.stream]
             heads[name.stream] = old._replace(sequence=max(old.sequence, name.sequence))
+        for drop in self._room.drops:
+            old = heads[drop.stream]
+            heads[drop.stream] = old._replace(sequence=max(old.sequence, drop.last))
         for stream in range(journal.STREAMS):
             anchored = False
             for name in sorted((name for name in names if name.stream == stream), reverse=True):
@@ -322,56 +329,56 @@ class Sealer:
         """What a killed run left, and quarantine beyond its bound."""
         for file in os.listdir(self.outbox):
             if file.startswith(".") and file.endswith(".tmp"):
-                os.unlink(os.path.join(self.outbox, file))
+                with contextlib.suppress(IsADirectoryError):  # nobody's, and in nobody's way
+                    os.unlink(os.path.join(self.outbox, file))
         aside = sorted(self._set_aside(), key=lambda name: self._receipt is None or not self._receipt.covers(name))
-        for name in aside[:-QUARANTINE_MAX]:  # those that no longer need explaining first
-            os.unlink(os.path.join(self.quarantine, name.file))
+        old = aside[:-QUARANTINE_MAX]  # those that no longer need explaining first
+        self._room.note(self._damaged(old))
+        for name in old:
+            with contextlib.suppress(IsADirectoryError):
+                os.unlink(os.path.join(self.quarantine, name.file))
 
     # --- sealing -------------------------------------------------------------------------------------------------
 
     def _closed(self) -> list[tuple[int, journal.Content]]:
         """Journals that wait, oldest first."""
-        found = []
+        found: dict[int, journal.Content] = {}
         for index, file in enumerate(JOURNALS):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 content = journal.parse(journal.read(os.path.join(self.spool, file)))
-            except FileNotFoundError:
-                continue
-            if content is not None and content.header.state == journal.CLOSED:
-                found.append((index, content))
-        return sorted(found, key=lambda item: item[1].header.generation)
+                if content is not None:
+                    found[index] = content
+        closed = [item for item in found.items() if item[1].header.state == journal.CLOSED]
+        closed.sort(key=lambda item: item[1].header.generation)
+        return [(index, journal.completed(content, found.values())) for index, content in closed]
 
     def _seal(self, content: journal.Content, heads: dict[int, Head]) -> bool:
         """All of a journal into segments. True when nothing of it remains."""
-        drops = self._unexplained()
+        self._spoiled += sum(not frame.content for frame in content.frames)
         for stream in range(journal.STREAMS):
             frames = [
                 frame for frame in content.frames if frame.stream == stream and frame.sequence >= heads[stream].record
             ]
-            if frames and self._full(stream):
-                self._dropped[stream] = self._dropped.get(stream, 0) + len(frames)
-                continue
             for chunk in _chunks(frames):
-                heads[stream] = self._write_segment(stream, heads[stream], chunk, drops)
+                heads[stream] = self._write_segment(stream, heads[stream], chunk)
         return True
 
-    def _full(self, stream: int) -> bool:
-        """At the quota only findings go on, because they are what the device is for."""
-        limit = self._quota * FULL_FACTOR if stream == registry.Stream.FINDINGS else self._quota
-        return self._bytes >= limit
-
     def _unexplained(self) -> tuple[Drop, ...]:
-        damaged = registry.REASONS.index("damaged")
+        return (*self._damaged(self._set_aside()), *self._room.drops)
+
+    def _damaged(self, names: Iterable[Name]) -> tuple[Drop, ...]:
         return tuple(
-            Drop(name.sequence, name.sequence, damaged, name.stream)
-            for name in self._set_aside()
+            Drop(name.sequence, name.sequence, DAMAGED, name.stream)
+            for name in names
             if self._receipt is None or not self._receipt.covers(name)
         )
 
-    def _write_segment(
-        self, stream: int, head: Head, chunk: list[tuple[journal.Frame, Record]], drops: tuple[Drop, ...]
-    ) -> Head:
+    def _sign_losses(self, payload: bytes) -> bytes:
+        return cose.sign1(payload, self._seed, cose.LOSSES_AAD)
+
+    def _write_segment(self, stream: int, head: Head, chunk: list[tuple[journal.Frame, Record]]) -> Head:
         frames, records = [frame for frame, _ in chunk], [record for _, record in chunk]
+        self._room.make(stream, quota.blocks(sum(len(frame.content) for frame in frames) + HEADER_ROOM))
         header = Header(
             device=self._device,
             stream=stream,
@@ -387,11 +394,18 @@ class Sealer:
             baseline=self._baseline,
             dictionary=0,
         )
-        payload = wire.encode_segment(header, records, self._reference(), drops)
-        data = cose.sign1(payload, self._seed, cose.SEGMENT_AAD)
         name = Name(stream, header.sequence)
-        _write(os.path.join(self.outbox, name.file), data, 0o640)
-        self._bytes += len(data)
+        while True:
+            payload = wire.encode_segment(header, records, self._reference(), self._unexplained())
+            data = cose.sign1(payload, self._seed, cose.SEGMENT_AAD)
+            try:
+                _write(os.path.join(self.outbox, name.file), data, 0o640)
+            except OSError as error:
+                if error.errno not in NO_ROOM or not self._room.force(len(data)):
+                    raise
+            else:
+                break
+        self._room.holds(name, new=True)
         self._sealed.append(
             {"stream": stream, "seq": header.sequence, "first": header.first, "n": header.n, "bytes": len(data)}
         )
@@ -418,6 +432,7 @@ class Sealer:
             header = journal.parse_header(os.pread(fd, journal.FRAMES_AT, 0))
             if header is not None and header.state == journal.CLOSED:
                 journal.write_header(cast("journal.Files", os), fd, header._replace(state=journal.FREE))
+                self._room.written += HEADER_COST
         finally:
             os.close(fd)
 
@@ -430,11 +445,12 @@ class Sealer:
             "sealed": self._sealed,
             "quarantined": self._quarantined,
             "released": released,
-            "dropped": [{"stream": stream, "count": count} for stream, count in sorted(self._dropped.items())],
             "problems": self._problems,
             "waiting": len(waiting),
-            "bytes": self._bytes,
-            "full": self._bytes >= self._quota,
+            "aside": self._room.problem,
+            "spoiled": self._spoiled,
+            "awaited": bool(self._collector_key),
+            **self._room.report(),
             "receipt": None
             if receipt is None
             else {"time": receipt.time, "heads": [[head.stream, head.sequence] for head in receipt.heads]},
@@ -444,9 +460,9 @@ class Sealer:
 def _chunks(frames: Iterable[journal.Frame]) -> Iterator[list[tuple[journal.Frame, Record]]]:
     """Records that may share a segment: one boot, contiguous, one clock, within the bounds."""
     chunk: list[tuple[journal.Frame, Record]] = []
-    size = 0
+    size, before = 0, Record(registry.TEXT.number, 0, 0, None)
     for frame in frames:
-        record = _record(frame)
+        record = before = _record(frame, before)
         size += len(frame.content)
         if chunk and (len(chunk) >= SEAL_RECORDS or size > SEAL_BYTES or _parts(chunk, frame, record)):
             yield chunk
@@ -456,8 +472,17 @@ def _chunks(frames: Iterable[journal.Frame]) -> Iterator[list[tuple[journal.Fram
         yield chunk
 
 
-def _record(frame: journal.Frame) -> Record:
-    """What a frame holds. Its CRC passed, so what cannot be read is our own fault: say so in its place."""
+def _record(frame: journal.Frame, before: Record) -> Record:
+    """What a frame holds. Where the disk lost it, a drop stands in its place, dated as the record before it.
+
+    What its CRC lets pass and cannot be read is our own fault: say so in its place.
+    """
+    if not frame.content:
+        words = f"record {frame.stream}/{frame.sequence} was damaged in the journal"
+        fields = (frame.stream, None, None, DAMAGED, 1, words)
+        return before._replace(
+            type=registry.DROP.number, stream=frame.stream, severity=Severity.MEDIUM, rule=False, fields=fields
+        )
     try:
         return wire.decode_record(frame.content)
     except DecodeError as error:
@@ -485,6 +510,9 @@ def _write(path: str, data: bytes, mode: int) -> None:
         os.fchmod(fd, mode)  # whatever the umask is: the uplink's group must be able to read segments
         journal.write_all(cast("journal.Files", os), fd, data, 0)
         os.fsync(fd)
+    except OSError:
+        os.unlink(temporary)  # it may hold the last blocks of the disk
+        raise
     finally:
         os.close(fd)
     os.replace(temporary, path)

@@ -26,6 +26,11 @@ SEAL_RECORDS = 256
 SEAL_BYTES = 48 * 1024
 COMMIT_BYTES = 4 * 1024
 COMMIT_MS = (0, 2_000, 60_000, 10_000)  # by stream: findings at once, security, metrics, verbose
+BLOCK = 4096  # bytes; a card writes no less, however little of it is new
+HEADER_COST = 2 * BLOCK  # two copies, one after the other
+MARKS_ROOM = 2 * (journal.COMMIT_MAX + journal.FRAME_OVERHEAD)  # bytes: one before a commit, one at the end
+UNREADABLE_MAX = 3  # times that a journal may fail to be read before the next is begun
+_NO_FILE = frozenset({errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 QUEUE_MAX = 1024  # records in memory while the disk does not take them, about 1 MB
 RETRY_MS = 1_000  # after a failed commit
 RETRY_MS_MAX = 600_000  # between attempts to seal a journal that could not be sealed
@@ -83,6 +88,8 @@ class Spool:
         self._failures = 0
         self._error = ""
         self._retry: int | None = None  # mono ms of the next attempt after a failure
+        self._unreadable = [0, 0]  # times that a journal could not be read
+        self.written = 0  # bytes that this cost the disk: whole blocks, each time they were written
         self.damaged: list[str] = []  # journals that could not be read at `open` and were set aside
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -98,7 +105,7 @@ class Spool:
     def close(self) -> None:
         """Make durable what can be, and let go. Raises SpoolError like `commit`."""
         try:
-            if self._opened:
+            if self._opened or self._queue:
                 self.commit()
         finally:
             if self._fd >= 0:
@@ -216,12 +223,14 @@ class Spool:
         for index in actives[:-1]:  # killed between starting one and closing the other
             self._mark(index, CLOSED)
         self._active = None
-        self._opened = True
         if actives:
             content = found[actives[-1]]
             assert content is not None
             self._continue(actives[-1], content)
-        elif self._free() is not None:
+            self._opened = True
+            return
+        self._opened = True
+        if self._free() is not None:
             self._start()
 
     def _load(self, index: int) -> Content | None:
@@ -230,13 +239,22 @@ class Spool:
             data = journal.read(self._path(index))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            self._unreadable[index] += 1
+            if error.errno not in _NO_FILE and self._unreadable[index] < UNREADABLE_MAX:
+                raise
+            self._put_aside(index)
+            return None
         content = journal.parse(data)
         if content is None and data.strip(b"\0"):
-            aside = os.path.join(self._directory, "quarantine")
-            os.makedirs(aside, mode=0o700, exist_ok=True)
-            os.replace(self._path(index), os.path.join(aside, JOURNALS[index]))
-            self.damaged.append(JOURNALS[index])
+            self._put_aside(index)
         return content
+
+    def _put_aside(self, index: int) -> None:
+        aside = os.path.join(self._directory, "quarantine")
+        os.makedirs(aside, mode=0o700, exist_ok=True)
+        os.replace(self._path(index), os.path.join(aside, JOURNALS[index]))
+        self.damaged.append(JOURNALS[index])
 
     def _read_header(self, index: int) -> Header | None:
         try:
@@ -262,12 +280,11 @@ class Spool:
 
     def _continue(self, index: int, content: Content) -> None:
         """Go on in a journal that was being written when the daemon ended."""
-        self._active = index
         self._fd = self._files.open(self._path(index), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._end = content.end
         # Behind a torn frame there may be whole ones of the same generation that were never reported durable.
-        journal.write_all(self._files, self._fd, bytes(max(0, self._capacity() - self._end)), self._end)
+        journal.write_all(self._files, self._fd, bytes(max(0, self._capacity() - content.end)), content.end)
         self._files.fdatasync(self._fd)
+        self._active, self._end = index, content.end
         self._records = len(content.frames)
         self._oldest = None
         if content.frames:
@@ -286,10 +303,12 @@ class Spool:
                 os.ftruncate(fd, 0)
                 journal.write_all(self._files, fd, bytes(self._size), 0)
                 self._files.fsync(fd)
+                self.written += self._size
                 self._sync_directory()
             generation = max([0, *(header.generation for header in self._headers if header)]) + 1
             header = Header(generation, ACTIVE, self._boot, self._boot_id, tuple(self._next))
             journal.write_header(self._files, fd, header)
+            self.written += HEADER_COST
         except OSError:
             self._files.close(fd)
             raise
@@ -305,7 +324,11 @@ class Spool:
         Whether the mark fails or not, nothing more is written there: it may be on disk, and then a sealer frees it.
         """
         assert self._active is not None
+        mark = self._commit_mark()  # so that damage to the last commit is seen, too
         index, self._active = self._active, None
+        if self._end > FRAMES_AT:
+            journal.write_all(self._files, self._fd, mark, self._end)
+            self._files.fdatasync(self._fd)
         self._mark(index, CLOSED)
         self._failures = 0
         self._attempted = 0
@@ -368,13 +391,19 @@ class Spool:
 
     def _put(self, content: bytes) -> None:
         assert self._active is not None
+        if not self._pending:
+            self._pending += self._commit_mark()
         self._pending += journal.frame(self._generation(self._active), content)
+
+    def _commit_mark(self) -> bytes:
+        assert self._active is not None
+        return journal.frame(self._generation(self._active), journal.commit_mark(self._boot, tuple(self._next)))
 
     def _room(self, size: int) -> bool:
         """Is there room for a frame in the active journal, after turning to the other one if need be?"""
         if self._active is None and not self._restart():
             return False
-        if self._end + len(self._pending) + size <= self._capacity():
+        if self._end + len(self._pending) + size + MARKS_ROOM <= self._capacity():
             return True
         if self._free() is None:
             return False
@@ -415,6 +444,7 @@ class Spool:
                 self._files.fdatasync(self._fd)
             except OSError as error:
                 raise self._fail(error) from error
+            self.written += -(-(self._end + len(data)) // BLOCK) * BLOCK - self._end // BLOCK * BLOCK
             self._end += len(data)
         self._pending.clear()
         self._pending_records = 0
@@ -449,6 +479,7 @@ class Spool:
         fd = self._files.open(self._path(index), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             journal.write_header(self._files, fd, header)
+            self.written += HEADER_COST
         finally:
             self._files.close(fd)
         self._headers[index] = header

@@ -23,6 +23,8 @@ from edgeguard.records.registry import (
     ACTOR_FIELDS,
     COLUMN_NAMES,
     COLUMN_NUMBERS,
+    DROP,
+    REASONS,
     TYPES,
     Field,
     Kind,
@@ -40,6 +42,7 @@ RECORDS_MAX = 4096  # rows in a segment; a sealer stops at 256
 RECORD_MAX = 16 * 1024  # bytes of one row in the journal, whose frames count to 64 KiB
 TEXT_MAX = 1024  # bytes of a text before it is cut, with a mark
 LIST_MAX = 64  # elements of a list in a record
+TOO_LARGE = REASONS.index("too large")
 UINT_MAX = 2**64 - 1
 COUNT_MAX = 2**62  # sequence numbers and times: sums of two still fit where SQL keeps its integers
 
@@ -532,14 +535,15 @@ def _need(condition: bool, problem: str) -> None:
 
 
 def shrink(record: Record) -> Record:
-    """The record with every text and list cut to its bound, each cut marked. What is still too large becomes words."""
+    """The record with every text and list cut to its bound, each cut marked. For one that is still too large a drop
+    stands in its place, with what it was about."""
     record = record._replace(fields=tuple(map(_cut, record.fields)))
     if len(encode_record(record)) <= RECORD_MAX:
         return record
     kind = TYPES.get(record.type)
     texts = [item[:128] for item in record.fields if isinstance(item, str)][:4]
     words = f"a record of type {kind.name if kind else record.type} was too large: {', '.join(texts)}"
-    return record._replace(type=15, fields=(words, True))
+    return record._replace(type=DROP.number, fields=(record.stream, None, None, TOO_LARGE, 1, words))
 
 
 def _cut(value: Any) -> Any:

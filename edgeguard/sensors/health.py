@@ -57,6 +57,7 @@ class Reason(StrEnum):
     LEDGER_FULL = "ledger-full"
     DEADLINE_MISSED = "deadline-missed"
     OTHER_IMAGE = "other-image"
+    RECORDS_LET_GO = "records-let-go"
 
 
 class Case(NamedTuple):
@@ -94,6 +95,7 @@ CASES: Mapping[Reason, Case] = {
     Reason.NOT_RUNNING: Case("EG-HLTH-009", "what changed meanwhile is looked for and told as such", False, HOUR_S),
     Reason.MEMORY_OVER_BUDGET: Case("EG-HLTH-007", "caches are emptied"),
     Reason.LEDGER_FULL: Case("EG-HLTH-007", "further findings are counted by code, not kept"),
+    Reason.RECORDS_LET_GO: Case("EG-HLTH-010", "verbose records go first, findings last; each loss is signed and told"),
     Reason.DEADLINE_MISSED: Case("EG-HLTH-001", "told; the watchdog ends a daemon that stands still", False, HOUR_S),
     Reason.OTHER_IMAGE: Case("EG-BASE-008", "the baseline of the image that runs is in force, where one is valid"),
 }

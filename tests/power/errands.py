@@ -123,7 +123,7 @@ class Errands:
         finally:
             done = seal.run(self.settings, drop_privileges=False)
             self._spool.refresh()
-        if done["problems"] or done["quarantined"] or done["dropped"]:
+        if done["problems"] or done["quarantined"] or done["evicted"] or done["spoiled"]:
             raise AssertionError(done)
         directory = f"{self.settings.paths.exchange}/outbox"
         for name in outbox.listing(directory):
@@ -227,7 +227,7 @@ def _records(base: str, settings: Settings, answers: dict[str, list[Any]]) -> It
     for turn in range(1, 4):
         spool.rotate(turn * 10**10, force=True)
         done = seal.run(settings, audit=True, drop_privileges=False)
-        yield from map(json.dumps, (*done["problems"], *done["quarantined"], *done["dropped"]))
+        yield from map(json.dumps, (*done["problems"], *done["quarantined"], *done["evicted"]))
         spool.refresh()
     spool.close()
     texts: list[str] = []

@@ -199,7 +199,7 @@ def _spool(settings: Settings, facts: Facts, promised: list[Fact]) -> Iterator[s
     for turn in (1, 2):  # what was closed already, and what was being written
         spool.rotate(turn * 10**9, force=True)
         done = seal.run(settings, audit=True, drop_privileges=False)
-        for problem in (*done["quarantined"], *done["dropped"], *done["problems"]):
+        for problem in (*done["quarantined"], *done["evicted"], *done["problems"]):
             yield f"sealer: {problem}"
         spool.refresh()
     spool.close()

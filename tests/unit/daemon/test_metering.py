@@ -39,7 +39,8 @@ def made(tmp_path: Path, root: str, every: int = 900) -> tuple[Metering, Clockwo
         loop,  # type: ignore[arg-type]
         Settings(paths=paths, budget=Budget(metrics_s=every)),
         anything(record=told.append, moment=lambda: Moment(1000, 2000)),
-        anything(ledger=anything(open=lambda: iter("abc"))),
+        anything(bytes=100, written=5000, disk_written=None),
+        anything(ledger=anything(open=lambda: "abc")),
         anything(counts={"listener": 7}),
         anything(lost=2),
     )
@@ -55,16 +56,12 @@ def test_one_soon_and_then_one_in_each_interval(tmp_path: Path) -> None:
 
 
 def test_what_is_counted(tmp_path: Path) -> None:
-    outbox = tmp_path / "outbox"
-    outbox.mkdir()
-    (outbox / f"0-{1:016d}.egs").write_bytes(b"x" * 100)
-    (outbox / "something else").write_bytes(b"y" * 1000)
     meter, _, _ = made(tmp_path, "/")
     meter.observations = 5
     busy = time.process_time()
     values = meter.values()
     assert (values["observations"], values["lost"], values["open_findings"], values["listening"]) == (5, 2, 3, 7)
-    assert values["spool_bytes"] == 100
+    assert (values["spool_bytes"], values["written_kib"], values["disk_written_kib"]) == (100, 4, None)
     assert (values["cpu_ms"] or 0) >= int(busy * 1000) - 20  # ticks of 10 ms
     assert (values["rss_kib"] or 0) > 5000
 
@@ -75,5 +72,5 @@ def test_where_there_is_nothing_to_read(tmp_path: Path) -> None:
     loop.ring()
     fields = dict(zip(registry.field_names(registry.METRIC.number), told[0].fields, strict=False))
     assert fields["processes"] is None
-    assert fields["spool_bytes"] is None
+    assert fields["disk_written_kib"] is None
     assert fields["open_findings"] == 3

@@ -26,6 +26,7 @@ def facts() -> Facts:
         sequence=1,
         log_since=None,
         log_error=BAD,
+        spool={"fleeting": "", "durable": True, "bytes": 1, "limit": 2, "let_go": {"verbose": 3}, "written": 4096},
         uplink_state="WARN",
         uplink_waiting=1,
         uplink_last=None,

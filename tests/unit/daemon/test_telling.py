@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.telling import Telling
 from edgeguard.errors import SpoolError
+from edgeguard.records import compose
 from edgeguard.records.spool import Spool
 
 
@@ -96,3 +98,22 @@ def test_a_disk_that_takes_no_segments_is_said_until_it_does(tmp_path: Path) -> 
     telling.run_sealer()
     helpers.end("seal")
     assert telling.failing == ""
+
+
+def test_what_may_wait_a_minute_does_not_make_the_next_wait(tmp_path: Path) -> None:
+    """A metric has a minute, a security record two seconds, a finding none."""
+    telling, spool, _, loop = made(tmp_path, [])
+    spool.full = False
+    waits = []
+    for record in (
+        compose.metric({"rss_kib": 1}, telling.moment()),
+        compose.text("login", telling.moment())._replace(stream=1),
+        compose.metric({"rss_kib": 2}, telling.moment()),
+    ):
+        telling.record(record)
+        assert telling._commit_timer is not None
+        waits.append(round(telling._commit_timer.due - time.monotonic()))
+    assert waits == [60, 2, 2]
+    telling.state("start")
+    loop.turn(0)
+    assert spool.status.pending == 0

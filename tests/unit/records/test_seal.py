@@ -288,22 +288,6 @@ def test_killed_between_any_two_steps_the_next_run_ends_it_once(device, tmp_path
     assert sequences == list(range(1, 301))
 
 
-def test_a_full_outbox_takes_findings_and_says_what_it_dropped(tmp_path):
-    device = Device(str(tmp_path), spool_bytes=1500)
-    dropped = 0
-    for turn in range(6):
-        result = device.record_and_seal(
-            state(f"{turn}"), *(compose.text(os.urandom(300).hex(), moment()) for _ in range(2))
-        )
-        dropped += sum(item["count"] for item in result["dropped"])
-        assert result["released"]
-    assert result["full"]
-    assert dropped > 0
-    kept = opened(device)
-    assert sum(s.header.n for s, _ in kept if s.header.stream == 0) == 6
-    assert sum(s.header.n for s, _ in kept if s.header.stream == 3) == 12 - dropped
-
-
 def test_two_sealers_do_not_meet(device):
     import fcntl
 

@@ -1,6 +1,7 @@
 """The daemon's half of the spool: what was called durable is there again, whatever happens between."""
 
 import contextlib
+import errno
 import os
 import shutil
 
@@ -108,26 +109,130 @@ def test_a_journal_torn_at_any_byte_gives_the_records_before(device, tmp_path):
     for place in range(journal.FRAMES_AT, ends[-1]):
         damaged = bytearray(whole)
         damaged[place] ^= 0x10
-        assert len(journal.parse(bytes(damaged)).frames) == sum(end <= place for end in ends)
+        commit = sum(end <= place for end in ends)  # which one it hits
+        content = journal.parse(bytes(damaged))
+        kept = [frame.content != b"" for frame in content.frames]
+        if commit == 3:  # the last one: as a torn write would leave it
+            assert kept == [True] * 3
+        else:  # a hit commit mark alone costs nothing, the record behind it is whole but not vouched for
+            assert kept == [number != commit for number in range(4)]
+            assert [frame.sequence for frame in content.frames] == [1, 2, 3, 4]
 
 
-def test_what_lies_behind_a_torn_frame_never_comes_back(device):
+def test_what_lies_behind_a_torn_frame_of_one_commit_never_comes_back(device):
     one = device.spool()
     one.open()
-    starts = []
-    for number in range(3):
-        starts.append(one._end)
+    one.append(state("record 0"))
+    one.commit()
+    begin = one._end
+    for number in (1, 2):
         one.append(state(f"record {number}"))
-        one.commit()
+    one.commit()
     path = os.path.join(device.spool_directory, "journal.0")
+    first = journal.read(path).index(b"record 1", begin)
     with open(path, "r+b") as file:
-        file.seek(starts[1])
+        file.seek(first)
         file.write(b"\xff")
     two = device.spool()
     two.open()
     assert two.append(state("record X")) == (0, 2)  # of the same length as the torn one
     two.commit()
     assert texts(device) == ["record 0", "record X"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_record_that_the_disk_lost_has_a_signed_word_in_its_place(device, closed):
+    one = device.spool()
+    one.open()
+    for number in range(3):
+        one.append(compose.text(f"noise {number}", moment()))
+        one.append(state(f"record {number}"))
+        one.commit()
+    if closed:
+        one.rotate(10**9, force=True)
+    path = os.path.join(device.spool_directory, "journal.0")
+    data = journal.read(path)
+    with open(path, "r+b") as file:
+        for words in (b"record 1", *([b"noise 2"] if closed else [])):
+            file.seek(data.index(words))
+            file.write(b"\xff")
+    two = device.spool()
+    two.open()
+    assert two.append(state("after")) == (0, 4)
+    for turn in (1, 2, 3):
+        two.rotate(turn * 10**9, force=True)
+        result = device.seal()
+        if turn == 1:
+            assert result["spoiled"] == (3 if closed else 1)  # from there to the end of its commit
+        two.refresh()
+    two.close()
+    found = decoded(device)
+    drops = [record.fields for record in found if record.type == registry.DROP.number]
+    assert {(fields[0], fields[3], fields[5]) for fields in drops if fields[0] == 0} == {
+        (0, registry.REASONS.index("damaged"), f"record 0/{number} was damaged in the journal")
+        for number in ([2, 3] if closed else [2])
+    }
+    words = [record.fields[1] for record in found if record.stream == 0 and record.type == registry.STATE.number]
+    assert words == (["record 0", "after"] if closed else ["record 0", "record 2", "after"])
+
+
+@pytest.mark.parametrize("what", ["directory", "link", "fifo", "unreadable"])
+def test_whatever_lies_in_place_of_a_journal_is_set_aside(device, what, monkeypatch):
+    device.spool().open()
+    path = os.path.join(device.spool_directory, "journal.0")
+    if what != "unreadable":
+        os.unlink(path)
+    if what == "directory":
+        os.mkdir(path)
+    elif what == "link":
+        os.symlink("/etc/passwd", path)
+    elif what == "fifo":
+        os.mkfifo(path)
+    one = device.spool()
+    if what == "unreadable":
+        real = journal.read
+
+        def read(name):
+            if name == path and os.path.exists(path):
+                raise OSError(BROKEN, "broken")
+            return real(name)
+
+        monkeypatch.setattr(journal, "read", read)
+        for _ in range(spool.UNREADABLE_MAX - 1):  # it may be the cable
+            with pytest.raises(SpoolError):
+                one.open()
+    one.open()
+    assert one.damaged == ["journal.0"]
+    assert os.path.lexists(os.path.join(device.spool_directory, "quarantine", "journal.0"))
+    one.append(state("b"))
+    one.commit()
+
+
+def test_a_journal_that_cannot_be_written_to_is_tried_again(device):
+    """A read-only disk at the start, with a journal that was being written: nothing but SpoolError."""
+    one = device.spool()
+    one.open()
+    one.append(state("a"))
+    one.close()
+
+    class ReadOnly(FailingFiles):
+        def open(self, path, flags, mode=0o777):
+            if flags & (os.O_RDWR | os.O_WRONLY):
+                self._check()
+            return super().open(path, flags, mode)
+
+    files = ReadOnly()
+    files.error = errno.EROFS
+    two = device.spool(files=files)
+    for _ in range(2):
+        with pytest.raises(SpoolError, match="read-only"):
+            two.open()
+        with pytest.raises(SpoolError):
+            two.append(state("b"))
+    files.error = 0
+    two.commit()
+    assert texts(device) == ["a", "b", "b"]
+    two.close()
 
 
 def test_a_torn_header_leaves_the_other_copy(device):
@@ -397,3 +502,24 @@ def test_a_disk_that_fails_while_turning_neither_loses_nor_stops_anything(device
         two.refresh()
     assert [record.fields[1] for record in decoded(device)] == ["a", "b"]
     two.close()
+
+
+def test_damage_to_a_journal_that_was_closed_in_trouble_is_seen_by_the_next_one(device):
+    """Its end has no mark, because the disk failed just then; the other journal knows what was in it."""
+    one = device.spool()
+    one.open()
+    for number in range(3):
+        one.append(state(f"record {number}"))
+    one.commit()
+    one._commit_mark = lambda: b""
+    one.rotate(10**9, force=True)
+    one.append(state("after"))
+    one.commit()
+    path = os.path.join(device.spool_directory, "journal.0")
+    with open(path, "r+b") as file:
+        file.seek(journal.read(path).index(b"record 1"))
+        file.write(b"\xff")
+    assert device.seal()["spoiled"] == 2
+    found = decoded(device)
+    assert [record.type == registry.DROP.number for record in found] == [False, True, True]
+    one.close()

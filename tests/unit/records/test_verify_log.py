@@ -345,26 +345,28 @@ def test_damage_to_what_was_delivered(device):
     clean(device)
 
 
-def test_at_the_quota_what_is_dropped_is_told(tmp_path):
-    """Verbose records do not fit: their numbers are in no segment, and a signed record counts them."""
+def test_at_the_quota_what_is_let_go_is_told(tmp_path):
+    """Verbose segments do not fit: a signed word names them, here at once and for others with the next segment."""
     device = grow(Device(str(tmp_path)), "abcd")
-    device.settings = device.settings._replace(budget=device.settings.budget._replace(spool_bytes=800))
-    spool = device.spool()
-    spool.open()
-    for number in range(7):
-        spool.append(compose.text(f"too much {number}", moment()))
-    spool.rotate(10**9, force=True)
-    done = device.seal()
-    spool.refresh()
-    assert done["dropped"] == [{"stream": 3, "count": 7}]
-    spool.append(compose.drop(3, "evicted", moment(), count=7))
-    spool.rotate(10**9, force=True)
-    spool.close()
-    device.seal()
-    clean(device)
-    device.settings = device.settings._replace(budget=device.settings.budget._replace(spool_bytes=1 << 20))
+    device.settings = device.settings._replace(budget=device.settings.budget._replace(spool_bytes=20_000))
     grow(device, "e")
-    assert clean(device).lost_records == 7
+    assert {(item.stream, item.first, item.last, item.reason) for item in clean(device).explained} == {
+        (3, 1, 3, "evicted"),
+        (0, 1, 1, "evicted"),
+    }
+    export = evidence.directory(device.outbox, [device.public])
+    assert export.clean, [tuple(defect) for defect in export.defects]
+    assert {item.reason for item in export.explained} == {"evicted"}
+
+
+def test_a_segment_that_goes_missing_is_no_eviction(tmp_path):
+    device = grow(Device(str(tmp_path)), "abcd")
+    os.unlink(os.path.join(device.outbox, File(3, 2).file))
+    device.settings = device.settings._replace(budget=device.settings.budget._replace(spool_bytes=24_000))
+    grow(device, "e")
+    report = verified(device)
+    assert report.counts == {Name.BEGINNING: 1}
+    assert {(item.stream, item.first, item.last) for item in report.explained} == {(3, 1, 1), (3, 3, 3)}
 
 
 def test_clock_steps_and_restarts(device):
