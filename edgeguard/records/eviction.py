@@ -50,15 +50,15 @@ class Eviction:
         """Read what was let go so far and the collector does not know yet; end what a killed run began."""
         self._device, self._sign = device, sign
         try:
-            losses.prepare(self._spool)
-        except OSError as error:  # a disk that is full already is asked again when it matters
-            if error.errno not in NO_ROOM:
-                raise
-        try:
             self._losses = losses.read(self._spool, [public], device)
         except (DecodeError, OSError) as error:
             self.problem = str(error)
             self._put_aside()
+        try:
+            losses.prepare(self._spool)
+        except OSError as error:  # a disk that is full already is asked again when it matters
+            if error.errno not in NO_ROOM:
+                raise
         drops = self._losses.drops
         if not self._losses.generation or self._losses.spoiled:
             drops = losses.merged([*drops, *self._told([public])])

@@ -128,7 +128,12 @@ def uncovered(drops: Iterable[Drop], receipt: Receipt | None) -> tuple[Drop, ...
 def _opened(slot: bytes, publics: Sequence[bytes], device: bytes) -> Losses:
     (length,) = _LENGTH.unpack_from(slot)
     signed = slot[_LENGTH.size : _LENGTH.size + length]
-    parts: Any = cbor.decode(cose.verify1(signed, publics, cose.LOSSES_AAD), depth=3, size=SLOT)
+    return decode(cose.verify1(signed, publics, cose.LOSSES_AAD), device)
+
+
+def decode(payload: bytes, device: bytes) -> Losses:
+    """The word in a payload. Raises DecodeError."""
+    parts: Any = cbor.decode(payload, depth=3, size=SLOT)
     if not isinstance(parts, list) or len(parts) < 4 or type(parts[0]) is not int or parts[0] != VERSION:
         raise DecodeError("not an array of four of version 1")
     _, owner, generation, drops = parts[:4]

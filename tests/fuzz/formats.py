@@ -21,7 +21,7 @@ from edgeguard.collector import events
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.records import chain, defects, evidence, examine, journal, receipts, wire
+from edgeguard.records import chain, defects, evidence, examine, journal, losses, receipts, wire
 from edgeguard.remediations import client, undo
 from edgeguard.sensors import logbook, observed
 from edgeguard.upgrades import deb, expected, overlay
@@ -84,7 +84,10 @@ def ledger(data: bytes) -> None:
 
 
 def journal_file(data: bytes) -> None:
-    """The bytes as a file; then as the frames of a sound one, whose CRCs a fuzzer would never find."""
+    """The bytes as a file; then as the frames of a sound one, whose CRCs a fuzzer would never find. And as the word
+    about what was let go, that lies beside."""
+    with contextlib.suppress(DecodeError):
+        losses.merged(losses.decode(data, bytes(16)).drops)
     journal.parse(data)
     header = journal.pack_header(journal.Header(GENERATION, journal.ACTIVE, 1, bytes(16), (1,) * journal.STREAMS))
     file = bytearray(header.ljust(journal.FRAMES_AT, b"\0"))
@@ -95,6 +98,11 @@ def journal_file(data: bytes) -> None:
         at += 2 + length
     content = journal.parse(bytes(file))
     assert content is not None
+    if len(file) > journal.FRAMES_AT:  # damage that a commit mark may show, and what the next generation says of it
+        file[journal.FRAMES_AT + sum(data) % (len(file) - journal.FRAMES_AT)] ^= 1
+        damaged = journal.parse(bytes(file))
+        assert damaged is not None
+        journal.completed(damaged, [content, damaged])
     for frame in content.frames:
         with contextlib.suppress(DecodeError):
             wire.decode_record(frame.content)

@@ -130,8 +130,10 @@ def journal_seeds() -> Seeds:
         body = cbor.decode(data, depth=wire.DEPTH)
         record = cbor.encode([0, 1, 2, body[1][0]])
         mark = cbor.encode([2, bytes(16)])
-        yield b"".join(len(part).to_bytes(2, "little") + part for part in (record, mark, record))
+        commit = cbor.encode([2, 3, 1, 1, 1])
+        yield b"".join(len(part).to_bytes(2, "little") + part for part in (record, mark, record, commit, record))
         break
+    yield cbor.encode([1, bytes(16), 3, [[1, 4, 2, 3], [6, 6, 1, 0]]])
     yield b"EGJRNL1\n" + bytes(90)
 
 

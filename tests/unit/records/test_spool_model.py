@@ -1,6 +1,6 @@
 """Random lives of a spool: whatever is killed, full, broken or flipped, no promise is broken.
 
-EDGEGUARD_SPOOL_LIVES=10000 is the long run (`make test-power` does it); EDGEGUARD_SPOOL_SEED takes another set.
+EDGEGUARD_SPOOL_LIVES=10000 is the long run (docs/records.md); EDGEGUARD_SPOOL_SEED takes another set.
 """
 
 import os
