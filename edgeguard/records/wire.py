@@ -2,7 +2,8 @@
 
     payload = [version, device, stream, seq, epoch, boot, first, n, previous, mono0, wall0, clock, baseline,
                dictionary, codec, body]
-    body    = [strings, rows, ? drops], raw DEFLATE where that is shorter
+    body    = [strings, rows, ? drops], raw DEFLATE where that is shorter; with a preset dictionary, which the collector
+              must have said that it has, [strings, rows, drops, digests] with rows as in `packing`
     row     = [dt, type<<4 | rule<<3 | severity, fields...], trailing nulls cut
 
 A text that occurs twice in a segment goes into `strings` and is an index; one that the baseline's manifest holds is
@@ -14,7 +15,9 @@ Signing is `codec.cose`, deciding what is recorded is `compose`. docs/wire-forma
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from edgeguard.codec import cbor
@@ -30,7 +33,7 @@ from edgeguard.records.registry import (
 
 VERSION = 1
 HEADER_FIELDS = 16
-CODEC_RAW, CODEC_DEFLATE = 0, 1
+CODEC_RAW, CODEC_DEFLATE, CODEC_PACKED, CODEC_PACKED_DEFLATE = 0, 1, 2, 3
 NO_PREVIOUS = bytes(32)  # of the first segment of a stream
 NO_BASELINE = bytes(8)
 DEPTH = 7  # body, rows, row, actor, parents, one parent, and one to spare for fields of tomorrow
@@ -45,6 +48,7 @@ COUNT_MAX = 2**62  # sequence numbers and times: sums of two still fit where SQL
 
 Reference = Callable[[str], int | None]  # text -> entry of the baseline's manifest
 Resolve = Callable[[int], str | None]  # and back
+Digest = Callable[[int], bytes | None]  # entry of the baseline's manifest -> SHA-256 of its content
 
 
 class Entry(NamedTuple):
@@ -118,31 +122,35 @@ def decode_record(data: bytes) -> Record:
     _need(_is_uint(stream) and stream < 16, "record: stream")
     _need(wall is None or type(wall) is int, "record: wall time")
     _need(_is_uint(clock) and clock < 4, "record: clock quality")
-    mono, record = _parse_row(row, _Reader((), None), 0)
+    mono, record = _parse_row(row, Reader((), None), 0)
     return record._replace(stream=stream, mono=mono, wall=wall, clock=clock)
 
 
 def encode_segment(
-    header: Header, records: Sequence[Record], reference: Reference | None = None, drops: Sequence[Drop] = ()
+    header: Header,
+    records: Sequence[Record],
+    reference: Reference | None = None,
+    drops: Sequence[Drop] = (),
+    digest: Digest | None = None,
 ) -> bytes:
-    """The payload of a segment. `n`, `mono`, `wall` and `clock` of the header are taken from the records."""
+    """The payload of a segment. `n`, `mono`, `wall` and `clock` of the header are taken from the records.
+
+    A dictionary in the header packs the rows, too. Raises DecodeError if that dictionary is not here.
+    """
     from cbor2 import dumps
 
     first = records[0]
     strings, place = _string_table(records, reference)
-    rows: list[list[Any]] = []
-    before = first.mono
-    for record in _differences(records):
-        mono = max(before, record.mono)  # a step back of some ms between two sensors is not worth a sign
-        rows.append(_row(record, mono - before, place))
-        before = mono
-    content: list[Any] = [strings, rows]
-    if drops:
-        content.append([list(drop) for drop in drops])
-    plain = dumps(content)
-    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    squeezed = squeezer.compress(plain) + squeezer.flush()
-    codec, body = (CODEC_DEFLATE, squeezed) if len(squeezed) < len(plain) else (CODEC_RAW, plain)
+    if header.dictionary:
+        known = _dictionary(header.dictionary)
+        codec, body = _squeeze(*_pack(records, strings, place, drops, digest), known)
+    else:
+        content: list[Any] = [strings, _rows(records, lambda record, dt: _row(record, dt, place))]
+        if drops:
+            content.append([list(drop) for drop in drops])
+        plain = dumps(content)
+        squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        codec, body = _shorter(plain, squeezer.compress(plain) + squeezer.flush(), CODEC_RAW)
     payload: bytes = dumps(
         [
             VERSION,
@@ -166,19 +174,65 @@ def encode_segment(
     return payload
 
 
+def packed_body(
+    records: Sequence[Record],
+    reference: Reference | None = None,
+    digest: Digest | None = None,
+) -> bytes:
+    """A packed body before it is compressed: what a dictionary is made of."""
+    strings, place = _string_table(records, reference)
+    return _pack(records, strings, place, (), digest)[0]
+
+
+def _pack(
+    records: Sequence[Record],
+    strings: list[str | bytes],
+    place: Place,
+    drops: Sequence[Drop],
+    digest: Digest | None,
+) -> tuple[bytes, int]:
+    """(the body, where its digests begin)."""
+    from cbor2 import dumps
+
+    from edgeguard.records.packing import Packer
+
+    packer = Packer(place, digest, records[0].wall)
+    rows = _rows(records, packer.row)
+    digests = packer.digests
+    plain: bytes = dumps([strings, rows, [list(drop) for drop in drops], digests])
+    return plain, len(plain) - len(digests)
+
+
+def _squeeze(plain: bytes, at: int, dictionary: bytes) -> tuple[int, bytes]:
+    """Codec and body. What stands from `at` on is random: it gets a block, and thereby codes, of its own."""
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, dictionary)
+    squeezed = squeezer.compress(plain[:at])
+    if at < len(plain):
+        squeezed += squeezer.flush(zlib.Z_BLOCK) + squeezer.compress(plain[at:])
+    return _shorter(plain, squeezed + squeezer.flush(), CODEC_PACKED)
+
+
+def _shorter(plain: bytes, squeezed: bytes, raw: int) -> tuple[int, bytes]:
+    """The codec (`raw`, or DEFLATE over it, the number after it) and the body."""
+    return (raw | CODEC_DEFLATE, squeezed) if len(squeezed) < len(plain) else (raw, plain)
+
+
+def _rows(records: Sequence[Record], write: Callable[[Record, int], list[Any]]) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    before = records[0].mono
+    for record in _differences(records):
+        mono = max(before, record.mono)  # a step back of some ms between two sensors is not worth a sign
+        rows.append(write(record, mono - before))
+        before = mono
+    return rows
+
+
 def _string_table(records: Iterable[Record], reference: Reference | None) -> tuple[list[str | bytes], Place]:
     """What occurs twice gets a number, the baseline's own a negative one. Most frequent first: short numbers."""
-    seen: dict[str, int] = {}
-
-    def count(text: str) -> int:
-        seen[text] = seen.get(text, 0) + 1
-        return 0
-
-    for record in records:
-        _row(record, 0, count)
+    seen = Counter(_texts(records))
     places: dict[str, int | str | bytes] = {}
     strings: list[str | bytes] = []
-    for text, times in sorted(seen.items(), key=lambda item: -item[1]):
+    for text, times in sorted(seen.items(), key=itemgetter(1), reverse=True):
         index = reference(text) if reference is not None else None
         if index is not None:
             places[text] = -1 - index
@@ -188,6 +242,39 @@ def _string_table(records: Iterable[Record], reference: Reference | None) -> tup
         else:
             places[text] = _inline(text)
     return strings, places.__getitem__
+
+
+def _texts(records: Iterable[Record]) -> list[str]:
+    """Every text that may be a reference, in the order of the rows."""
+    texts: list[str] = []
+    for record in records:
+        fields = record.fields
+        size = len(fields)
+        for index, kind in _TEXTS.get(record.type, ()):
+            if index >= size:
+                break
+            value = fields[index]
+            if value is None:
+                continue
+            if kind is Kind.REF:
+                texts.append(value)
+            elif kind is Kind.REFS:
+                texts += value
+            else:
+                for (_, inner), item in zip(_ACTOR_TEXTS, _at(value, _ACTOR_TEXTS), strict=False):
+                    if item is None:
+                        continue
+                    if inner is Kind.REF:
+                        texts.append(item)
+                    else:
+                        texts += item
+                if len(value) >= len(ACTOR_FIELDS):
+                    texts += [exe for _, exe in value[len(ACTOR_FIELDS) - 1] or ()]
+    return texts
+
+
+def _at(value: tuple[Any, ...], places: tuple[tuple[int, Kind], ...]) -> list[Any]:
+    return [value[index] for index, _ in places if index < len(value)]
 
 
 def _differences(records: Sequence[Record]) -> Iterable[Record]:
@@ -212,6 +299,8 @@ Place = Callable[[str], int | str | bytes]
 
 def _inline(text: str) -> str | bytes:
     """Text as CBOR can hold it: names that are not UTF-8 as bytes."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -246,8 +335,18 @@ def _write_refs(value: Any, place: Place) -> Any:
 
 
 def _write_columns(value: Any, _place: Place) -> Any:
-    coded = {COLUMN_NUMBERS.get(name, name): _write_value(item) for name, item in value.items()}
-    return {key: coded[key] for key in sorted(coded, key=_key_order)}
+    return coded_columns(value)
+
+
+def coded_columns(value: dict[str, Any]) -> dict[int | str, Any]:
+    """Columns with their numbers, in the order of their keys."""
+    try:
+        keys = [(COLUMN_NUMBERS[name], name) for name in value]
+    except KeyError:
+        coded = {COLUMN_NUMBERS.get(name, name): _write_value(item) for name, item in value.items()}
+        return {key: coded[key] for key in sorted(coded, key=_key_order)}
+    keys.sort()
+    return {key: _write_value(value[name]) for key, name in keys}
 
 
 def _key_order(key: int | str) -> tuple[int, int, bytes]:
@@ -286,6 +385,17 @@ _WRITERS: dict[Kind, Callable[[Any, Place], Any]] = {  # any other kind goes out
 }
 _PLANS = {kind.number: tuple(_WRITERS.get(field.kind) for field in kind.fields) for kind in TYPES.values()}
 _ACTOR_PLAN = tuple(_WRITERS.get(field.kind) for field in ACTOR_FIELDS[:-1])
+_TEXTS = {
+    kind.number: tuple(
+        (place, field.kind)
+        for place, field in enumerate(kind.fields)
+        if field.kind in {Kind.REF, Kind.REFS, Kind.ACTOR}
+    )
+    for kind in TYPES.values()
+}
+_ACTOR_TEXTS = tuple(
+    (place, field.kind) for place, field in enumerate(ACTOR_FIELDS[:-1]) if field.kind in {Kind.REF, Kind.REFS}
+)
 _COUNTERS = {
     kind.number: tuple(place for place, field in enumerate(kind.fields) if field.kind is Kind.COUNTER)
     for kind in TYPES.values()
@@ -301,21 +411,31 @@ def decode_header(payload: bytes) -> Header:
     return _opened(payload)[0]
 
 
-def decode_segment(payload: bytes, resolve: Resolve | None = None) -> Segment:
-    """A whole segment, strictly. `resolve` knows the baseline's entries; without it they stay `Entry` numbers.
+def decode_segment(payload: bytes, resolve: Resolve | None = None, digest: Digest | None = None) -> Segment:
+    """A whole segment, strictly. `resolve` knows the baseline's entries and `digest` what they hold; without them they
+    stay `Entry` numbers.
 
     Raises SegmentRefused for anything that a sealer does not write, except types and fields of tomorrow.
     """
     header, codec, body = _opened(payload)
     try:
-        content = cbor.decode(_inflate(codec, body), depth=DEPTH, size=INFLATED_MAX)
-        _need(isinstance(content, list) and 2 <= len(content) <= 3, "body: not an array of two or three")
-        reader = _Reader(_strings(content[0]), resolve)
+        content = cbor.decode(_inflate(codec, body, header.dictionary), depth=DEPTH, size=INFLATED_MAX)
+        packed = codec >= CODEC_PACKED
+        _need(isinstance(content, list), "body: not an array")
+        _need(2 <= len(content) <= 3 or packed, "body: not an array of two or three")
+        _need(len(content) == 4 or not packed, "body: not an array of four")
+        reader = _unpacker(header, content, resolve, digest) if packed else Reader(_strings(content[0]), resolve)
         records = _records(header, content[1], reader)
-        drops = _drops(content[2]) if len(content) == 3 else ()
+        drops = _drops(content[2]) if len(content) > 2 else ()
     except DecodeError as error:
         raise SegmentRefused(f"segment {header.stream}-{header.sequence}: {error}") from error
     return Segment(header, records, drops)
+
+
+def _unpacker(header: Header, content: list[Any], resolve: Resolve | None, digest: Digest | None) -> Reader:
+    from edgeguard.records.packing import Unpacker
+
+    return Unpacker(_strings(content[0]), resolve, digest, content[3], (header.mono, header.wall))
 
 
 def split(data: bytes) -> list[bytes]:
@@ -361,8 +481,9 @@ def _header(parts: list[Any]) -> tuple[Header, int, bytes]:
     _need(wall is None or (type(wall) is int and abs(wall) < COUNT_MAX), "payload: wall0")
     _need(_is_uint(clock) and clock < 4, "payload: clock quality")
     _need(isinstance(baseline, bytes) and len(baseline) == 8, "payload: baseline id")
-    _need(_is_uint(dictionary) and dictionary == 0, f"payload: dictionary {dictionary!r} is not here")
-    _need(_is_uint(codec) and codec in {CODEC_RAW, CODEC_DEFLATE}, "payload: codec")
+    _need(_is_uint(dictionary), "payload: dictionary")
+    _need(_is_uint(codec) and codec <= CODEC_PACKED_DEFLATE, "payload: codec")
+    _need((codec >= CODEC_PACKED) == (dictionary > 0), "payload: codec and dictionary do not go together")
     _need(isinstance(body, bytes), "payload: body")
     header = Header(
         device, stream, sequence, epoch, boot, first, count, previous, mono, wall, clock, baseline, dictionary
@@ -370,17 +491,23 @@ def _header(parts: list[Any]) -> tuple[Header, int, bytes]:
     return header, codec, body
 
 
-def _inflate(codec: int, body: bytes) -> bytes:
-    if codec == CODEC_RAW:
+def _inflate(codec: int, body: bytes, dictionary: int = 0) -> bytes:
+    if not codec & CODEC_DEFLATE:
         return body
-    inflater = zlib.decompressobj(-15)
     try:
+        inflater = zlib.decompressobj(-15, _dictionary(dictionary)) if dictionary else zlib.decompressobj(-15)
         plain = inflater.decompress(body, INFLATED_MAX)
     except zlib.error as error:
         raise DecodeError(f"body: {error}") from error
     if not inflater.eof or inflater.unused_data:
         raise DecodeError(f"body: cut off, followed by other bytes, or of more than {INFLATED_MAX} bytes")
     return plain
+
+
+def _dictionary(number: int) -> bytes:
+    from edgeguard.records.dictionaries import read  # a file of the package: here only who decodes such a segment
+
+    return read(number)
 
 
 def _strings(table: Any) -> tuple[str, ...]:
@@ -393,13 +520,14 @@ def _text(item: str | bytes) -> str:
     return item if isinstance(item, str) else item.decode("utf-8", "surrogateescape")
 
 
-def _records(header: Header, rows: Any, reader: _Reader) -> tuple[Record, ...]:
+def _records(header: Header, rows: Any, reader: Reader) -> tuple[Record, ...]:
     _need(isinstance(rows, list) and len(rows) == header.n, "rows: not as many as announced")
     records, mono = [], header.mono
     for row in rows:
         mono, record = _parse_row(row, reader, mono)
         wall = None if header.wall is None else header.wall + mono - header.mono
         records.append(record._replace(stream=header.stream, mono=mono, wall=wall, clock=header.clock))
+    reader.end()
     return tuple(records)
 
 
@@ -416,24 +544,31 @@ def _drops(entries: Any) -> tuple[Drop, ...]:
     return tuple(drops)
 
 
-def _parse_row(row: Any, reader: _Reader, mono: int) -> tuple[int, Record]:
+def _parse_row(row: Any, reader: Reader, mono: int) -> tuple[int, Record]:
     _need(isinstance(row, list) and len(row) >= 2 and _is_uint(row[0]) and _is_uint(row[1]), "row: no [dt, head]")
     mono += row[0]
     _need(mono < COUNT_MAX, "row: dt")
     number, rule, severity = row[1] >> 4, bool(row[1] & 8), row[1] & 7
+    reader.begin(mono)
     kind = TYPES.get(number)
     if kind is None:
         return mono, Record(number, 0, 0, None, 0, severity, rule, tuple(row[2:]))
     return mono, Record(number, 0, 0, None, 0, severity, rule, reader.fields(kind.name, kind.fields, row[2:]))
 
 
-class _Reader:
-    """Takes fields apart, with what a segment's references point at."""
+class Reader:
+    """Takes the fields of rows apart, with what a segment's references point at."""
 
     def __init__(self, strings: tuple[str, ...], resolve: Resolve | None) -> None:
         self._strings = strings
         self._resolve = resolve
         self._counters: dict[tuple[str, int], int] = {}
+
+    def begin(self, mono: int) -> None:
+        """A row begins, `mono` ms after boot."""
+
+    def end(self) -> None:
+        """All rows were read. Raises DecodeError where something is left over."""
 
     def fields(self, name: str, known: tuple[Field, ...], values: list[Any]) -> tuple[Any, ...]:
         parsed: list[Any] = []
@@ -480,8 +615,16 @@ class _Reader:
             if isinstance(key, int):
                 name = COLUMN_NAMES[key] if key < len(COLUMN_NAMES) else f"column {key}"
             _need(name not in columns, f"{where}: column {name!r} twice")
-            columns[name] = _value(item, where)
+            columns[name] = self._column(key, item, where)
         return columns
+
+    def _column(self, _key: int | str, value: Any, where: str) -> Any:
+        return _value(value, where)
+
+    def _parent(self, number: Any, where: str) -> int:
+        _need(_is_uint(number), f"{where}: parent is no pair")
+        found: int = number
+        return found
 
     def _actor(self, value: Any, where: str) -> tuple[Any, ...]:
         _need(isinstance(value, list), f"{where}: not an array")
@@ -492,8 +635,8 @@ class _Reader:
         _need(isinstance(parents, list), f"{where}: parents are not a list")
         pairs = []
         for pair in parents:
-            _need(isinstance(pair, list) and len(pair) == 2 and _is_uint(pair[0]), f"{where}: parent is no pair")
-            pairs.append((pair[0], self._ref(pair[1], where)))
+            _need(isinstance(pair, list) and len(pair) == 2, f"{where}: parent is no pair")
+            pairs.append((self._parent(pair[0], where), self._ref(pair[1], where)))
         return (*parts, tuple(pairs))
 
 
