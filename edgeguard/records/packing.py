@@ -1,25 +1,27 @@
 """Packed rows (codecs 2 and 3): the same records in fewer bytes, for a collector that has said that it reads them.
 
-    numbers   A field or column of the kind "number": what is at least 0 stands for itself; -1 - z is a difference to the
-              number before it, z its zigzag (0, -1, 1, -2, ... are 0, 1, 2, 3, ...). The number before it is the last one
-              of a field or column of the same name in the segment, 0 at first; for `start` it is the row's wall time, for
-              `ppid` and the numbers of an actor's parents the last `pid`.
-    digests   32 bytes are a number: 0 is the next of the segment's digests, k the k-th back from the last one used, and
-              -1 the digest that the baseline holds for this row's own path: the first text of the row that is a
+    numbers   A field or column of the kind "number": what is at least 0 stands for itself; -1 - z is a difference to
+              the number before it, z its zigzag (0, -1, 1, -2, ... are 0, 1, 2, 3, ...). The number before it is the
+              last one of a field or column of the same name in the segment, 0 at first; for `start` it is the row's
+              wall time, for `ppid` and the numbers of an actor's parents the last `pid`.
+    digests   32 bytes are a number: 0 is the next of the segment's digests, k the k-th back from the last one used,
+              and -1 the digest that the baseline holds for this row's own path: the first text of the row that is a
               reference into it. In a column, {1: number}.
     body      [strings, rows, drops, digests]: the digests of all rows one after the other, at the end, because
-              nothing makes them shorter and they make shorter what is compressed with them longer.
+              nothing makes them shorter and they make longer what is compressed with them.
 
 `wire` says what a row is. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from edgeguard.codec.heads import NATURALS, encoded, head, integer
 from edgeguard.errors import DecodeError
 from edgeguard.records.registry import ACTOR_FIELDS, COLUMN_NUMBERS, TYPES, Field, Kind
-from edgeguard.records.wire import UINT_MAX, Digest, Entry, Place, Reader, Record, Resolve, coded_columns
+from edgeguard.records.wire import UINT_MAX, Digest, Entry, Reader, Record, Resolve, coded_key, coded_value, key_order
 
 DIGEST_SIZE = 32
 OWN = -1  # the digest of this row's own path
@@ -28,6 +30,11 @@ _DIFFERENCE_MAX = 2**32  # beyond, a difference has nine bytes, too
 _ESCAPED = 2  # {2: value}: what stands in a column of numbers and is none
 _DIGEST_KEY = 1
 _PARENTS = len(ACTOR_FIELDS) - 1
+_TO_OTHERS = frozenset({"start", "ppid"})  # numbers whose difference is to something else
+_NULL = b"\xf6"
+_PAIR = head(4, 2)
+_DIGEST_HEAD = head(5, 1) + integer(_DIGEST_KEY)
+_BOOLS = (b"\xf4", b"\xf5")
 
 
 def difference(value: int, before: int) -> int:
@@ -52,51 +59,70 @@ def undo(number: int, before: int) -> int:
 
 
 class Packer:
-    """Makes the rows of one segment, in their order. `wall`: of the first record."""
+    """Writes the rows of one segment, in their order. `wall`: of the first record.
 
-    def __init__(self, place: Place, digest: Digest | None, wall: int | None) -> None:
-        self._place = place
+    Straight into bytes, and with what a text becomes looked up once: Debian 13's cbor2 is Python and took three times
+    as long for lists that it only walks once more.
+    """
+
+    def __init__(self, places: Mapping[str, int | str | bytes], digest: Digest | None, wall: int | None) -> None:
+        self._raw = places
+        self._places = _Encoded(places)
         self._digest = digest
         self._before: dict[str, int] = {}
         self._digests: dict[bytes, int] = {}
         self._clock = wall is not None
         self._wall = wall or 0  # of the row, as a reader will make it out of `wall` and the rows' differences
-        self._own = 0  # the reference to this row's own path, 0 while there is none
+        self._record: Record | None = None  # whose row is written
+        self._texts = _Texts()  # in columns
+        self._orders: dict[tuple[str, ...], list[tuple[str, bytes, str]]] = {}
 
     @property
     def digests(self) -> bytes:
         return b"".join(self._digests)
 
-    def row(self, record: Record, dt: int) -> list[Any]:
-        row: list[Any] = [dt, record.type << 4 | (8 if record.rule else 0) | record.severity]
-        plan = _PLANS.get(record.type, ())
-        self._own = 0
+    def row(self, record: Record, dt: int) -> bytes:
         if self._clock:
             self._wall += dt
-        place, append = self._place, row.append
-        for (kind, name), value in zip(plan, record.fields, strict=False):
-            if value is None or kind is None:
-                append(value)
-            elif kind is Kind.UINT:
-                append(self._number(name, value))
-            elif kind is Kind.REF:
-                item = place(value)
-                append(item)
-                if not self._own and type(item) is int and item < 0:
-                    self._own = item
-            elif kind is Kind.REFS:
-                append([place(item) for item in value])
+        self._record = record
+        places, before = self._places, self._before
+        plan, fields = _PLANS.get(record.type, ()), record.fields
+        parts = [b"", integer(dt), integer(record.type << 4 | (8 if record.rule else 0) | record.severity)]
+        append = parts.append
+        for (kind, name), value in zip(plan, fields, strict=False):
+            if value is None:
+                append(_NULL)
+            elif kind == _REF:
+                append(places[value])
+            elif kind == _NUMBER:
+                last = before.get(name, 0)
+                before[name] = value
+                append(NATURALS[value] if value < 24 else integer(difference(value, last)))
+            elif kind == _SMALL:
+                append(_BOOLS[value] if value is True or value is False else integer(value))
+            elif kind == _REFS:
+                append(head(4, len(value)) + b"".join([places[item] for item in value]))
+            elif kind == _COUNTER:
+                append(integer(value - before.get(name, 0)))
+                before[name] = value
             else:
-                append(self._other(kind, value))
-        row += record.fields[len(plan) :]
-        while row[-1] is None:
-            row.pop()
-        return row
+                append(self._other(kind, name, value))
+        parts += [encoded(value) for value in fields[len(plan) :]]
+        while parts[-1] is _NULL:
+            parts.pop()
+        parts[0] = head(4, len(parts) - 1)
+        return b"".join(parts)
 
-    def _other(self, kind: Kind, value: Any) -> Any:
-        if kind is Kind.COLUMNS:
+    def _other(self, kind: int, name: str, value: Any) -> bytes:
+        if kind == _COLUMNS:
             return self._columns(value)
-        return self._actor(value) if kind is Kind.ACTOR else self._reference(value)
+        if kind == _ACTOR:
+            return self._actor(value)
+        if kind == _DIGEST:
+            return self._reference(value) if len(value) == DIGEST_SIZE else encoded(value)
+        if kind == _PLAIN:
+            return encoded(value)
+        return integer(self._number(name, value))
 
     def _number(self, name: str, value: int) -> int:
         if name == "start":
@@ -107,53 +133,106 @@ class Packer:
         self._before[name] = value
         return difference(value, before)
 
-    def _reference(self, value: bytes) -> Any:
-        """A digest as a number; other bytes as they are."""
-        if len(value) != DIGEST_SIZE:
-            return value
-        if self._own and self._digest is not None and self._digest(-1 - self._own) == value:
-            return OWN
+    def _reference(self, value: bytes) -> bytes:
+        own = self._own()
+        if own is not None and self._digest is not None and self._digest(own) == value:
+            return integer(OWN)
         known = self._digests
         number = known.get(value)
         if number is None:
             known[value] = len(known)
-            return 0
-        return len(known) - number
+            return integer(0)
+        return integer(len(known) - number)
 
-    def _columns(self, columns: dict[str, Any]) -> dict[Any, Any]:
-        coded = coded_columns(columns)
-        for key, value in coded.items():
-            if isinstance(value, bytes):
-                if len(value) == DIGEST_SIZE:
-                    coded[key] = {_DIGEST_KEY: self._reference(value)}
-            elif key in NUMBER_COLUMNS and type(value) is int:
-                coded[key] = self._number(NUMBER_COLUMNS[key], value) if value >= 0 else {_ESCAPED: value}
-        return coded
+    def _own(self) -> int | None:
+        """The baseline's entry of this row's own path, None if it has none."""
+        assert self._record
+        for (kind, _), value in zip(_PLANS.get(self._record.type, ()), self._record.fields, strict=False):
+            if kind == _REF and value is not None:
+                place = self._raw[value]
+                if type(place) is int and place < 0:
+                    return -1 - place
+        return None
 
-    def _actor(self, value: tuple[Any, ...]) -> list[Any]:
-        place = self._place
-        row: list[Any] = []
-        for (kind, name), item in zip(_ACTOR_PLAN, value, strict=False):
-            if item is None or kind is None:
-                row.append(item)
-            elif kind is Kind.REF:
-                row.append(place(item))
-            elif kind is Kind.REFS:
-                row.append([place(text) for text in item])
+    def _columns(self, columns: dict[str, Any]) -> bytes:
+        names = tuple(columns)
+        order = self._orders.get(names)
+        if order is None:
+            order = self._orders[names] = _order(columns)
+        parts, texts = [head(5, len(names))], self._texts
+        for name, key, number in order:
+            parts.append(key)
+            value = columns[name]
+            kind = type(value)
+            if kind is str:
+                parts.append(texts[value])
+            elif kind is int:
+                if not number:
+                    parts.append(integer(value))
+                elif value >= 0:
+                    parts.append(integer(self._number(number, value)))
+                else:
+                    parts.append(encoded({_ESCAPED: value}))
+            elif kind is bytes and len(value) == DIGEST_SIZE:
+                parts.append(_DIGEST_HEAD + self._reference(value))
             else:
-                row.append(self._number(name, item))
+                parts.append(encoded(coded_value(value)))
+        return b"".join(parts)
+
+    def _actor(self, value: tuple[Any, ...]) -> bytes:
+        places = self._places
+        parts = [b""]
+        for (kind, name), item in zip(_ACTOR_PLAN, value, strict=False):
+            if item is None:
+                parts.append(_NULL)
+            elif kind == _REF:
+                parts.append(places[item])
+            elif kind == _REFS:
+                parts.append(head(4, len(item)) + b"".join([places[text] for text in item]))
+            elif kind == _NUMBER:
+                parts.append(integer(self._number(name, item)))
+            else:
+                parts.append(encoded(item))
         parents = value[_PARENTS] if len(value) > _PARENTS else None
         if parents:
             pid = self._before.get("pid", 0)
-            row.append([[difference(number, pid), place(exe)] for number, exe in parents])
+            pairs = [_PAIR + integer(difference(number, pid)) + places[exe] for number, exe in parents]
+            parts.append(head(4, len(pairs)) + b"".join(pairs))
         else:
-            while row and row[-1] is None:
-                row.pop()
-        return row
+            while parts and parts[-1] is _NULL:
+                parts.pop()
+        parts[0] = head(4, len(parts) - 1)
+        return b"".join(parts)
+
+
+class _Encoded(dict[str, bytes]):
+    """What stands for a text in a row, encoded when it is first asked for."""
+
+    def __init__(self, places: Mapping[str, int | str | bytes]) -> None:
+        super().__init__()
+        self._places = places
+
+    def __missing__(self, text: str) -> bytes:
+        found = self[text] = encoded(self._places[text])
+        return found
+
+
+class _Texts(dict[str, bytes]):
+    """Texts of columns, encoded."""
+
+    def __missing__(self, text: str) -> bytes:
+        found = self[text] = encoded(coded_value(text))
+        return found
+
+
+def _order(columns: dict[str, Any]) -> list[tuple[str, bytes, str]]:
+    """(name, encoded key, name of its differences or "") in the order of the keys."""
+    coded = sorted(((COLUMN_NUMBERS.get(name, name), name) for name in columns), key=lambda item: key_order(item[0]))
+    return [(name, encoded(coded_key(key)), name if key in NUMBER_COLUMNS else "") for key, name in coded]
 
 
 class Unpacker(Reader):
-    """Takes packed rows apart. `first`: time since boot and wall time of the segment's first record, as in its header."""
+    """Takes packed rows apart. `first`: time since boot and wall time of the first record, as the header has them."""
 
     def __init__(
         self,
@@ -171,35 +250,29 @@ class Unpacker(Reader):
         self._used = 0
         self._first = first
         self._wall = 0
-        self._own: int | None = None
-        self._before: dict[str, int] = {}
 
     def begin(self, mono: int) -> None:
         since, wall = self._first
-        self._wall, self._own = 0 if wall is None else wall + mono - since, None
+        self._wall = 0 if wall is None else wall + mono - since
+        self._own = None
 
     def end(self) -> None:
         if self._used != len(self._digests):
             raise DecodeError(f"digests: {len(self._digests)}, and {self._used} are used")
 
-    def _field(self, field: Field, value: Any, where: str) -> Any:
-        kind = field.kind
-        if kind is Kind.UINT:
-            if type(value) is not int:
-                raise DecodeError(f"{where}: not uint")
-            return self._number(field.name, value)
-        if kind is Kind.DIGEST and type(value) is int:
-            return self._reference(value, where)
-        if kind is Kind.REF and self._own is None and type(value) is int and value < 0:
-            self._own = -1 - value
-        return super()._field(field, value, where)
+    def _difference(self, name: str, number: int, _where: str) -> int:
+        return self._undone(name, number)
 
-    def _number(self, name: str, number: int) -> int:
+    def _digest_of(self, value: Any, where: str) -> Any:
+        return self._reference(value, where) if type(value) is int else super()._digest_of(value, where)
+
+    def _undone(self, name: str, number: int) -> int:
         if name == "start":
             return undo(number, self._wall)
-        if name == "ppid":
-            return undo(number, self._before.get("pid", 0))
-        value = self._before[name] = undo(number, self._before.get(name, 0))
+        return undo(number, self._before.get("pid" if name == "ppid" else name, 0))
+
+    def _number(self, name: str, number: int) -> int:
+        value = self._before[name] = self._undone(name, number)
         return value
 
     def _parent(self, number: Any, where: str) -> int:
@@ -224,7 +297,7 @@ class Unpacker(Reader):
 
     def _column(self, key: int | str, value: Any, where: str) -> Any:
         if key in NUMBER_COLUMNS and type(value) is int:
-            return self._number(NUMBER_COLUMNS[key], value)  # type: ignore[index]  # a key of the table is a number
+            return self._number(NUMBER_COLUMNS[key], value)
         if isinstance(value, dict):
             if set(value) == {_DIGEST_KEY}:
                 return self._reference(value[_DIGEST_KEY], where)
@@ -233,12 +306,26 @@ class Unpacker(Reader):
         return super()._column(key, value, where)
 
 
-_SPECIAL = frozenset({Kind.REF, Kind.REFS, Kind.UINT, Kind.DIGEST, Kind.COLUMNS, Kind.ACTOR})
+_PLAIN, _SMALL, _REF, _REFS, _NUMBER, _MOVED, _DIGEST, _COLUMNS, _ACTOR, _COUNTER = range(10)
+_CODES = {
+    Kind.BOOL: _SMALL,
+    Kind.ENUM: _SMALL,
+    Kind.INT: _SMALL,
+    Kind.REF: _REF,
+    Kind.REFS: _REFS,
+    Kind.UINT: _NUMBER,
+    Kind.DIGEST: _DIGEST,
+    Kind.COLUMNS: _COLUMNS,
+    Kind.ACTOR: _ACTOR,
+    Kind.COUNTER: _COUNTER,
+}
 
 
-def _plan(fields: tuple[Field, ...]) -> tuple[tuple[Kind | None, str], ...]:
-    return tuple((field.kind if field.kind in _SPECIAL else None, field.name) for field in fields)
+def _plan(fields: tuple[Field, ...]) -> tuple[tuple[int, str], ...]:
+    return tuple(
+        (_MOVED if field.name in _TO_OTHERS else _CODES.get(field.kind, _PLAIN), field.name) for field in fields
+    )
 
 
-_PLANS: dict[int, tuple[tuple[Kind | None, str], ...]] = {kind.number: _plan(kind.fields) for kind in TYPES.values()}
+_PLANS: dict[int, tuple[tuple[int, str], ...]] = {kind.number: _plan(kind.fields) for kind in TYPES.values()}
 _ACTOR_PLAN = _plan(ACTOR_FIELDS[:-1])

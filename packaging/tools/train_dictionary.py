@@ -27,7 +27,7 @@ from tests.bench.corpus import Baseline, Machine, corpus, streams  # noqa: E402
 SIZE = SIZE_MAX - 512  # the last bytes of the window would be out of reach as soon as the body begins
 GRAM = 6  # bytes that are counted: a match of six saves something even from far away
 PIECE = 64  # bytes that are taken at once
-BATCH = 32  # records of a segment
+BATCH = 16  # records of a segment
 SEED = 2
 
 
@@ -38,8 +38,11 @@ def bodies(root: str, seed: int) -> list[bytes]:
     found = []
     for known in (baseline, None):
         for stream in streams(corpus(machine, seed)):
-            for at in range(0, len(stream), BATCH):
-                found.append(wire.packed_body(stream[at : at + BATCH], known and known.reference, known and known.digest))
+            batches = (stream[at : at + BATCH] for at in range(0, len(stream), BATCH))
+            if known:
+                found += [wire.packed_body(batch, known.reference, known.digest) for batch in batches]
+            else:
+                found += [wire.packed_body(batch) for batch in batches]
     return found
 
 

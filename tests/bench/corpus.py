@@ -324,7 +324,9 @@ class Day:
         kind = [rule for rule in self.rules if rule["kind"] == seen.kind]
         exact = [rule for rule in kind if column in rule.get("expect", ())]
         category = seen.columns.get("category")
-        named = [rule for rule in exact if category in (rule["where"].get("category"), *_list(rule["where"].get("category")))]
+        named = [
+            rule for rule in exact if category in (rule["where"].get("category"), *_list(rule["where"].get("category")))
+        ]
         return named[:1] or exact or kind
 
     def tell(self, transition: Transition, finding: Finding) -> None:
@@ -343,7 +345,7 @@ class Day:
     def ordinary_program(self) -> None:
         for _ in range(self.dice.randrange(1, 4)):
             self.after(400)
-            words = self.routine() if self.dice.random() < 0.8 else self.dice.choice(self.machine.commands)
+            words = self.routine() if self.dice.random() < 0.9 else self.dice.choice(self.machine.commands)
             user, uid = self.user_of[words]
             parent = self.process()
             columns = {
@@ -393,7 +395,9 @@ class Day:
 
     def unusual_program(self) -> None:
         actor = self.person()
-        name = f"/{self.dice.choice(('tmp', 'dev/shm', 'var/tmp', f'home/{actor.login_user}'))}/{self.digest().hex()[:6]}"
+        name = (
+            f"/{self.dice.choice(('tmp', 'dev/shm', 'var/tmp', f'home/{actor.login_user}'))}/{self.digest().hex()[:6]}"
+        )
         columns = {
             "exe": name, "argv": (name, *actor.argv[1:2]), "pid": self.process(), "ppid": actor.pid, "uid": actor.uid,
             "user": actor.user, "login_uid": actor.login_uid, "tty": actor.tty, "unit": actor.unit, "exe_state": "ok",
@@ -406,7 +410,9 @@ class Day:
         protocol, number = dice.choice(self.machine.ports or [("tcp", 22)])
         if dice.random() < 0.7:
             number = dice.randrange(1024, 61000)
-        address, scope = dice.choice((("0.0.0.0", "any"), ("::", "any"), ("127.0.0.1", "loopback"), (f"{self.network}.7", "address")))
+        address, scope = dice.choice(
+            (("0.0.0.0", "any"), ("::", "any"), ("127.0.0.1", "loopback"), (f"{self.network}.7", "address"))
+        )
         shown = f"[{address}]" if ":" in address else address
         columns = {
             "protocol": protocol, "address": address, "port": number, "scope": scope, "exe": words[0], "uid": 0,
@@ -435,8 +441,9 @@ class Day:
         maker, name, vendor = self.dice.choice(self.sticks)
         product, serial = self.dice.randrange(65536), self.digest().hex()[:12].upper()
         columns = {
-            "vendor": f"{vendor:04x}", "product": f"{product:04x}", "serial": serial, "manufacturer": maker, "name": name,
-            "interfaces": self.dice.choice(INTERFACES), "port": f"1-1.{self.dice.randrange(1, 5)}", "authorized": True,
+            "vendor": f"{vendor:04x}", "product": f"{product:04x}", "serial": serial, "manufacturer": maker,
+            "name": name, "interfaces": self.dice.choice(INTERFACES),
+            "port": f"1-1.{self.dice.randrange(1, 5)}", "authorized": True,
             "driver": "usb-storage",
         }  # fmt: skip
         self.find(self.see("usb", f"{vendor:04x}:{product:04x}/{serial}", columns), {"known": True})
@@ -446,14 +453,17 @@ class Day:
     def upgrade(self) -> None:
         for name, version, architecture in self.dice.sample(self.machine.packages, self.dice.randrange(1, 9)):
             self.after(300)
+            after = f"{version}+u{self.dice.randrange(9)}"
             counts = (self.dice.randrange(3, 90), 0, self.dice.choice((0, 0, 1)), 0)
             package = {
-                "name": name, "architecture": architecture, "before": version, "after": f"{version}+deb12u{self.dice.randrange(9)}",
+                "name": name, "architecture": architecture, "before": version, "after": after,
                 "word": "archive", "sha256": self.digest(), "signed": counts[0], "other": counts[1], "kept": counts[2],
                 "removed": counts[3], "others": (), "text": f"{name}: {counts[0]} files as in the package",
             }  # fmt: skip
             self.records.append(compose.upgrade(package, self.moment, Severity.INFORMATIONAL))
-        self.state("sweep", f"upgrade: {self.dice.randrange(2, 90)} files made of packages, their content is not proven")
+        self.state(
+            "sweep", f"upgrade: {self.dice.randrange(2, 90)} files made of packages, their content is not proven"
+        )
 
     def start(self) -> None:
         self.state("start", "edgeguardd 0.1.0")
@@ -464,7 +474,9 @@ class Day:
         self.state("baseline installed", f"revision {self.dice.randrange(1, 40)} (signed)")
 
     def sweep(self) -> None:
-        self.state("sweep", f"{len(self.machine.files) + self.dice.randrange(400)} files, {self.dice.randrange(3)} changed")
+        self.state(
+            "sweep", f"{len(self.machine.files) + self.dice.randrange(400)} files, {self.dice.randrange(3)} changed"
+        )
 
     def acceptance(self) -> None:
         for kind in ("process", "sysctl", "listener", "account"):
