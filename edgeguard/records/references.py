@@ -58,7 +58,7 @@ class Places:
             os.close(self._fd)
             raise
         self._numbers = {directory: number for number, directory in enumerate(self._directories)}
-        self._blocks: dict[int, _Names] = {}
+        self._names: dict[int, _Names] = {}
 
     def close(self) -> None:
         os.close(self._fd)
@@ -99,7 +99,7 @@ class Places:
         return (number, place) if place < len(self._names_of(number).names) else None
 
     def _names_of(self, number: int) -> _Names:
-        names = self._blocks.get(number)
+        names = self._names.get(number)
         if names is None:
             try:
                 block = next(self._reader.blocks(number))
@@ -107,7 +107,7 @@ class Places:
                 names = _Names(block.names, digests, {name: place for place, name in enumerate(block.names)})
             except DecodeError:  # damaged since it was opened: its paths are written out, nothing stops
                 names = _Names([], [], {})
-            if len(self._blocks) >= _KEPT:
-                self._blocks.pop(next(iter(self._blocks)))
-            self._blocks[number] = names
+            if len(self._names) >= _KEPT:
+                self._names.pop(next(iter(self._names)))
+            self._names[number] = names
         return names
