@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_world import Device, finding, moment, state
 from test_seal import COLLECTOR, opened
-from test_wire import SAMPLE, VALUE, header, records
+from test_wire import SAMPLE, header, records
 
 from edgeguard.codec import cbor, cose
 from edgeguard.codec.heads import encoded, integer
