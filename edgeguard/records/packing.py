@@ -15,14 +15,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from edgeguard.codec.heads import NATURALS, encoded, head, integer
 from edgeguard.errors import DecodeError
 from edgeguard.records.registry import ACTOR_FIELDS, COLUMN_NUMBERS, TYPES, Field, Kind
-from edgeguard.records.wire import UINT_MAX, Digest, Entry, Reader, Record, Resolve, coded_key, coded_value, key_order
+from edgeguard.records.wire import (
+    UINT_MAX,
+    Digest,
+    Drop,
+    Entry,
+    Reader,
+    Record,
+    Reference,
+    Resolve,
+    coded_key,
+    coded_value,
+    inline,
+    key_order,
+    written,
+)
 
+LEVEL = 6  # of DEFLATE with a dictionary: 9 saves 0.06 bytes an event and takes another 1.8 us
 DIGEST_SIZE = 32
 OWN = -1  # the digest of this row's own path
 NUMBER_COLUMNS = {COLUMN_NUMBERS[name]: name for name in ("pid", "ppid", "start")}
@@ -58,6 +76,87 @@ def undo(number: int, before: int) -> int:
     return value
 
 
+def string_table(
+    records: Iterable[Record], reference: Reference | None
+) -> tuple[list[str | bytes], dict[str, int | str | bytes]]:
+    """What occurs twice gets a number, the baseline's own a negative one. Most frequent first: short numbers."""
+    places: dict[str, int | str | bytes] = {}
+    often: list[tuple[int, str]] = []
+    for text, times in Counter(_texts(records)).items():
+        index = reference(text) if reference is not None else None
+        if index is not None:
+            places[text] = -1 - index
+        elif times > 1 and len(text) > 2:
+            often.append((times, text))
+        else:
+            places[text] = inline(text)
+    often.sort(key=itemgetter(0), reverse=True)
+    for number, (_, text) in enumerate(often):
+        places[text] = number
+    return [inline(text) for _, text in often], places
+
+
+def _texts(records: Iterable[Record]) -> list[str]:
+    """Every text that may be a reference, in the order of the rows."""
+    texts: list[str] = []
+    for record in records:
+        _gather(_TEXTS.get(record.type, ()), record.fields, texts)
+    return texts
+
+
+def _gather(plan: tuple[tuple[int, Kind], ...], fields: tuple[Any, ...], texts: list[str]) -> None:
+    size = len(fields)
+    for index, kind in plan:
+        if index >= size:
+            break
+        value = fields[index]
+        if value is None:
+            continue
+        if kind is Kind.REF:
+            texts.append(value)
+        elif kind is Kind.REFS:
+            texts += value
+        else:
+            _gather(_ACTOR_TEXTS, value, texts)
+            if len(value) > _PARENTS:
+                texts += [exe for _, exe in value[_PARENTS] or ()]
+
+
+def packed_body(
+    records: Sequence[Record],
+    reference: Reference | None = None,
+    digest: Digest | None = None,
+) -> bytes:
+    """A packed body before it is compressed: what a dictionary is made of."""
+    strings, places = string_table(records, reference)
+    return pack(records, strings, places, (), digest)[0]
+
+
+def pack(
+    records: Sequence[Record],
+    strings: list[str | bytes],
+    places: dict[str, int | str | bytes],
+    drops: Sequence[Drop],
+    digest: Digest | None,
+) -> tuple[bytes, int]:
+    """(the body, where its digests begin)."""
+    packer = Packer(places, digest, records[0].wall)
+    rows = written(records, packer.row)
+    digests = packer.digests
+    parts = (head(4, 4), encoded(strings), head(4, len(rows)), *rows, encoded([list(drop) for drop in drops]))
+    plain = b"".join((*parts, encoded(digests)))
+    return plain, len(plain) - len(digests)
+
+
+def squeeze(plain: bytes, at: int, dictionary: bytes) -> tuple[bytes, bytes]:
+    """The body, and the body in fewer bytes. What stands from `at` on is random: a block, and so codes, of its own."""
+    squeezer = zlib.compressobj(LEVEL, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, dictionary)
+    squeezed = squeezer.compress(plain[:at])
+    if at < len(plain):
+        squeezed += squeezer.flush(zlib.Z_BLOCK) + squeezer.compress(plain[at:])
+    return plain, squeezed + squeezer.flush()
+
+
 class Packer:
     """Writes the rows of one segment, in their order. `wall`: of the first record.
 
@@ -74,6 +173,7 @@ class Packer:
         self._clock = wall is not None
         self._wall = wall or 0  # of the row, as a reader will make it out of `wall` and the rows' differences
         self._record: Record | None = None  # whose row is written
+        self._done = 0  # so many of its fields are, which is what a reader knows of
         self._texts = _Texts()  # in columns
         self._orders: dict[tuple[str, ...], list[tuple[str, bytes, str]]] = {}
 
@@ -106,6 +206,7 @@ class Packer:
                 append(integer(value - before.get(name, 0)))
                 before[name] = value
             else:
+                self._done = len(parts) - 3
                 append(self._other(kind, name, value))
         parts += [encoded(value) for value in fields[len(plan) :]]
         while parts[-1] is _NULL:
@@ -145,13 +246,13 @@ class Packer:
         return integer(len(known) - number)
 
     def _own(self) -> int | None:
-        """The baseline's entry of this row's own path, None if it has none."""
+        """The baseline's entry of this row's own path, None if it has none before this field."""
         assert self._record
-        for (kind, _), value in zip(_PLANS.get(self._record.type, ()), self._record.fields, strict=False):
-            if kind == _REF and value is not None:
-                place = self._raw[value]
-                if type(place) is int and place < 0:
-                    return -1 - place
+        fields = self._record.fields[: self._done]
+        for (kind, _), value in zip(_PLANS.get(self._record.type, ()), fields, strict=False):
+            place = self._raw[value] if kind == _REF and value is not None else None
+            if type(place) is int and place < 0:
+                return -1 - place
         return None
 
     def _columns(self, columns: dict[str, Any]) -> bytes:
@@ -329,3 +430,14 @@ def _plan(fields: tuple[Field, ...]) -> tuple[tuple[int, str], ...]:
 
 _PLANS: dict[int, tuple[tuple[int, str], ...]] = {kind.number: _plan(kind.fields) for kind in TYPES.values()}
 _ACTOR_PLAN = _plan(ACTOR_FIELDS[:-1])
+_TEXTS = {
+    kind.number: tuple(
+        (place, field.kind)
+        for place, field in enumerate(kind.fields)
+        if field.kind in {Kind.REF, Kind.REFS, Kind.ACTOR}
+    )
+    for kind in TYPES.values()
+}
+_ACTOR_TEXTS = tuple(
+    (place, field.kind) for place, field in enumerate(ACTOR_FIELDS[:-1]) if field.kind in {Kind.REF, Kind.REFS}
+)

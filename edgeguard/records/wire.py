@@ -15,9 +15,7 @@ Signing is `codec.cose`, deciding what is recorded is `compose`. docs/wire-forma
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from edgeguard.codec import cbor
@@ -36,7 +34,6 @@ HEADER_FIELDS = 16
 CODEC_RAW, CODEC_DEFLATE, CODEC_PACKED, CODEC_PACKED_DEFLATE = 0, 1, 2, 3
 NO_PREVIOUS = bytes(32)  # of the first segment of a stream
 NO_BASELINE = bytes(8)
-LEVEL = 6  # of DEFLATE with a dictionary: 9 saves 0.06 bytes an event and takes another 1.8 us
 DEPTH = 7  # body, rows, row, actor, parents, one parent, and one to spare for fields of tomorrow
 INFLATED_MAX = 256 * 1024  # bytes of a body; a sealer stops at 48 KiB
 SEGMENT_MAX = 256 * 1024  # bytes of a sealed segment; also the limit of one POST
@@ -111,7 +108,7 @@ def encode_record(record: Record) -> bytes:
     """A record alone, as the journal keeps it: [stream, wall, clock, row], texts written out."""
     from cbor2 import dumps  # only writers need it
 
-    row = _row(record, record.mono, _inline)
+    row = _row(record, record.mono, inline)
     encoded: bytes = dumps([record.stream, record.wall, record.clock, row])
     return encoded
 
@@ -142,13 +139,16 @@ def encode_segment(
     """
     from cbor2 import dumps
 
+    from edgeguard.records.packing import pack, squeeze, string_table
+
     first = records[0]
-    strings, places = _string_table(records, reference)
+    strings, places = string_table(records, reference)
     if header.dictionary:
         known = _dictionary(header.dictionary)
-        codec, body = _squeeze(*_pack(records, strings, places, drops, digest), known)
+        packed, squeezed = squeeze(*pack(records, strings, places, drops, digest), known)
+        codec, body = _shorter(packed, squeezed, CODEC_PACKED)
     else:
-        rows = _rows(_differences(records), lambda record, dt: _row(record, dt, places.__getitem__))
+        rows = written(_differences(records), lambda record, dt: _row(record, dt, places.__getitem__))
         content: list[Any] = [strings, rows]
         if drops:
             content.append([list(drop) for drop in drops])
@@ -178,50 +178,13 @@ def encode_segment(
     return payload
 
 
-def packed_body(
-    records: Sequence[Record],
-    reference: Reference | None = None,
-    digest: Digest | None = None,
-) -> bytes:
-    """A packed body before it is compressed: what a dictionary is made of."""
-    strings, places = _string_table(records, reference)
-    return _pack(records, strings, places, (), digest)[0]
-
-
-def _pack(
-    records: Sequence[Record],
-    strings: list[str | bytes],
-    places: dict[str, int | str | bytes],
-    drops: Sequence[Drop],
-    digest: Digest | None,
-) -> tuple[bytes, int]:
-    """(the body, where its digests begin)."""
-    from edgeguard.codec.heads import encoded, head
-    from edgeguard.records.packing import Packer
-
-    packer = Packer(places, digest, records[0].wall)
-    rows = _rows(records, packer.row)
-    digests = packer.digests
-    parts = (head(4, 4), encoded(strings), head(4, len(rows)), *rows, encoded([list(drop) for drop in drops]))
-    plain = b"".join((*parts, encoded(digests)))
-    return plain, len(plain) - len(digests)
-
-
-def _squeeze(plain: bytes, at: int, dictionary: bytes) -> tuple[int, bytes]:
-    """Codec and body. What stands from `at` on is random: it gets a block, and thereby codes, of its own."""
-    squeezer = zlib.compressobj(LEVEL, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, dictionary)
-    squeezed = squeezer.compress(plain[:at])
-    if at < len(plain):
-        squeezed += squeezer.flush(zlib.Z_BLOCK) + squeezer.compress(plain[at:])
-    return _shorter(plain, squeezed + squeezer.flush(), CODEC_PACKED)
-
-
 def _shorter(plain: bytes, squeezed: bytes, raw: int) -> tuple[int, bytes]:
     """The codec (`raw`, or DEFLATE over it, the number after it) and the body."""
     return (raw | CODEC_DEFLATE, squeezed) if len(squeezed) < len(plain) else (raw, plain)
 
 
-def _rows(records: Iterable[Record], write: Callable[[Record, int], _Written]) -> list[_Written]:
+def written(records: Iterable[Record], write: Callable[[Record, int], _Written]) -> list[_Written]:
+    """The rows of records, by who writes one from a record and the ms since the row before."""
     rows: list[_Written] = []
     before: int | None = None
     for record in records:
@@ -230,52 +193,6 @@ def _rows(records: Iterable[Record], write: Callable[[Record, int], _Written]) -
         rows.append(write(record, mono - before))
         before = mono
     return rows
-
-
-def _string_table(
-    records: Iterable[Record], reference: Reference | None
-) -> tuple[list[str | bytes], dict[str, int | str | bytes]]:
-    """What occurs twice gets a number, the baseline's own a negative one. Most frequent first: short numbers."""
-    places: dict[str, int | str | bytes] = {}
-    often: list[tuple[int, str]] = []
-    for text, times in Counter(_texts(records)).items():
-        index = reference(text) if reference is not None else None
-        if index is not None:
-            places[text] = -1 - index
-        elif times > 1 and len(text) > 2:
-            often.append((times, text))
-        else:
-            places[text] = _inline(text)
-    often.sort(key=itemgetter(0), reverse=True)
-    for number, (_, text) in enumerate(often):
-        places[text] = number
-    return [_inline(text) for _, text in often], places
-
-
-def _texts(records: Iterable[Record]) -> list[str]:
-    """Every text that may be a reference, in the order of the rows."""
-    texts: list[str] = []
-    for record in records:
-        _gather(_TEXTS.get(record.type, ()), record.fields, texts)
-    return texts
-
-
-def _gather(plan: tuple[tuple[int, Kind], ...], fields: tuple[Any, ...], texts: list[str]) -> None:
-    size = len(fields)
-    for index, kind in plan:
-        if index >= size:
-            break
-        value = fields[index]
-        if value is None:
-            continue
-        if kind is _REF:
-            texts.append(value)
-        elif kind is _REFS:
-            texts += value
-        else:
-            _gather(_ACTOR_TEXTS, value, texts)
-            if len(value) > _PARENTS:
-                texts += [exe for _, exe in value[_PARENTS] or ()]
 
 
 def _differences(records: Sequence[Record]) -> Iterable[Record]:
@@ -295,7 +212,7 @@ def _differences(records: Sequence[Record]) -> Iterable[Record]:
         yield record._replace(fields=tuple(fields))
 
 
-def _inline(text: str) -> str | bytes:
+def inline(text: str) -> str | bytes:
     """Text as CBOR can hold it: names that are not UTF-8 as bytes."""
     if text.isascii():
         return text
@@ -352,7 +269,7 @@ def coded_key(key: int | str) -> int | str:
 def coded_value(value: Any) -> Any:
     """A column's value as CBOR holds it."""
     if isinstance(value, str):
-        text = _inline(value)
+        text = inline(value)
         return text if isinstance(text, str) else {0: text}
     if isinstance(value, tuple):
         return [coded_value(item) for item in value]
@@ -380,18 +297,7 @@ _WRITERS: dict[Kind, Callable[[Any, Place], Any]] = {  # any other kind goes out
 _PLANS = {kind.number: tuple(_WRITERS.get(field.kind) for field in kind.fields) for kind in TYPES.values()}
 _ACTOR_PLAN = tuple(_WRITERS.get(field.kind) for field in ACTOR_FIELDS[:-1])
 _PARENTS = len(ACTOR_FIELDS) - 1
-_REF, _REFS = Kind.REF, Kind.REFS  # looking a member up in its class costs as much as the rest
-_TEXTS = {
-    kind.number: tuple(
-        (place, field.kind)
-        for place, field in enumerate(kind.fields)
-        if field.kind in {Kind.REF, Kind.REFS, Kind.ACTOR}
-    )
-    for kind in TYPES.values()
-}
-_ACTOR_TEXTS = tuple(
-    (place, field.kind) for place, field in enumerate(ACTOR_FIELDS[:-1]) if field.kind in {Kind.REF, Kind.REFS}
-)
+_REF = Kind.REF  # looking a member up in its class costs as much as the rest
 _COUNTERS = {
     kind.number: tuple(place for place, field in enumerate(kind.fields) if field.kind is Kind.COUNTER)
     for kind in TYPES.values()

@@ -20,7 +20,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP))
 
-from edgeguard.records import wire  # noqa: E402 - found by the line above
+from edgeguard.records import packing  # noqa: E402 - found by the line above
 from edgeguard.records.dictionaries import SIZE_MAX  # noqa: E402
 from tests.bench.corpus import Baseline, Machine, corpus, streams  # noqa: E402
 
@@ -40,9 +40,9 @@ def bodies(root: str, seed: int) -> list[bytes]:
         for stream in streams(corpus(machine, seed)):
             batches = (stream[at : at + BATCH] for at in range(0, len(stream), BATCH))
             if known:
-                found += [wire.packed_body(batch, known.reference, known.digest) for batch in batches]
+                found += [packing.packed_body(batch, known.reference, known.digest) for batch in batches]
             else:
-                found += [wire.packed_body(batch) for batch in batches]
+                found += [packing.packed_body(batch) for batch in batches]
     return found
 
 

@@ -98,13 +98,20 @@ def test_a_digest_that_the_baseline_holds_is_no_bytes_and_another_is_there_once(
         Record(2, 1, 6, None, 2, 0, False, (0, PATHS[1], {"sha256": other, "xattrs": DIGESTS[0]})),
         Record(2, 1, 7, None, 2, 0, False, (0, PATHS[1], {"sha256": other})),
     ]
-    plain = wire.packed_body(batch, known, DIGESTS.__getitem__)
+    plain = packing.packed_body(batch, known, DIGESTS.__getitem__)
     assert plain.count(other) == 1
     assert plain.count(DIGESTS[0]) == 1  # of the second row's path it is not
     payload = wire.encode_segment(header(dictionary=1), batch, known, (), DIGESTS.__getitem__)
     assert list(wire.decode_segment(payload, PATHS.__getitem__, DIGESTS.__getitem__).records) == batch
     unresolved = wire.decode_segment(payload, PATHS.__getitem__).records[0].fields[2]
     assert unresolved == {"sha256": wire.Entry(0)}
+
+
+def test_a_rows_own_path_stands_before_the_digest():
+    """The note comes after the columns: a reader does not know it yet."""
+    batch = [Record(2, 1, 5, None, 2, 0, False, (0, "/unknown", {"sha256": DIGESTS[0]}, None, None, PATHS[0]))]
+    payload = wire.encode_segment(header(dictionary=1), batch, known, (), DIGESTS.__getitem__)
+    assert list(wire.decode_segment(payload, PATHS.__getitem__, DIGESTS.__getitem__).records) == batch
 
 
 @settings(max_examples=300, deadline=None)
@@ -190,7 +197,7 @@ def test_a_bomb_with_a_dictionary_is_refused_before_it_is_whole():
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**9), st.binary(min_size=1, max_size=8))
 def test_a_packed_payload_with_foreign_bytes_in_it_is_a_value_or_our_error(where, foreign):
-    body = wire.packed_body(SAMPLE, known, DIGESTS.__getitem__)
+    body = packing.packed_body(SAMPLE, known, DIGESTS.__getitem__)
     where %= len(body)
     with contextlib.suppress(SegmentRefused):
         wire.decode_segment(packed(body[:where] + foreign + body[where + len(foreign) :], n=len(SAMPLE)))
