@@ -80,14 +80,16 @@ build/venv-newest/ready: pyproject.toml
 	build/venv-newest/bin/pip install -q --upgrade pytest pytest-xdist hypothesis psutil pyudev systemd-python cryptography cbor2 aiohttp
 	@touch $@
 
-test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE and CBOR libraries
+test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE, CBOR and CDDL libraries
+	@packaging/tools/bootstrap.sh interop
 	build/venv-interop/bin/python -m pytest -o cache_dir=build/pytest-interop tests/unit/records/test_vectors.py \
+	    tests/unit/records/test_foreign_readers.py tests/unit/records/test_packing.py \
 	    tests/unit/codec/test_cose.py tests/unit/walk
 
 build/venv-interop/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-interop
-	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor) hypothesis "cbor2<6" cryptography
+	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor pycddl) hypothesis "cbor2<6" cryptography
 	@touch $@
 
 check: ## known holes in the dependencies, and that docs/proofs.md is current; no network

@@ -17,6 +17,10 @@ class DecodeError(EdgeGuardError):
     """Bytes from outside are not what they should be. The only error of every decoder in `codec` and `records`."""
 
 
+class UnknownDictionary(DecodeError):
+    """Compressed with a preset dictionary that this release does not have."""
+
+
 class Incomplete(DecodeError):
     """The bytes end before the value does: more may still come, or the rest was cut off."""
 

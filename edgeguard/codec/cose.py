@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeguard.codec import cbor, sha
 from edgeguard.errors import DecodeError, Incomplete, SignatureMismatch, UnknownSigner
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 BASELINE_AAD = b"EGBASE1"
 SEGMENT_AAD = b"EGSEG1"
@@ -74,11 +78,24 @@ def device_id(public: bytes) -> bytes:
 
 def sign1(payload: bytes, seed: bytes, aad: bytes) -> bytes:
     """`payload` with a signature by `seed`, for the purpose `aad`."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    return Signer(seed).sign1(payload, aad)
 
-    protected = cbor.encode({_LABEL_ALGORITHM: EDDSA, _LABEL_KID: kid_of(public_of(seed))})
-    signature = Ed25519PrivateKey.from_private_bytes(seed).sign(_to_be_signed(protected, aad, payload))
-    return bytes([_TAG]) + cbor.encode([protected, {}, payload, signature])
+
+class Signer:
+    """A private key, ready: who signs more than once makes the public one out of it once, half of the work."""
+
+    def __init__(self, seed: bytes) -> None:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._protected = cbor.encode({_LABEL_ALGORITHM: EDDSA, _LABEL_KID: kid_of(self.public)})
+
+    def sign1(self, payload: bytes, aad: bytes) -> bytes:
+        """`payload` with a signature, for the purpose `aad`."""
+        signature = self._key.sign(_to_be_signed(self._protected, aad, payload))
+        return bytes([_TAG]) + cbor.encode([self._protected, {}, payload, signature])
 
 
 def parse1(data: bytes) -> Sign1:
@@ -150,13 +167,19 @@ def _header(protected: bytes) -> tuple[int, bytes]:
 
 def _verify(parts: Sign1, public: bytes, aad: bytes) -> None:
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        key = Ed25519PublicKey.from_public_bytes(public)
-        key.verify(parts.signature, _to_be_signed(parts.protected, aad, parts.payload))
+        _public_key(public).verify(parts.signature, _to_be_signed(parts.protected, aad, parts.payload))
     except (InvalidSignature, ValueError) as error:  # ValueError: the trusted bytes are no key at all
         raise SignatureMismatch(f"the signature of key {parts.kid.hex()} does not match") from error
+
+
+@lru_cache(maxsize=256)
+def _public_key(public: bytes) -> Ed25519PublicKey:
+    """The key of these bytes, unpacked: that takes longer than to verify with it. Raises ValueError."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    return Ed25519PublicKey.from_public_bytes(public)
 
 
 def _to_be_signed(protected: bytes, aad: bytes, payload: bytes) -> bytes:

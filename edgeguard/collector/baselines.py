@@ -49,8 +49,8 @@ class Baselines:
         known = sorted((time, name) for time, name in found if name is not None)
         return tuple(name for _, name in known[-receipts.BASELINES_MAX :])
 
-    def resolver(self, baseline: bytes) -> Resolve | None:
-        """What turns numbers of this manifest into paths; None if it is not here (any more)."""
+    def places(self, baseline: bytes) -> Places | None:
+        """What turns numbers of this manifest into paths and digests; None if it is not here (any more)."""
         places = self._open.get(baseline)
         if places is None:
             path = self._path(baseline)
@@ -63,7 +63,12 @@ class Baselines:
             if len(self._open) >= OPEN_MAX:
                 self._open.pop(next(iter(self._open))).close()
             self._open[baseline] = places
-        return places.resolve
+        return places
+
+    def resolver(self, baseline: bytes) -> Resolve | None:
+        """What turns numbers of this manifest into paths; None if it is not here (any more)."""
+        places = self.places(baseline)
+        return places.resolve if places else None
 
     def _path(self, baseline: bytes) -> str | None:
         if not any(baseline):

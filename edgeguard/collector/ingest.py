@@ -7,6 +7,7 @@ head only ever moves over what is there or explained.
 
 Everything that is not as it should be has a name:
     bad signature, malformed, unknown device, wrong device      not taken, told to the device
+    unknown dictionary      compressed with one of a later release: not taken; the receipt says which ones are here
     equivocation      another segment with this number is here: a cloned device or a stolen key. Kept as evidence only
     chain broken      taken, but it does not name the segment before it: the chain was cut and made anew
     gap               segments are missing before one that is here; resolved when they come or a drop explains them
@@ -25,8 +26,8 @@ from typing import NamedTuple
 from edgeguard.codec import cose
 from edgeguard.collector import events, store
 from edgeguard.collector.baselines import Baselines
-from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
-from edgeguard.records import receipts, registry, wire
+from edgeguard.errors import DecodeError, SegmentRefused, SignatureError, UnknownDictionary
+from edgeguard.records import dictionaries, receipts, registry, wire
 from edgeguard.records.receipts import Range, Receipt, Refusal
 from edgeguard.records.wire import Header, Segment
 
@@ -146,6 +147,7 @@ class Ingest:
             heads=tuple(receipts.Head(*row) for row in rows),
             held=tuple(self._held(device)),
             refused=tuple(refused[: receipts.REFUSED_MAX]),
+            dictionaries=dictionaries.numbers(),
             baselines=self._baselines.ids() if self._baselines else (),
         )
         return cose.sign1(receipts.encode(receipt), self._seed, cose.RECEIPT_AAD)
@@ -161,9 +163,10 @@ class Ingest:
         except DecodeError as error:
             return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
         try:
-            segment = wire.decode_segment(payload, self._resolve(payload))
+            segment = self._decode(payload)
         except SegmentRefused as error:
-            return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
+            name = "unknown dictionary" if isinstance(error.__cause__, UnknownDictionary) else "malformed"
+            return self._refuse(device, Verdict(name, digest, detail=str(error)))
         header = segment.header
         if header.device != device.id:
             return self._refuse(
@@ -171,8 +174,9 @@ class Ingest:
             )
         return self._store(segment, data, digest, device)
 
-    def _resolve(self, payload: bytes) -> wire.Resolve | None:
-        return self._baselines.resolver(wire.decode_header(payload).baseline) if self._baselines else None
+    def _decode(self, payload: bytes) -> Segment:
+        places = self._baselines.places(wire.decode_header(payload).baseline) if self._baselines else None
+        return wire.decode_segment(payload, places.resolve, places.digest) if places else wire.decode_segment(payload)
 
     def _store(self, segment: Segment, data: bytes, digest: bytes, device: Device) -> Verdict:
         header = segment.header

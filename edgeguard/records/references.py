@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from typing import NamedTuple
 
 from edgeguard.codec.manifest import Reader
 from edgeguard.errors import DecodeError
@@ -27,6 +28,14 @@ def manifest_id(file: str) -> bytes | None:
         return bytes.fromhex(digits)[:ID_SIZE]
     except ValueError:
         return None
+
+
+class _Names(NamedTuple):
+    """One directory."""
+
+    names: list[bytes]
+    digests: list[bytes]  # b"" where there is none
+    places: dict[bytes, int]
 
 
 class Places:
@@ -49,7 +58,7 @@ class Places:
             os.close(self._fd)
             raise
         self._numbers = {directory: number for number, directory in enumerate(self._directories)}
-        self._names: dict[int, list[bytes]] = {}
+        self._names: dict[int, _Names] = {}
 
     def close(self) -> None:
         os.close(self._fd)
@@ -65,24 +74,39 @@ class Places:
         number = self._numbers.get(directory)
         if number is None:
             return None
-        names = self._names_of(number)
-        return self._firsts[number] + names.index(name) if name in names else None
+        place = self._names_of(number).places.get(name)
+        return None if place is None else self._firsts[number] + place
 
     def resolve(self, index: int) -> str | None:
         """The path of a number, None if there is none."""
+        found = self._at(index)
+        if found is None:
+            return None
+        number, place = found
+        return os.fsdecode(self._directories[number] + b"/" + self._names_of(number).names[place])
+
+    def digest(self, index: int) -> bytes | None:
+        """The SHA-256 of what is in the file of this number, None if the manifest holds none."""
+        found = self._at(index)
+        return self._names_of(found[0]).digests[found[1]] or None if found else None
+
+    def _at(self, index: int) -> tuple[int, int] | None:
+        """(directory, place in it)."""
         if not 0 <= index < self._count:
             return None
         number = bisect_right(self._firsts, index) - 1
-        names, place = self._names_of(number), index - self._firsts[number]
-        return os.fsdecode(self._directories[number] + b"/" + names[place]) if place < len(names) else None
+        place = index - self._firsts[number]
+        return (number, place) if place < len(self._names_of(number).names) else None
 
-    def _names_of(self, number: int) -> list[bytes]:
+    def _names_of(self, number: int) -> _Names:
         names = self._names.get(number)
         if names is None:
             try:
-                names = next(self._reader.blocks(number)).names
+                block = next(self._reader.blocks(number))
+                digests = [entry.sha256 for entry in block.entries]
+                names = _Names(block.names, digests, {name: place for place, name in enumerate(block.names)})
             except DecodeError:  # damaged since it was opened: its paths are written out, nothing stops
-                names = []
+                names = _Names([], [], {})
             if len(self._names) >= _KEPT:
                 self._names.pop(next(iter(self._names)))
             self._names[number] = names

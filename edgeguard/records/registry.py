@@ -49,7 +49,7 @@ class Kind(IntEnum):
 CDDL_TYPES = {
     Kind.REF: "ref",
     Kind.REFS: "[* ref]",
-    Kind.UINT: "uint",
+    Kind.UINT: "number",
     Kind.INT: "int",
     Kind.BOOL: "bool",
     Kind.DIGEST: "digest",
@@ -387,9 +387,12 @@ def field_names(number: int) -> tuple[str, ...]:
 
 def cddl() -> str:
     """The record types as CDDL (RFC 8610)."""
-    lines = []
+    names = [f"{kind.name}-row" for kind in TYPES.values()]
+    lines = ["", "; head = type << 4 | rule << 3 | severity (0..5)", f"row = {' / '.join((*names, 'unknown-row'))}"]
+    lines += ["; a type of tomorrow: keep it, pass it on", f"unknown-row = [ dt, {_unknown_heads()}, * any ]"]
     for kind in TYPES.values():
-        lines += ["", f"; {kind.about}", f"{kind.name}-row = [ dt, head, {_optional(kind.fields)}* any ]"]
+        heads = f"{kind.number << 4}..{kind.number << 4 | 15}"
+        lines += ["", f"; {kind.about}", f"{kind.name}-row = [ dt, {heads}, {_optional(kind.fields)}* any ]"]
         lines += [
             f"; {kind.name}.{field.name}: {', '.join(f'{number} {name}' for number, name in enumerate(field.names))}"
             for field in kind.fields
@@ -399,6 +402,12 @@ def cddl() -> str:
     lines += ["", "; column names are numbers of this list, or written out"]
     lines += [f";   {number:3} {name}" for number, name in enumerate(COLUMN_NAMES)]
     return "\n".join(lines) + "\n"
+
+
+def _unknown_heads() -> str:
+    """The heads of types that are not in the table."""
+    free = [number for number in range(max(TYPES) + 1) if number not in TYPES]
+    return " / ".join((*(f"{number << 4}..{number << 4 | 15}" for number in free), f"{max(TYPES) + 1 << 4}..{2**62}"))
 
 
 def _optional(fields: tuple[Field, ...]) -> str:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, cast
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
 from edgeguard.model import Severity
-from edgeguard.records import journal, outbox, quota, receipts, registry, wire
+from edgeguard.records import dictionaries, journal, outbox, quota, receipts, registry, wire
 from edgeguard.records.eviction import NO_ROOM, Eviction
 from edgeguard.records.losses import DAMAGED
 from edgeguard.records.outbox import Name
@@ -137,6 +137,7 @@ class Sealer:
         self._baseline = manifest_id(manifest) or wire.NO_BASELINE
         self._places: Places | None = None
         self._seed = b""
+        self._signer: cose.Signer | None = None
         self._public = b""
         self._device = b""
         self._receipt: Receipt | None = None
@@ -392,12 +393,11 @@ class Sealer:
             wall=None,
             clock=0,
             baseline=self._baseline,
-            dictionary=0,
+            dictionary=self._dictionary(),
         )
         name = Name(stream, header.sequence)
         while True:
-            payload = wire.encode_segment(header, records, self._reference(), self._unexplained())
-            data = cose.sign1(payload, self._seed, cose.SEGMENT_AAD)
+            data = self._sign(self._encode(header, records, self._unexplained()))
             try:
                 _write(os.path.join(self.outbox, name.file), data, 0o640)
             except OSError as error:
@@ -410,6 +410,28 @@ class Sealer:
             {"stream": stream, "seq": header.sequence, "first": header.first, "n": header.n, "bytes": len(data)}
         )
         return Head(header.sequence, sha256(data).digest(), header.first + header.n)
+
+    def _encode(self, header: Header, records: list[Record], drops: tuple[Drop, ...]) -> bytes:
+        reference = self._reference()
+        digest = self._places.digest if reference and self._places else None
+        header = header._replace(baseline=self._baseline)  # none, if its manifest turned out to be unusable
+        return wire.encode_segment(header, records, reference, drops, digest)
+
+    def _sign(self, payload: bytes) -> bytes:
+        if self._signer is None:
+            self._signer = cose.Signer(self._seed)
+        return self._signer.sign1(payload, cose.SEGMENT_AAD)
+
+    def _dictionary(self) -> int:
+        """The newest that the collector's last word offers; none before that, and none that is damaged here."""
+        number = dictionaries.best(self._receipt.dictionaries if self._receipt else ())
+        if number:
+            try:
+                dictionaries.read(number)
+            except DecodeError as error:
+                self._problems.append(str(error))
+                return 0
+        return number
 
     def _reference(self) -> wire.Reference | None:
         """The baseline's paths as numbers, if the collector can read them."""

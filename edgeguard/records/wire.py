@@ -2,7 +2,8 @@
 
     payload = [version, device, stream, seq, epoch, boot, first, n, previous, mono0, wall0, clock, baseline,
                dictionary, codec, body]
-    body    = [strings, rows, ? drops], raw DEFLATE where that is shorter
+    body    = [strings, rows, ? drops], raw DEFLATE where that is shorter; with a preset dictionary, which the collector
+              must have said that it has, [strings, rows, drops, digests] with rows as in `packing`
     row     = [dt, type<<4 | rule<<3 | severity, fields...], trailing nulls cut
 
 A text that occurs twice in a segment goes into `strings` and is an index; one that the baseline's manifest holds is
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from edgeguard.codec import cbor
 from edgeguard.errors import DecodeError, SegmentRefused
@@ -32,7 +33,7 @@ from edgeguard.records.registry import (
 
 VERSION = 1
 HEADER_FIELDS = 16
-CODEC_RAW, CODEC_DEFLATE = 0, 1
+CODEC_RAW, CODEC_DEFLATE, CODEC_PACKED, CODEC_PACKED_DEFLATE = 0, 1, 2, 3
 NO_PREVIOUS = bytes(32)  # of the first segment of a stream
 NO_BASELINE = bytes(8)
 DEPTH = 7  # body, rows, row, actor, parents, one parent, and one to spare for fields of tomorrow
@@ -46,8 +47,11 @@ TOO_LARGE = REASONS.index("too large")
 UINT_MAX = 2**64 - 1
 COUNT_MAX = 2**62  # sequence numbers and times: sums of two still fit where SQL keeps its integers
 
+Place = Callable[[str], int | str | bytes]  # text -> what stands for it in a row
+_Written = TypeVar("_Written")
 Reference = Callable[[str], int | None]  # text -> entry of the baseline's manifest
 Resolve = Callable[[int], str | None]  # and back
+Digest = Callable[[int], bytes | None]  # entry of the baseline's manifest -> SHA-256 of its content
 
 
 class Entry(NamedTuple):
@@ -107,7 +111,7 @@ def encode_record(record: Record) -> bytes:
     """A record alone, as the journal keeps it: [stream, wall, clock, row], texts written out."""
     from cbor2 import dumps  # only writers need it
 
-    row = _row(record, record.mono, _inline)
+    row = _row(record, record.mono, inline)
     encoded: bytes = dumps([record.stream, record.wall, record.clock, row])
     return encoded
 
@@ -121,31 +125,39 @@ def decode_record(data: bytes) -> Record:
     _need(_is_uint(stream) and stream < 16, "record: stream")
     _need(wall is None or type(wall) is int, "record: wall time")
     _need(_is_uint(clock) and clock < 4, "record: clock quality")
-    mono, record = _parse_row(row, _Reader((), None), 0)
+    mono, record = _parse_row(row, Reader((), None), 0)
     return record._replace(stream=stream, mono=mono, wall=wall, clock=clock)
 
 
 def encode_segment(
-    header: Header, records: Sequence[Record], reference: Reference | None = None, drops: Sequence[Drop] = ()
+    header: Header,
+    records: Sequence[Record],
+    reference: Reference | None = None,
+    drops: Sequence[Drop] = (),
+    digest: Digest | None = None,
 ) -> bytes:
-    """The payload of a segment. `n`, `mono`, `wall` and `clock` of the header are taken from the records."""
+    """The payload of a segment. `n`, `mono`, `wall` and `clock` of the header are taken from the records.
+
+    A dictionary in the header packs the rows, too. Raises DecodeError if that dictionary is not here.
+    """
     from cbor2 import dumps
 
+    from edgeguard.records.packing import pack, squeeze, string_table
+
     first = records[0]
-    strings, place = _string_table(records, reference)
-    rows: list[list[Any]] = []
-    before = first.mono
-    for record in _differences(records):
-        mono = max(before, record.mono)  # a step back of some ms between two sensors is not worth a sign
-        rows.append(_row(record, mono - before, place))
-        before = mono
-    content: list[Any] = [strings, rows]
-    if drops:
-        content.append([list(drop) for drop in drops])
-    plain = dumps(content)
-    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    squeezed = squeezer.compress(plain) + squeezer.flush()
-    codec, body = (CODEC_DEFLATE, squeezed) if len(squeezed) < len(plain) else (CODEC_RAW, plain)
+    strings, places = string_table(records, reference)
+    if header.dictionary:
+        known = _dictionary(header.dictionary)
+        packed, squeezed = squeeze(*pack(records, strings, places, drops, digest), known)
+        codec, body = _shorter(packed, squeezed, CODEC_PACKED)
+    else:
+        rows = written(_differences(records), lambda record, dt: _row(record, dt, places.__getitem__))
+        content: list[Any] = [strings, rows]
+        if drops:
+            content.append([list(drop) for drop in drops])
+        plain = dumps(content)
+        squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        codec, body = _shorter(plain, squeezer.compress(plain) + squeezer.flush(), CODEC_RAW)
     payload: bytes = dumps(
         [
             VERSION,
@@ -169,28 +181,21 @@ def encode_segment(
     return payload
 
 
-def _string_table(records: Iterable[Record], reference: Reference | None) -> tuple[list[str | bytes], Place]:
-    """What occurs twice gets a number, the baseline's own a negative one. Most frequent first: short numbers."""
-    seen: dict[str, int] = {}
+def _shorter(plain: bytes, squeezed: bytes, raw: int) -> tuple[int, bytes]:
+    """The codec (`raw`, or DEFLATE over it, the number after it) and the body."""
+    return (raw | CODEC_DEFLATE, squeezed) if len(squeezed) < len(plain) else (raw, plain)
 
-    def count(text: str) -> int:
-        seen[text] = seen.get(text, 0) + 1
-        return 0
 
+def written(records: Iterable[Record], write: Callable[[Record, int], _Written]) -> list[_Written]:
+    """The rows of records, by who writes one from a record and the ms since the row before."""
+    rows: list[_Written] = []
+    before: int | None = None
     for record in records:
-        _row(record, 0, count)
-    places: dict[str, int | str | bytes] = {}
-    strings: list[str | bytes] = []
-    for text, times in sorted(seen.items(), key=lambda item: -item[1]):
-        index = reference(text) if reference is not None else None
-        if index is not None:
-            places[text] = -1 - index
-        elif times > 1 and len(text) > 2:
-            places[text] = len(strings)
-            strings.append(_inline(text))
-        else:
-            places[text] = _inline(text)
-    return strings, places.__getitem__
+        before = record.mono if before is None else before
+        mono = max(before, record.mono)  # a step back of some ms between two sensors is not worth a sign
+        rows.append(write(record, mono - before))
+        before = mono
+    return rows
 
 
 def _differences(records: Sequence[Record]) -> Iterable[Record]:
@@ -210,11 +215,10 @@ def _differences(records: Sequence[Record]) -> Iterable[Record]:
         yield record._replace(fields=tuple(fields))
 
 
-Place = Callable[[str], int | str | bytes]
-
-
-def _inline(text: str) -> str | bytes:
+def inline(text: str) -> str | bytes:
     """Text as CBOR can hold it: names that are not UTF-8 as bytes."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -249,23 +253,29 @@ def _write_refs(value: Any, place: Place) -> Any:
 
 
 def _write_columns(value: Any, _place: Place) -> Any:
-    coded = {COLUMN_NUMBERS.get(name, name): _write_value(item) for name, item in value.items()}
-    return {key: coded[key] for key in sorted(coded, key=_key_order)}
+    coded = {COLUMN_NUMBERS.get(name, name): coded_value(item) for name, item in value.items()}
+    return {coded_key(key): coded[key] for key in sorted(coded, key=key_order)}
 
 
-def _key_order(key: int | str) -> tuple[int, int, bytes]:
+def key_order(key: int | str) -> tuple[int, int, bytes]:
+    """Sorts the keys of columns as their encodings are sorted."""
     if isinstance(key, int):
         return (0, key, b"")
     text = key.encode("utf-8", "backslashreplace")
     return (1, len(text), text)
 
 
-def _write_value(value: Any) -> Any:
+def coded_key(key: int | str) -> int | str:
+    return key if isinstance(key, int) else key.encode("utf-8", "backslashreplace").decode()
+
+
+def coded_value(value: Any) -> Any:
+    """A column's value as CBOR holds it."""
     if isinstance(value, str):
-        text = _inline(value)
+        text = inline(value)
         return text if isinstance(text, str) else {0: text}
     if isinstance(value, tuple):
-        return [_write_value(item) for item in value]
+        return [coded_value(item) for item in value]
     return value
 
 
@@ -289,6 +299,8 @@ _WRITERS: dict[Kind, Callable[[Any, Place], Any]] = {  # any other kind goes out
 }
 _PLANS = {kind.number: tuple(_WRITERS.get(field.kind) for field in kind.fields) for kind in TYPES.values()}
 _ACTOR_PLAN = tuple(_WRITERS.get(field.kind) for field in ACTOR_FIELDS[:-1])
+_PARENTS = len(ACTOR_FIELDS) - 1
+_REF = Kind.REF  # looking a member up in its class costs as much as the rest
 _COUNTERS = {
     kind.number: tuple(place for place, field in enumerate(kind.fields) if field.kind is Kind.COUNTER)
     for kind in TYPES.values()
@@ -304,21 +316,31 @@ def decode_header(payload: bytes) -> Header:
     return _opened(payload)[0]
 
 
-def decode_segment(payload: bytes, resolve: Resolve | None = None) -> Segment:
-    """A whole segment, strictly. `resolve` knows the baseline's entries; without it they stay `Entry` numbers.
+def decode_segment(payload: bytes, resolve: Resolve | None = None, digest: Digest | None = None) -> Segment:
+    """A whole segment, strictly. `resolve` knows the baseline's entries and `digest` what they hold; without them they
+    stay `Entry` numbers.
 
     Raises SegmentRefused for anything that a sealer does not write, except types and fields of tomorrow.
     """
     header, codec, body = _opened(payload)
     try:
-        content = cbor.decode(_inflate(codec, body), depth=DEPTH, size=INFLATED_MAX)
-        _need(isinstance(content, list) and 2 <= len(content) <= 3, "body: not an array of two or three")
-        reader = _Reader(_strings(content[0]), resolve)
+        content = cbor.decode(_inflate(codec, body, header.dictionary), depth=DEPTH, size=INFLATED_MAX)
+        packed = codec >= CODEC_PACKED
+        _need(isinstance(content, list), "body: not an array")
+        _need(2 <= len(content) <= 3 or packed, "body: not an array of two or three")
+        _need(len(content) == 4 or not packed, "body: not an array of four")
+        reader = _unpacker(header, content, resolve, digest) if packed else Reader(_strings(content[0]), resolve)
         records = _records(header, content[1], reader)
-        drops = _drops(content[2]) if len(content) == 3 else ()
+        drops = _drops(content[2]) if len(content) > 2 else ()
     except DecodeError as error:
         raise SegmentRefused(f"segment {header.stream}-{header.sequence}: {error}") from error
     return Segment(header, records, drops)
+
+
+def _unpacker(header: Header, content: list[Any], resolve: Resolve | None, digest: Digest | None) -> Reader:
+    from edgeguard.records.packing import Unpacker
+
+    return Unpacker(_strings(content[0]), resolve, digest, content[3], (header.mono, header.wall))
 
 
 def split(data: bytes) -> list[bytes]:
@@ -364,8 +386,9 @@ def _header(parts: list[Any]) -> tuple[Header, int, bytes]:
     _need(wall is None or (type(wall) is int and abs(wall) < COUNT_MAX), "payload: wall0")
     _need(_is_uint(clock) and clock < 4, "payload: clock quality")
     _need(isinstance(baseline, bytes) and len(baseline) == 8, "payload: baseline id")
-    _need(_is_uint(dictionary) and dictionary == 0, f"payload: dictionary {dictionary!r} is not here")
-    _need(_is_uint(codec) and codec in {CODEC_RAW, CODEC_DEFLATE}, "payload: codec")
+    _need(_is_uint(dictionary), "payload: dictionary")
+    _need(_is_uint(codec) and codec <= CODEC_PACKED_DEFLATE, "payload: codec")
+    _need((codec >= CODEC_PACKED) == (dictionary > 0), "payload: codec and dictionary do not go together")
     _need(isinstance(body, bytes), "payload: body")
     header = Header(
         device, stream, sequence, epoch, boot, first, count, previous, mono, wall, clock, baseline, dictionary
@@ -373,17 +396,23 @@ def _header(parts: list[Any]) -> tuple[Header, int, bytes]:
     return header, codec, body
 
 
-def _inflate(codec: int, body: bytes) -> bytes:
-    if codec == CODEC_RAW:
+def _inflate(codec: int, body: bytes, dictionary: int = 0) -> bytes:
+    if not codec & CODEC_DEFLATE:
         return body
-    inflater = zlib.decompressobj(-15)
     try:
+        inflater = zlib.decompressobj(-15, _dictionary(dictionary)) if dictionary else zlib.decompressobj(-15)
         plain = inflater.decompress(body, INFLATED_MAX)
     except zlib.error as error:
         raise DecodeError(f"body: {error}") from error
     if not inflater.eof or inflater.unused_data:
         raise DecodeError(f"body: cut off, followed by other bytes, or of more than {INFLATED_MAX} bytes")
     return plain
+
+
+def _dictionary(number: int) -> bytes:
+    from edgeguard.records.dictionaries import read  # a file of the package: here only who decodes such a segment
+
+    return read(number)
 
 
 def _strings(table: Any) -> tuple[str, ...]:
@@ -396,13 +425,14 @@ def _text(item: str | bytes) -> str:
     return item if isinstance(item, str) else item.decode("utf-8", "surrogateescape")
 
 
-def _records(header: Header, rows: Any, reader: _Reader) -> tuple[Record, ...]:
+def _records(header: Header, rows: Any, reader: Reader) -> tuple[Record, ...]:
     _need(isinstance(rows, list) and len(rows) == header.n, "rows: not as many as announced")
     records, mono = [], header.mono
     for row in rows:
-        mono, record = _parse_row(row, reader, mono)
+        mono, (number, _, _, _, _, severity, rule, fields) = _parse_row(row, reader, mono)
         wall = None if header.wall is None else header.wall + mono - header.mono
-        records.append(record._replace(stream=header.stream, mono=mono, wall=wall, clock=header.clock))
+        records.append(Record(number, header.stream, mono, wall, header.clock, severity, rule, fields))
+    reader.end()
     return tuple(records)
 
 
@@ -419,84 +449,137 @@ def _drops(entries: Any) -> tuple[Drop, ...]:
     return tuple(drops)
 
 
-def _parse_row(row: Any, reader: _Reader, mono: int) -> tuple[int, Record]:
-    _need(isinstance(row, list) and len(row) >= 2 and _is_uint(row[0]) and _is_uint(row[1]), "row: no [dt, head]")
+def _parse_row(row: Any, reader: Reader, mono: int) -> tuple[int, Record]:
+    if not isinstance(row, list) or len(row) < 2 or not _is_uint(row[0]) or not _is_uint(row[1]):
+        raise DecodeError("row: no [dt, head]")
     mono += row[0]
     _need(mono < COUNT_MAX, "row: dt")
     number, rule, severity = row[1] >> 4, bool(row[1] & 8), row[1] & 7
+    reader.begin(mono)
     kind = TYPES.get(number)
     if kind is None:
         return mono, Record(number, 0, 0, None, 0, severity, rule, tuple(row[2:]))
-    return mono, Record(number, 0, 0, None, 0, severity, rule, reader.fields(kind.name, kind.fields, row[2:]))
+    return mono, Record(number, 0, 0, None, 0, severity, rule, reader.fields(kind.name, _READ[number], row[2:]))
 
 
-class _Reader:
-    """Takes fields apart, with what a segment's references point at."""
+class Reader:
+    """Takes the fields of rows apart, with what a segment's references point at."""
 
     def __init__(self, strings: tuple[str, ...], resolve: Resolve | None) -> None:
         self._strings = strings
         self._resolve = resolve
-        self._counters: dict[tuple[str, int], int] = {}
+        self._before: dict[str, int] = {}  # the last number of each name in the segment
+        self._entries: dict[int, str | Entry] = {}
+        self._own: int | None = None  # the first of a row's texts that is a reference into the baseline
 
-    def fields(self, name: str, known: tuple[Field, ...], values: list[Any]) -> tuple[Any, ...]:
+    def begin(self, _mono: int) -> None:
+        """A row begins, so many ms after boot."""
+        self._own = None
+
+    def end(self) -> None:
+        """All rows were read. Raises DecodeError where something is left over."""
+
+    def fields(self, name: str, plan: tuple[tuple[int, Field], ...], values: list[Any]) -> tuple[Any, ...]:
+        """Values of the fields that `plan` lists; what comes after them is of tomorrow, and kept."""
         parsed: list[Any] = []
-        for place, (field, value) in enumerate(zip(known, values, strict=False)):
+        append, before = parsed.append, self._before
+        for (code, field), value in zip(plan, values, strict=False):
             if value is None:
-                parsed.append(None)
-                continue
-            item = self._field(field, value, f"{name}.{field.name}")
-            if field.kind is Kind.COUNTER:
-                item += self._counters.get((name, place), 0)
-                self._counters[name, place] = item
-            parsed.append(item)
-        return (*parsed, *values[len(known) :])
+                append(None)
+            elif code == _R_REF:
+                append(value if type(value) is str else self._ref(value, name, field))
+            elif code == _R_UINT:
+                if type(value) is not int:
+                    raise DecodeError(f"{name}.{field.name}: not uint")
+                number = value if value >= 0 else self._difference(field.name, value, name)
+                before[field.name] = number
+                append(number)
+            elif code == _R_REFS:
+                if type(value) is not list:
+                    raise DecodeError(f"{name}.{field.name}: not a list")
+                append(tuple([item if type(item) is str else self._ref(item, name, field) for item in value]))
+            elif code == _R_PLAIN:
+                if not _PLAIN[field.kind](value):
+                    raise DecodeError(f"{name}.{field.name}: not {field.kind.name.lower()}")
+                append(value)
+            elif code == _R_COUNTER:
+                if type(value) is not int:
+                    raise DecodeError(f"{name}.{field.name}: not counter")
+                number = before[field.name] = value + before.get(field.name, 0)
+                append(number)
+            else:
+                append(self._other(field.kind, value, f"{name}.{field.name}"))
+        return (*parsed, *values[len(plan) :])
 
-    def _field(self, field: Field, value: Any, where: str) -> Any:
-        kind = field.kind
-        if kind is Kind.REF:
-            return self._ref(value, where)
-        if kind is Kind.REFS:
-            _need(isinstance(value, list), f"{where}: not a list")
-            return tuple(self._ref(item, where) for item in value)
+    def _difference(self, name: str, _number: int, where: str) -> int:
+        raise DecodeError(f"{where}.{name}: not uint")
+
+    def _other(self, kind: Kind, value: Any, where: str) -> Any:
         if kind is Kind.COLUMNS:
             return self._columns(value, where)
-        if kind is Kind.ACTOR:
-            return self._actor(value, where)
-        _need(_PLAIN[kind](value), f"{where}: not {kind.name.lower()}")
+        return self._actor(value, where) if kind is Kind.ACTOR else self._digest_of(value, where)
+
+    def _digest_of(self, value: Any, where: str) -> Any:
+        _need(isinstance(value, bytes) and len(value) <= 64, f"{where}: not digest")
         return value
 
-    def _ref(self, value: Any, where: str) -> Any:
-        if isinstance(value, (str, bytes)):
+    def _ref(self, value: Any, name: str, field: Field) -> Any:
+        kind = type(value)
+        if kind is str:
+            return value
+        if kind is int:
+            if value >= 0:
+                if value < len(self._strings):
+                    return self._strings[value]
+                raise DecodeError(f"{name}.{field.name}: string {value} of {len(self._strings)}")
+            if self._own is None and field.kind is _REF:
+                self._own = -1 - value
+            return self._entry(-1 - value)
+        if kind is bytes:
             return _text(value)
-        _need(type(value) is int, f"{where}: not a reference")
-        if value < 0:
-            text = self._resolve(-1 - value) if self._resolve is not None else None
-            return Entry(-1 - value) if text is None else text
-        _need(value < len(self._strings), f"{where}: string {value} of {len(self._strings)}")
-        return self._strings[value]
+        raise DecodeError(f"{name}.{field.name}: not a reference")
+
+    def _entry(self, number: int) -> Any:
+        """The path of a baseline's entry, looked up once in a segment."""
+        found = self._entries.get(number)
+        if found is None:
+            text = self._resolve(number) if self._resolve is not None else None
+            found = self._entries[number] = Entry(number) if text is None else text
+        return found
 
     def _columns(self, value: Any, where: str) -> dict[str, Any]:
         _need(isinstance(value, dict), f"{where}: not a map")
         columns: dict[str, Any] = {}
         for key, item in value.items():
             name = key
-            if isinstance(key, int):
+            if type(key) is int:
                 name = COLUMN_NAMES[key] if key < len(COLUMN_NAMES) else f"column {key}"
-            _need(name not in columns, f"{where}: column {name!r} twice")
-            columns[name] = _value(item, where)
+            if name in columns:
+                raise DecodeError(f"{where}: column {name!r} twice")
+            columns[name] = item if type(item) is str else self._column(key, item, where)
         return columns
+
+    def _column(self, _key: int | str, value: Any, where: str) -> Any:
+        return _value(value, where)
+
+    def _parent(self, number: Any, where: str) -> int:
+        if type(number) is not int or number < 0:
+            raise DecodeError(f"{where}: parent is no pair")
+        return number
 
     def _actor(self, value: Any, where: str) -> tuple[Any, ...]:
         _need(isinstance(value, list), f"{where}: not an array")
-        last = len(ACTOR_FIELDS) - 1
-        parts = list(self.fields(where, ACTOR_FIELDS[:-1], value[:last]))
+        last, own = _PARENTS, self._own
+        parts = list(self.fields(where, _ACTOR_READ, value[:last]))
+        self._own = own  # an actor's texts are not the row's own
         parts += [None] * (last - len(parts))
         parents = value[last] if len(value) > last and value[last] is not None else []
         _need(isinstance(parents, list), f"{where}: parents are not a list")
         pairs = []
         for pair in parents:
-            _need(isinstance(pair, list) and len(pair) == 2 and _is_uint(pair[0]), f"{where}: parent is no pair")
-            pairs.append((pair[0], self._ref(pair[1], where)))
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise DecodeError(f"{where}: parent is no pair")
+            pairs.append((self._parent(pair[0], where), self._ref(pair[1], where, ACTOR_FIELDS[last])))
         return (*parts, tuple(pairs))
 
 
@@ -515,13 +598,22 @@ def _is_uint(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+_R_REF, _R_UINT, _R_REFS, _R_PLAIN, _R_COUNTER, _R_OTHER = range(6)
+_R_CODES = {Kind.REF: _R_REF, Kind.UINT: _R_UINT, Kind.REFS: _R_REFS, Kind.COUNTER: _R_COUNTER} | dict.fromkeys(
+    (Kind.COLUMNS, Kind.ACTOR, Kind.DIGEST), _R_OTHER
+)
+
+
+def _read_plan(fields: tuple[Field, ...]) -> tuple[tuple[int, Field], ...]:
+    return tuple((_R_CODES.get(field.kind, _R_PLAIN), field) for field in fields)
+
+
+_READ = {kind.number: _read_plan(kind.fields) for kind in TYPES.values()}
+_ACTOR_READ = _read_plan(ACTOR_FIELDS[:-1])
 _PLAIN: dict[Kind, Callable[[Any], bool]] = {
-    Kind.UINT: _is_uint,
     Kind.ENUM: _is_uint,
     Kind.INT: lambda value: type(value) is int,
-    Kind.COUNTER: lambda value: type(value) is int,
     Kind.BOOL: lambda value: isinstance(value, bool),
-    Kind.DIGEST: lambda value: isinstance(value, bytes) and len(value) <= 64,
     Kind.BYTES: lambda value: isinstance(value, bytes),
 }
 

@@ -16,6 +16,7 @@ for group in "$@"; do
         deb)    wanted="$wanted dpkg-dev debhelper dh-python python3 lintian" ;;
         lint)   wanted="$wanted python3-venv" ;;
         newest) wanted="$wanted python3-venv python3-dev gcc pkg-config libsystemd-dev" ;;
+        interop) wanted="$wanted python3-venv ruby ruby-cbor" ;;
         packages) wanted="$wanted piuparts autopkgtest" ;;
         device) wanted="$wanted mmdebstrap systemd-container util-linux e2fsprogs zstd iproute2" ;;
         emulated-arm64 | emulated-armhf) wanted="$wanted $emulated qemu-system-arm qemu-user-static binfmt-support arch-test" ;;

@@ -58,6 +58,15 @@ def segment_body(data: bytes) -> None:
     shown(wire.decode_segment(cbor.encode([*header, data])))
 
 
+def packed_body(data: bytes) -> None:
+    """The same of a segment with a dictionary: rows with differences and digests."""
+    content = cbor.decode(data, depth=wire.DEPTH, size=wire.INFLATED_MAX)
+    rows = content[1] if isinstance(content, list) and len(content) > 1 else []
+    header = [*HEADER[:-2], 1, wire.CODEC_PACKED]
+    header[COUNT_AT] = len(rows) if isinstance(rows, list) else 1
+    shown(wire.decode_segment(cbor.encode([*header, data]), str, lambda _number: bytes(32)))
+
+
 def shown(segment: wire.Segment) -> None:
     """What the collector does with every record: JSON for the store, one line for people."""
     for record in segment.records:

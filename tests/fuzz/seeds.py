@@ -64,12 +64,24 @@ def segment_seeds() -> Seeds:
     for data in _vectors("*.egs"):
         for part in wire.split(data):
             parts = cbor.decode(cose.parse1(part).payload, depth=1, size=wire.SEGMENT_MAX)
+            if parts[14] >= wire.CODEC_PACKED:
+                continue
             yield wire._inflate(parts[14], parts[15])
             for row in cbor.decode(wire._inflate(parts[14], parts[15]), depth=wire.DEPTH)[1]:
                 yield cbor.encode([["text", b"\xff\xfe"], [row]])
     yield cbor.encode(
         [["\x1b[2J\n", b"\xff", "\u202e"], [[0, 15 << 4, 0], [1, 15 << 4, 1], [2, 15 << 4, -1]], [[1, 2, 1, 0]]]
     )
+
+
+def packed_seeds() -> Seeds:
+    data = (VECTORS / "segment-packed.egs").read_bytes()
+    parts = cbor.decode(cose.parse1(data).payload, depth=1, size=wire.SEGMENT_MAX)
+    body = wire._inflate(parts[14], parts[15], parts[13])
+    yield body
+    for row in cbor.decode(body, depth=wire.DEPTH)[1]:
+        yield cbor.encode([["text", b"\xff\xfe"], [row], [], bytes(32)])
+    yield cbor.encode([[], [[0, 2 << 4, 0, -1, {1: {1: -1}, 2: {1: 0}, 3: {1: 1}, 20: {2: 5}}]], [], bytes(32)])
 
 
 def evidence_seeds() -> Seeds:
@@ -423,6 +435,7 @@ SEEDS = {
     "cbor": cbor_seeds,
     "cose": cose_seeds,
     "segment": segment_seeds,
+    "packed": packed_seeds,
     "baseline": baseline_seeds,
     "evidence": evidence_seeds,
     "receipt": receipt_seeds,

@@ -42,6 +42,7 @@ TABLE = (
     Harness("cbor", formats.cbor_value),
     Harness("cose", formats.cose_message),
     Harness("segment", formats.segment_body),
+    Harness("packed", formats.packed_body),
     Harness("baseline", formats.baseline),
     Harness("receipt", formats.receipt),
     Harness("ledger", formats.ledger),

@@ -97,9 +97,12 @@ def vectors() -> dict[str, bytes]:
         *,
         reference: wire.Reference | None = None,
         drops: tuple[Drop, ...] = (),
+        dictionary: int = 0,
+        digest: wire.Digest | None = None,
     ) -> bytes:
-        header = Header(DEVICE, stream, sequence, 0, 3, first, 0, before, 0, None, 0, wire.NO_BASELINE, 0)
-        return cose.sign1(wire.encode_segment(header, records, reference, drops), DEVICE_SEED, cose.SEGMENT_AAD)
+        header = Header(DEVICE, stream, sequence, 0, 3, first, 0, before, 0, None, 0, wire.NO_BASELINE, dictionary)
+        payload = wire.encode_segment(header, records, reference, drops, digest)
+        return cose.sign1(payload, DEVICE_SEED, cose.SEGMENT_AAD)
 
     made["segment-0-1.egs"] = seal(0, 1, 1, findings(), previous)
     previous = sha256(made["segment-0-1.egs"]).digest()
@@ -114,6 +117,14 @@ def vectors() -> dict[str, bytes]:
     made["segment-references.egs"] = seal(
         1, 2, 7, security()[:1], previous, reference=lambda text: known.index(text) if text in known else None
     )
+    # Packed, with dictionary 1: numbers as differences, digests apart or the baseline's own.
+    held = {"/usr/sbin/sshd": bytes(range(32)), "/etc/ld.so.preload": bytes(32)}
+    names = list(held)
+    made["segment-packed.egs"] = seal(
+        0, 4, 10, [*findings(), *security(), *metrics], sha256(made["segment-0-3.egs"]).digest(), dictionary=1,
+        reference=lambda text: names.index(text) if text in names else None,
+        digest=lambda number: held[names[number]], drops=(Drop(2, 2, 1, 0),),
+    )  # fmt: skip
     receipt = Receipt(
         DEVICE, WALL, (Head(0, 3, sha256(made["segment-0-3.egs"]).digest()),), (Range(1, 3, 4),),
         (Refusal(bytes(32), "bad signature"),),

@@ -1,5 +1,6 @@
 """The table is append-only; what has been given out stays as it is."""
 
+import sys
 from pathlib import Path
 
 from edgeguard.records import registry
@@ -48,3 +49,17 @@ def test_the_cddl_in_the_documentation_is_the_tables():
     assert mark
     assert "segment = #6.18" in head
     assert generated == registry.cddl(), "write registry.cddl() below the mark"
+
+
+def test_the_page_of_record_types_is_the_tables():
+    sys.path.insert(0, str(ROOT / "packaging/tools"))
+    import records_page
+
+    assert records_page.PAGE.read_text() == records_page.page(), "run packaging/tools/records_page.py"
+
+
+def test_the_grammar_names_every_type_as_a_row():
+    row = next(line for line in registry.cddl().splitlines() if line.startswith("row = "))
+    assert row.split(" = ")[1].split(" / ") == [f"{kind.name}-row" for kind in registry.TYPES.values()] + [
+        "unknown-row"
+    ]
