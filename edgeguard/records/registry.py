@@ -49,7 +49,7 @@ class Kind(IntEnum):
 CDDL_TYPES = {
     Kind.REF: "ref",
     Kind.REFS: "[* ref]",
-    Kind.UINT: "number",
+    Kind.UINT: "natural",
     Kind.INT: "int",
     Kind.BOOL: "bool",
     Kind.DIGEST: "digest",
