@@ -38,6 +38,7 @@ AUDIT_MAX = 64  # segments that every run verifies, at 0.1 ms each on a PC and 1
 QUARANTINE_MAX = 64  # files kept for a look; older ones go
 CLOCK_STEP_MS = 1_000  # a segment labels time once; where wall and monotonic time part further, a new one begins
 FULL_FACTOR = 2  # findings may take this many times the quota; all else stops at the quota
+NUMBER_MAX = 10**15  # of a segment; a device that seals ten a second for a million years comes to less
 COLLECTOR_KEY_MAX = 256  # bytes of a file that holds 64 hex digits
 STATUS_MAX = 64 * 1024
 REQUEST_MAX = 64 * 1024  # bytes of the daemon's question
@@ -136,6 +137,7 @@ class Sealer:
         self._public = b""
         self._device = b""
         self._receipt: Receipt | None = None
+        self._sure: dict[int, int] = {}  # stream: highest number that a receipt confirms and that was here
         self._bytes = 0  # in the outbox
         self._sealed: list[dict[str, Any]] = []
         self._quarantined: list[dict[str, Any]] = []
@@ -198,6 +200,8 @@ class Sealer:
             if new is None or new.sequence < old.sequence or (new.sequence == old.sequence and new.hash != old.hash):
                 return f"says less about stream {old.stream} than the one before: an old one, sent again?"
         for head in receipt.heads:
+            if head.sequence > NUMBER_MAX:
+                return f"names segment {head.stream}-{head.sequence}, which no device reaches"
             try:
                 own = sha256(outbox.read(self.outbox, Name(head.stream, head.sequence))).digest()
             except FileNotFoundError:
@@ -219,12 +223,19 @@ class Sealer:
         return [public] if len(public) == cose.PUBLIC_SIZE else []
 
     def _let_go(self) -> None:
-        """Delete what the receipt covers, except the newest of each stream: it anchors the chain."""
+        """Delete what the receipt covers, except the newest of each stream: it anchors the chain.
+
+        A head must name a segment that is here (`_objection` has compared it): of one that we do not have, after a
+        spool was put back or if the collector makes it up, nothing follows for those before it. It goes last itself.
+        """
         names = outbox.listing(self.outbox)
         keep = set(outbox.newest(names).values())
+        heads = self._receipt.heads if self._receipt else ()
+        here = set(names)
+        self._sure = {head.stream: head.sequence for head in heads if Name(head.stream, head.sequence) in here}
         for name in names:
             path = os.path.join(self.outbox, name.file)
-            if self._receipt is not None and name not in keep and self._receipt.covers(name):
+            if name not in keep and name.sequence <= self._sure.get(name.stream, 0):
                 os.unlink(path)
             else:
                 self._bytes += os.stat(path, follow_symlinks=False).st_size
@@ -424,7 +435,7 @@ class Sealer:
     def _result(self, released: list[int]) -> dict[str, Any]:
         names = outbox.listing(self.outbox)
         receipt = self._receipt
-        waiting = [name for name in names if receipt is None or not receipt.covers(name)]
+        waiting = [name for name in names if name.sequence > self._sure.get(name.stream, 0)]
         return {
             "v": 1,
             "sealed": self._sealed,

@@ -7,6 +7,7 @@ whole can be looked into without an error.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -21,7 +22,8 @@ from edgeguard.collector import events
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.records import chain, defects, evidence, examine, journal, receipts, wire
+from edgeguard.records import chain, defects, evidence, examine, journal, memory, receipts, wire
+from edgeguard.records.link import RETRY_AFTER_MAX, Response, UplinkError, refusal, taken
 from edgeguard.remediations import client, undo
 from edgeguard.sensors import logbook, observed
 from edgeguard.upgrades import deb, expected, overlay
@@ -76,6 +78,36 @@ def baseline(data: bytes) -> None:
 def receipt(data: bytes) -> None:
     found = receipts.decode(data)
     receipts.encode(found)
+
+
+class _Socket:
+    """What a collector says to the uplink, after TLS."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+def http_answer(data: bytes) -> None:
+    """A reply to the uplink: bounded, or one of the errors that become a name in status.json."""
+    response = Response(_Socket(data), method="POST")  # type: ignore[arg-type]
+    try:
+        response.begin()
+        reply = taken(response)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UplinkError("bad-reply", type(error).__name__) from error
+    assert len(reply.body) <= receipts.SIZE_MAX
+    assert reply.retry_after is None or 0 <= reply.retry_after <= RETRY_AFTER_MAX
+    assert refusal(reply).name in {"busy", "refused"}
+    assert str(refusal(reply)).isprintable()
+
+
+def uplink_memory(data: bytes) -> None:
+    """What the uplink left for its next run: a nonsense file is as if it were not there."""
+    found = memory.parse(data)
+    assert memory.parse(memory.encode(found)) == found
 
 
 def ledger(data: bytes) -> None:

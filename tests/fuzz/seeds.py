@@ -26,7 +26,7 @@ from edgeguard.daemon import frames
 from edgeguard.evaluate.ledger import Ledger
 from edgeguard.linux import netlink
 from edgeguard.model import Actor, Finding, Observation, Origin, Outcome, Severity, State, Status
-from edgeguard.records import receipts, wire
+from edgeguard.records import memory, receipts, wire
 from edgeguard.sensors import logbook, logs, observed, rotation
 from tests.fuzz import texts
 from tests.fuzz.table import TABLE
@@ -103,6 +103,23 @@ def receipt_seeds() -> Seeds:
     head, part = receipts.Head(0, 4, bytes(32)), receipts.Range(0, 6, 9)
     refused = receipts.Refusal(bytes(32), "malformed")
     yield receipts.encode(receipts.Receipt(bytes(16), NOW, (head,), (part,), (refused,), (0,), (bytes(8),)))
+
+
+def answer_seeds() -> Seeds:
+    ok = b"HTTP/1.1 200 OK\r\n"
+    for data in _vectors("*.egr"):
+        yield ok + b"Content-Length: %d\r\n\r\n" % len(data) + data
+    yield ok + b"Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX: y\r\n\r\n"
+    yield b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 503 Busy\r\nRetry-After: Wed, 21 Oct 2099 07:28:00 GMT\r\n\r\nwait"
+    yield b"HTTP/1.1 429 No\r\nRetry-After: 1\r\nContent-Length: 99999999999999999999\r\n\r\n\xff"
+    yield b"HTTP/1.1 100 C\r\n\r\n" * 900
+    yield ok + b"A: b\r\n" * 200 + b"\r\n"
+
+
+def memory_seeds() -> Seeds:
+    known = memory.Known((receipts.Range(1, 2, 9),), NOW, NOW, NOW)
+    yield memory.encode(memory.Memory(known, memory.Known(), memory.Books(NOW, 1, 2, NOW, -3, 4)))
+    yield from (b"[" * DEEP, b'{"books": [1e999]}', b"9" * DIGITS)
 
 
 def _finding(identifier: str, **columns: object) -> Finding:
@@ -427,6 +444,8 @@ SEEDS = {
     "policy": policy_seeds,
     "aide": aide_seeds,
     "logbook": logbook_seeds,
+    "answer": answer_seeds,
+    "memory": memory_seeds,
     "settings": settings_seeds,
     "dpkg": dpkg_seeds,
     "sshd": sshd_seeds,

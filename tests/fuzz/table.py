@@ -44,6 +44,8 @@ TABLE = (
     Harness("segment", formats.segment_body),
     Harness("baseline", formats.baseline),
     Harness("receipt", formats.receipt),
+    Harness("answer", formats.http_answer),
+    Harness("memory", formats.uplink_memory),
     Harness("ledger", formats.ledger),
     Harness("evidence", formats.evidence_folder),
     Harness("journal", formats.journal_file),

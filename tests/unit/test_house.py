@@ -205,8 +205,8 @@ def keepers(path: Path, tree: ast.AST) -> Iterator[str]:
             yield f"line {found.line}: only codec/cose.py imports cryptography"
         if top == "cryptography" and where == "codec/cose.py" and not found.lazy:
             yield f"line {found.line}: cryptography is 15 MB, import it inside the function"
-        if top == "ssl" and where != "records/uplink.py" and not collector:
-            yield f"line {found.line}: only records/uplink.py imports ssl"
+        if top == "ssl" and where != "records/link.py" and not collector:
+            yield f"line {found.line}: only records/link.py imports ssl"
 
 
 def heavy(tree: ast.AST) -> Iterator[str]:
@@ -238,7 +238,7 @@ def complaints(found: dict[Path, list[str]]) -> str:
 
 ALL = files("**/*.py")
 # Short-lived programs and the other machine may load what they need.
-NOT_RESIDENT = ("collector/", "cli/", "records/uplink.py", "records/seal.py", "codec/cose.py", "baseline/")
+NOT_RESIDENT = ("collector/", "cli/", "records/link.py", "records/seal.py", "codec/cose.py", "baseline/")
 NOT_RESIDENT_FILES = ("helper", "sweep", "learn", "__main__", "act", "server")
 
 
@@ -370,7 +370,7 @@ def test_gate_refuses_other_keepers() -> None:
     assert list(keepers(HOUSE / "records/seal.py", ast.parse("def f():\n    import cryptography.hazmat")))
     assert list(keepers(HOUSE / "codec/cose.py", ast.parse("import cryptography")))
     assert list(keepers(HOUSE / "daemon/main.py", ast.parse("import ssl")))
-    assert not list(keepers(HOUSE / "records/uplink.py", ast.parse("import ssl")))
+    assert not list(keepers(HOUSE / "records/link.py", ast.parse("import ssl")))
     assert list(heavy(ast.parse("import asyncio")))
     assert not list(heavy(ast.parse("def f():\n    import tomllib")))
     assert list(strangers(ast.parse("import requests"), frozenset({"os"})))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from edgeguard.records import uplink
+from edgeguard.records import delivery, link, uplink
 from edgeguard.records.outbox import Name
 from edgeguard.settings import Paths, Settings
 
@@ -14,7 +14,7 @@ def test_a_receipt_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     for name in ("fsync", "replace"):
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *words, n=name, call=original: (done.append(n), call(*words)))
-    uplink._replace(f"{tmp_path}/receipt.egr", b"a receipt")
+    delivery.replace(f"{tmp_path}/receipt.egr", b"a receipt")
     assert done == ["fsync", "replace"]
     assert (tmp_path / "receipt.egr").read_bytes() == b"a receipt"
 
@@ -31,10 +31,10 @@ def test_what_is_sent_has_its_name_for_good(tmp_path, monkeypatch):
     class Collector:
         def post(self, body):
             done.append(("post", body))
-            raise uplink.UplinkError("refused", "in this test")
+            raise link.UplinkError("refused", "in this test")
 
     monkeypatch.setattr(os, "fsync", sync)
-    sender = uplink.Uplink(Settings(paths=Paths(exchange=str(tmp_path))))
-    with pytest.raises(uplink.UplinkError):
+    sender = uplink.Uplink(Settings(paths=Paths(exchange=str(tmp_path)))).first
+    with pytest.raises(link.UplinkError):
         sender._send(Collector(), {Name(0, 1): b"a segment"})
     assert done == [("fsync", f"{tmp_path}/outbox"), ("post", b"a segment")]
