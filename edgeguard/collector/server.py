@@ -167,6 +167,7 @@ def context(directory: str) -> ssl.SSLContext:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.verify_mode = ssl.CERT_REQUIRED
+    tls.num_tickets = 0  # no device can keep one: two, each with its certificate inside, were a third of a handshake
     tls.load_verify_locations(os.path.join(directory, "ca.pem"))
     tls.load_cert_chain(os.path.join(directory, "server.pem"), os.path.join(directory, "server.key"))
     return tls

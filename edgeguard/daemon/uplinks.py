@@ -139,6 +139,8 @@ class Uplinks:
         if said.ok:
             self._failures = 0
             self._report("")
+            if said.retry_after and self._timer is None:  # the rest of what waits is for later: its budget is spent
+                self._timer = self._loop.later(said.retry_after, self._rested)
             return
         self._failures += 1
         self._report(said.error)
@@ -153,6 +155,7 @@ class Uplinks:
         self._timer = self._loop.later(wait, self._rested)
 
     def _rested(self) -> None:
+        self._timer = None
         self._rest_until = 0.0
         self.ring()
 

@@ -39,7 +39,7 @@ class Allowance:
         books = self.books
         if not 0 <= now - books.day < DAY_MS:
             books = books._replace(day=now, used=0, used_backlog=0)
-        earned = min(BURST_S * 1000, max(0, now - books.at)) * self._rate // 1000
+        earned = max(0, now - books.at) * self._rate // 1000
         bucket = self._rate * BURST_S
         self.books = books._replace(
             at=now,

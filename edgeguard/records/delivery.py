@@ -55,8 +55,8 @@ class Delivery:
     def introduce(self) -> None:
         """Ask for a receipt if there was none for a day: a collector that is only needed when another fails should be
         known to answer before that, and what it can read decides how segments are written. Raises UplinkError."""
-        if not 0 <= _now() - self._known.seen < INTRODUCE_MS:
-            self._exchange({})
+        if not 0 <= now() - self._known.seen < INTRODUCE_MS:
+            self._exchange({}, rounds=1)
 
     def known(self) -> Known:
         """What is to be remembered of this collector."""
@@ -83,15 +83,15 @@ class Delivery:
 
     # --- one exchange after the other ----------------------------------------------------------------------------
 
-    def _exchange(self, batch: dict[Name, bytes]) -> None:
-        wait = self._known.rest_until - _now()
+    def _exchange(self, batch: dict[Name, bytes], rounds: int = ROUNDS_MAX) -> None:
+        wait = self._known.rest_until - now()
         if 0 < wait <= RETRY_AFTER_MAX * 1000:
             seconds = wait // 1000 + 1
             raise UplinkError("busy", f"the collector asked us to wait {seconds} s more", seconds)
         until = time.monotonic() + RUN_S
         link = Link(self._target)
         try:
-            for _ in range(ROUNDS_MAX):
+            for _ in range(rounds):
                 self._send(link, batch)
                 batch = self._batch(self.waiting())
                 if not batch:
@@ -99,7 +99,7 @@ class Delivery:
                 if time.monotonic() > until:
                     raise UplinkError("slow", f"{len(self.waiting())} segments wait after {RUN_S} s of sending")
         except UplinkError as error:
-            self._known = self._known._replace(rest_until=_now() + 1000 * (error.retry_after or 0))
+            self._known = self._known._replace(rest_until=now() + 1000 * (error.retry_after or 0))
             raise
         finally:
             link.close()
@@ -112,7 +112,7 @@ class Delivery:
         reply = link.post(b"".join(batch.values()))
         backlog = sum(len(data) for name, data in batch.items() if not self._urgent(name))
         self._allowance.spend(link.spent(), backlog)
-        self._allowance.tick(_now())
+        self._allowance.tick(now())
         if reply.status != 200:
             raise refusal(reply)
         try:
@@ -129,19 +129,19 @@ class Delivery:
                 self.sent += 1
             else:
                 self.refused[name.file] = reason
-        now = _now()
-        self._known = self._known._replace(rest_until=0, seen=now, last_sent=now if batch else self._known.last_sent)
+        at = now()
+        self._known = self._known._replace(rest_until=0, seen=at, last_sent=at if batch else self._known.last_sent)
 
     def _batch(self, names: Iterable[Name]) -> dict[Name, bytes]:
         """The next portion: within the body's bound and the budgets, at least one segment where they leave anything."""
         batch: dict[Name, bytes] = {}
-        size = backlog = 0
+        size = backlog = self.rest = 0
         for name in names:
             urgent = self._urgent(name)
             left = self._allowance.left(backlog=False) - size
             left_backlog = left if urgent else min(left, self._allowance.left(backlog=True) - backlog)
             if left_backlog <= 0:  # names after this one are no more urgent
-                self.rest = self.rest or self._allowance.wait(backlog=not urgent)
+                self.rest = self._allowance.wait(backlog=not urgent)
                 break
             data = self._read(name)
             if not data:
@@ -207,7 +207,8 @@ def _covered(name: Name, heads: Iterable[Head]) -> bool:
     return any(head.stream == name.stream and name.sequence <= head.sequence for head in heads)
 
 
-def _now() -> int:
+def now() -> int:
+    """Milliseconds since 1970, as this device believes."""
     return time.time_ns() // 1_000_000
 
 

@@ -112,17 +112,24 @@ class Link:
         acknowledged, received, out, came = counted
         return int(acknowledged + received + _PACKET * (out + came))
 
+    def _connect(self) -> http.client.HTTPSConnection:
+        """In two steps, so that a handshake that fails is counted, too."""
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
+        connection.response_class = Response
+        plain = socket.create_connection((self._host, self._port), CONNECT_S)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line = self._context.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+        connection.sock = line
+        self._connection = connection
+        line.do_handshake()
+        line.settimeout(READ_S)
+        return connection
+
     def _exchange(self, path: str, body: bytes) -> Reply:
-        if self._connection is None:
-            self._connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=CONNECT_S, context=self._context
-            )
-            self._connection.response_class = Response
-            self._connection.connect()
-            self._connection.sock.settimeout(READ_S)
+        connection = self._connection or self._connect()
         headers = {"Content-Type": "application/cbor-seq", "User-Agent": f"edgeguard/{__version__}"}
-        self._connection.request("POST", path, body, headers)
-        response = self._connection.getresponse()
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
         reply = taken(response)
         if response.will_close:
             self.close()

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, cast
 
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
-from edgeguard.records import journal, outbox, receipts, registry, wire
+from edgeguard.records import confirmed, journal, outbox, receipts, registry, wire
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
 from edgeguard.records.references import Places, manifest_id
@@ -127,6 +127,9 @@ class Sealer:
         self.quarantine = os.path.join(self.spool, "quarantine")
         self._quota = settings.budget.spool_bytes
         self._collector_key = settings.uplink.collector_key if settings.uplink.url else ""
+        second = settings.uplink.second
+        self._second_key = second.collector_key if second.url else ""
+        self._copy = second.mode == "copy"
         credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
         keys = [os.path.join(credentials, "device.key")] if credentials else []
         self._keys = [*keys, os.path.join(state, "keys", "device.key")]
@@ -136,7 +139,8 @@ class Sealer:
         self._seed = b""
         self._public = b""
         self._device = b""
-        self._receipt: Receipt | None = None
+        self._receipt: Receipt | None = None  # of two collectors, what counts of both
+        self._received: list[Receipt] = []  # of each collector
         self._sure: dict[int, int] = {}  # stream: highest number that a receipt confirms and that was here
         self._bytes = 0  # in the outbox
         self._sealed: list[dict[str, Any]] = []
@@ -150,7 +154,7 @@ class Sealer:
         self._seed = cose.load_seed(self._keys)
         self._public = cose.public_of(self._seed)
         self._device = cose.device_id(self._public)
-        self._receipt = self._take_receipt()
+        self._receipt = self._take_receipts()
         self._tidy()
         heads = self._heads(audit=audit)
         self._let_go()
@@ -165,19 +169,26 @@ class Sealer:
 
     # --- receipts ------------------------------------------------------------------------------------------------
 
-    def _take_receipt(self) -> Receipt | None:
+    def _take_receipts(self) -> Receipt | None:
+        """The latest of each collector, each by its own key; what counts of them together."""
+        first = self._take_receipt(receipts.FILE, self._collector_key)
+        second = self._take_receipt(receipts.SECOND_FILE, self._second_key)
+        self._received = [receipt for receipt in (first, second) if receipt is not None]
+        return confirmed.together(first, second, copy=self._copy) if self._second_key else first
+
+    def _take_receipt(self, file: str, key: str) -> Receipt | None:
         """The latest receipt: the stored one, or one in the inbox if it is good and says no less."""
-        publics = self._collector_publics()
-        stored = self._read_receipt(os.path.join(self.spool, "receipt.egr"), publics)
-        came = self._read_receipt(os.path.join(self.inbox, "receipt.egr"), publics)
+        publics = self._publics(key)
+        stored = self._read_receipt(os.path.join(self.spool, file), publics)
+        came = self._read_receipt(os.path.join(self.inbox, file), publics)
         if came is None or (stored is not None and came[1] == stored[1]):
             return stored[0] if stored else None
         receipt, data = came
         problem = self._objection(receipt, stored[0] if stored else None)
         if problem:
-            self._problems.append(f"receipt: {problem}")
+            self._problems.append(f"{file}: {problem}")
             return stored[0] if stored else None
-        _write(os.path.join(self.spool, "receipt.egr"), data, 0o600)
+        _write(os.path.join(self.spool, file), data, 0o600)
         _sync(self.spool)
         return receipt
 
@@ -190,7 +201,7 @@ class Sealer:
         except FileNotFoundError:
             return None
         except (OSError, DecodeError, SignatureError) as error:
-            self._problems.append(f"receipt: {error}")
+            self._problems.append(f"{os.path.basename(path)}: {error}")
             return None
 
     def _objection(self, receipt: Receipt, stored: Receipt | None) -> str:
@@ -212,13 +223,13 @@ class Sealer:
                 return f"names another segment {head.stream}-{head.sequence} than ours: is this device cloned?"
         return ""
 
-    def _collector_publics(self) -> list[bytes]:
-        if not self._collector_key:
+    def _publics(self, path: str) -> list[bytes]:
+        if not path:
             return []
         try:
-            public = bytes.fromhex(receipts.read(self._collector_key, COLLECTOR_KEY_MAX).decode("ascii").strip())
+            public = bytes.fromhex(receipts.read(path, COLLECTOR_KEY_MAX).decode("ascii").strip())
         except (OSError, DecodeError, ValueError) as error:
-            self._problems.append(f"the collector's key {self._collector_key}: {error}")
+            self._problems.append(f"the collector's key {path}: {error}")
             return []
         return [public] if len(public) == cose.PUBLIC_SIZE else []
 
@@ -261,7 +272,8 @@ class Sealer:
         return heads
 
     def _received_head(self, stream: int) -> Head:
-        head = self._receipt.head(stream) if self._receipt else None
+        heads = [head for receipt in self._received if (head := receipt.head(stream)) is not None]
+        head = max(heads, key=lambda head: head.sequence, default=None)  # a number is used once, whoever has it
         return Head(head.sequence, head.hash, 1) if head else Head(0, wire.NO_PREVIOUS, 1)
 
     def _look_at(self, name: Name, head: Head, *, anchored: bool) -> tuple[Head, bool]:
@@ -273,8 +285,7 @@ class Sealer:
             self._put_aside(name, str(error))
             return head._replace(sequence=max(head.sequence, name.sequence)), False
         if not anchored:
-            received = self._receipt.head(name.stream) if self._receipt else None
-            newer = received is None or name.sequence >= received.sequence
+            newer = name.sequence >= self._received_head(name.stream).sequence
             return Head(
                 max(head.sequence, name.sequence),
                 sha256(data).digest() if newer else head.hash,

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from typing import Any
 
 from edgeguard.errors import SettingsError
 from edgeguard.records import memory, receipts
 from edgeguard.records.allowance import Allowance
-from edgeguard.records.delivery import Delivery, replace
+from edgeguard.records.delivery import Delivery, now, replace
 from edgeguard.records.link import Target, UplinkError
 from edgeguard.settings import DEFAULT_FILE, Settings, load
 
@@ -37,8 +36,7 @@ class Uplink:
         self._inbox = os.path.join(settings.paths.exchange, "inbox")
         self._memory_file = os.path.join(self._inbox, memory.FILE)
         self._memory = memory.load(self._memory_file)
-        now = time.time_ns() // 1_000_000
-        self._allowance = Allowance(uplink.day_bytes, uplink.rate_bytes, self._memory.books, now)
+        self._allowance = Allowance(uplink.day_bytes, uplink.rate_bytes, self._memory.books, now())
         target = Target(uplink.url, uplink.ca, uplink.certificate, uplink.key)
         receipt = os.path.join(self._inbox, receipts.FILE)
         self.first = Delivery(outbox, receipt, target, self._memory.first, self._allowance)
@@ -96,14 +94,14 @@ class Uplink:
             "name": error.name if error else "",
             "error": str(error)[:ERROR_MAX] if error else "",
             "retry_after": error.retry_after if error else rest or None,
-            "waiting": len(self.first.waiting()),
+            "waiting": max(len(delivery.waiting()) for delivery in deliveries if self._copy or delivery is self.first),
             "sent": self.first.sent,
             "last_sent": self.first.known().last_sent,
             "refused": [
                 {"name": name, "reason": reason[: receipts.REASON_MAX]}
                 for name, reason in sorted(refused.items())[:REFUSED_SHOWN]
             ],
-            "at": time.time_ns() // 1_000_000,
+            "at": now(),
         }
         if self.second is not None:
             waiting, sent, last = len(self.second.waiting()), self.second.sent, self.second.known().last_sent

@@ -67,6 +67,8 @@ PURE = (
     "records/defects.py",
     "records/examine.py",
     "records/chain.py",
+    "records/allowance.py",
+    "records/confirmed.py",
     "cli/render.py",
     "cli/text.py",
     "cli/jsonform.py",

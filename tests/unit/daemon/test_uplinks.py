@@ -68,3 +68,24 @@ def test_the_collector_may_ask_for_rest(tmp_path: Path) -> None:
     loop._run_timers()
     assert bell.exists()
     uplinks.close()
+
+
+def test_what_a_budget_holds_back_is_rung_for_later_and_findings_at_once(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    bell = tmp_path / "doorbell"
+    settings = Settings(
+        paths=Paths(runtime=str(tmp_path), exchange=str(tmp_path)), uplink=Uplink(url="https://collector.example")
+    )
+    loop, clock = Loop(), [0.0]
+    loop._clock = lambda: clock[0]
+    uplinks = Uplinks(loop, settings, None, "", lambda: None, lambda _detail: None)  # type: ignore[arg-type]
+    (tmp_path / "inbox" / "status.json").write_text('{"ok": true, "error": "", "retry_after": 600}')
+    uplinks.open()
+    assert not bell.exists()
+    clock[0] = 601.0
+    loop._run_timers()
+    assert bell.exists()
+    bell.unlink()
+    uplinks.ring()
+    assert bell.exists()
+    uplinks.close()
