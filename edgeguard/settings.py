@@ -53,6 +53,7 @@ class Uplink(NamedTuple):
     spawn: bool = False  # True: the daemon starts the uplink itself (no systemd); False: it rings runtime/doorbell
     day_bytes: int = 0  # on the wire in a day, both directions; not set: no bound
     rate_bytes: int = 0  # a second, averaged over a minute, of which the backlog gets half; not set: no bound
+    export_key: str = "/etc/edgeguard/uplink/operator.pub"  # 64 hex digits: `edgeguard log export` encrypts to it
     second: Second = Second()
 
 

@@ -26,7 +26,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "findings": ("Look", "what differs from the baseline, worst first"),
     "explain": ("Look", "what it means, who did it, how to fix it"),
     "why": ("Look", "what the policy says about one file, port or process"),
-    "log": ("Look", "events as they were recorded; verify: is the log whole?"),
+    "log": ("Look", "events as recorded; verify: is it whole? export: to a stick"),
     "accept": ("Act", "this change is right: expect it from now on"),
     "undo": ("Act", "take back an acceptance or a remediation"),
     "scan": ("Act", "check now"),

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 
 from edgeguard import __version__
 from edgeguard.codec import cose
-from edgeguard.collector import authority, events, store
+from edgeguard.collector import authority, carried, events, store
 from edgeguard.collector.baselines import Baselines
-from edgeguard.collector.ingest import Ingest
+from edgeguard.collector.ingest import Device, Ingest
 from edgeguard.errors import EdgeGuardError, SegmentRefused
-from edgeguard.records import registry, wire
+from edgeguard.records import registry
 
 POLL_S = 0.2  # of `events -f`
 EX_USAGE = 64
@@ -81,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_argument("-o", "--output", choices=("text", "json"), default="text")
     take = verb("import", _import, "take in segment files that came by other means")
     take.add_argument("files", nargs="+", metavar="SEGMENTS")
+    take.add_argument(
+        "--receipts", metavar="FOLDER", help="where to put receipts to carry back, NAME.egr for each device"
+    )
+    verb("operator-key", _operator_key, "make the key that `edgeguard log export` encrypts to")
     check = verbs.add_parser(
         "verify",
         help="check signatures and chains from end to end, and name every defect",
@@ -266,13 +270,16 @@ def _device_lines(document: dict[str, object]) -> list[str]:
 def _import(arguments: argparse.Namespace) -> int:
     ingest = _ingest(arguments.dir)
     failed = 0
-    for path in arguments.files:
+    came: dict[bytes, Device] = {}
+    for path in carried.files(arguments.files):
         with open(path, "rb") as file:
             data = file.read(FILE_MAX + 1)
         if len(data) > FILE_MAX:
             raise Wrong(f"{path}: larger than {FILE_MAX} bytes")
         try:
-            verdicts = ingest.take_files(wire.split(data))
+            parts = carried.segments(data, arguments.dir)
+            verdicts = ingest.take_files(parts)
+            came |= {device.id: device for device in carried.devices(ingest, parts)}
         except SegmentRefused as error:
             verdicts = []
             failed += 1
@@ -281,7 +288,21 @@ def _import(arguments: argparse.Namespace) -> int:
             failed += not verdict.taken
             where = f"{verdict.stream}-{verdict.sequence}" if verdict.sequence else ""
             _say(f"{path}: {verdict.name} {where} {verdict.detail}".rstrip())
+    for device in came.values() if arguments.receipts else ():
+        receipt = carried.write_receipt(ingest, device, arguments.receipts)
+        _say(f"{receipt}: on {device.name}, run: edgeguard log import-receipt FILE")
     return 1 if failed else 0
+
+
+def _operator_key(arguments: argparse.Namespace) -> int:
+    _existing(arguments.dir)
+    try:
+        public = carried.make_key(arguments.dir)
+    except FileExistsError as error:
+        raise Wrong(f"{error.filename} is there already; whoever loses it cannot read old exports") from error
+    _say(f"Operator's key made: {public.hex()}")
+    _say(f"Put {os.path.join(arguments.dir, carried.PUBLIC)} into /etc/edgeguard/uplink on each device.")
+    return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -126,7 +126,8 @@ class Sealer:
         self.inbox = os.path.join(exchange, "inbox")
         self.quarantine = os.path.join(self.spool, "quarantine")
         self._quota = settings.budget.spool_bytes
-        self._collector_key = settings.uplink.collector_key if settings.uplink.url else ""
+        key = settings.uplink.collector_key  # also without a network: a receipt may be carried here
+        self._collector_key = key if settings.uplink.url or os.path.exists(key) else ""
         second = settings.uplink.second
         self._second_key = second.collector_key if second.url else ""
         self._copy = second.mode == "copy"

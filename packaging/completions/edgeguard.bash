@@ -29,7 +29,7 @@ _edgeguard()
             [[ $verb == explain ]] || words+=' -r --reason'
             [[ $verb == accept ]] && words+=' --for' ;;
         why) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-        log) words='-n --lines -f --follow'; [[ -z $action ]] && words+=' verify' ;;
+        log) words='-n --lines -f --follow --to --plain'; [[ -z $action ]] && words+=' verify export import-receipt' ;;
         scan) words='--quick' ;;
         baseline)
             case $action in

@@ -16,7 +16,7 @@ import tempfile
 
 from edgeguard import control, control_server
 from edgeguard.baseline.document import Baseline
-from edgeguard.codec import cbor, cose, manifest
+from edgeguard.codec import cbor, cose, encrypt, manifest
 from edgeguard.codec.values import columns_from_plain
 from edgeguard.collector import events
 from edgeguard.daemon import act, frames
@@ -33,6 +33,7 @@ DEVICE = bytes(16)
 HEADER = [1, DEVICE, 0, 1, 0, 1, 1, 0, bytes(32), 1000, 1_790_000_000_000, 2, bytes(8), 0, wire.CODEC_RAW]
 COUNT_AT = 7  # where the header says how many records there are
 GENERATION = 3
+READER = b"\x42" * 32
 
 
 def cbor_value(data: bytes) -> None:
@@ -88,6 +89,12 @@ class _Socket:
 
     def makefile(self, _mode: str) -> io.BytesIO:
         return io.BytesIO(self._data)
+
+
+def encrypted(data: bytes) -> None:
+    """An export on a stick: the envelope, and what a key that is ours makes of it."""
+    encrypt.parse(data)
+    encrypt.decrypt(data, READER, encrypt.EXPORT_AAD)
 
 
 def http_answer(data: bytes) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from edgeguard.baseline import policy, store
 from edgeguard.baseline.document import ManifestRef, compile_baseline, with_reference
-from edgeguard.codec import cbor, cose, manifest
+from edgeguard.codec import cbor, cose, encrypt, manifest
 from edgeguard.control import VERBS, dump
 from edgeguard.daemon import frames
 from edgeguard.evaluate.ledger import Ledger
@@ -28,7 +28,7 @@ from edgeguard.linux import netlink
 from edgeguard.model import Actor, Finding, Observation, Origin, Outcome, Severity, State, Status
 from edgeguard.records import memory, receipts, wire
 from edgeguard.sensors import logbook, logs, observed, rotation
-from tests.fuzz import texts
+from tests.fuzz import formats, texts
 from tests.fuzz.table import TABLE
 
 TOP = Path(__file__).resolve().parents[2]
@@ -114,6 +114,15 @@ def answer_seeds() -> Seeds:
     yield b"HTTP/1.1 429 No\r\nRetry-After: 1\r\nContent-Length: 99999999999999999999\r\n\r\n\xff"
     yield b"HTTP/1.1 100 C\r\n\r\n" * 900
     yield ok + b"A: b\r\n" * 200 + b"\r\n"
+
+
+def encrypted_seeds() -> Seeds:
+    good = encrypt.encrypt(b"\xd2\x84", encrypt.public_of(formats.READER), encrypt.EXPORT_AAD)
+    yield good
+    yield good.replace(encrypt.parse(good)[3], bytes(32))  # a point of low order
+    yield encrypt.TAG + cbor.encode([b"", {}, b"", []])
+    yield good[:100] + good[-70:]
+    yield encrypt.TAG + b"\x81" * DEEP
 
 
 def memory_seeds() -> Seeds:
@@ -446,6 +455,7 @@ SEEDS = {
     "logbook": logbook_seeds,
     "answer": answer_seeds,
     "memory": memory_seeds,
+    "encrypted": encrypted_seeds,
     "settings": settings_seeds,
     "dpkg": dpkg_seeds,
     "sshd": sshd_seeds,

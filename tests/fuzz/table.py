@@ -45,6 +45,7 @@ TABLE = (
     Harness("baseline", formats.baseline),
     Harness("receipt", formats.receipt),
     Harness("answer", formats.http_answer),
+    Harness("encrypted", formats.encrypted),
     Harness("memory", formats.uplink_memory),
     Harness("ledger", formats.ledger),
     Harness("evidence", formats.evidence_folder),

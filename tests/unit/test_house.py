@@ -80,6 +80,7 @@ RESIDENT_NEVER = {"asyncio", "logging", "ssl", "sqlite3", "argparse", "pathlib",
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "builtins.eval"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "yaml"}
+CRYPTOGRAPHY = ("codec/cose.py", "codec/encrypt.py")
 RUN_TIME = {"psutil", "pyudev", "systemd", "cryptography", "cbor2"}
 
 
@@ -198,14 +199,14 @@ def catch_alls(tree: ast.AST, lines: list[str]) -> Iterator[str]:
 
 
 def keepers(path: Path, tree: ast.AST) -> Iterator[str]:
-    """One file keeps cryptography, one keeps ssl; what is resident loads nothing heavy with the module."""
+    """One file signs, one encrypts, one keeps ssl; what is resident loads nothing heavy with the module."""
     where = path.relative_to(HOUSE).as_posix()
     collector = where.startswith("collector/")
     for found in imports(tree):
         top = found.module.split(".")[0]
-        if top == "cryptography" and where != "codec/cose.py" and not collector:
-            yield f"line {found.line}: only codec/cose.py imports cryptography"
-        if top == "cryptography" and where == "codec/cose.py" and not found.lazy:
+        if top == "cryptography" and where not in CRYPTOGRAPHY and not collector:
+            yield f"line {found.line}: only {' and '.join(CRYPTOGRAPHY)} import cryptography"
+        if top == "cryptography" and where in CRYPTOGRAPHY and not found.lazy:
             yield f"line {found.line}: cryptography is 15 MB, import it inside the function"
         if top == "ssl" and where != "records/link.py" and not collector:
             yield f"line {found.line}: only records/link.py imports ssl"
