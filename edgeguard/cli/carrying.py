@@ -55,7 +55,7 @@ def take_receipt(console: Console, path: str) -> int:
     from edgeguard.codec import cose
     from edgeguard.errors import SignatureError
     from edgeguard.records import receipts
-    from edgeguard.records.delivery import replace
+    from edgeguard.records.outbox import replace
 
     settings = console.settings
     data = receipts.read(path)

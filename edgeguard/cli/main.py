@@ -31,6 +31,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "undo": ("Act", "take back an acceptance or a remediation"),
     "scan": ("Act", "check now"),
     "baseline": ("Act", "learn | show | diff | sign | verify | install | history"),
+    "enroll": ("Act", "join a collector by a one-time token"),
     "reload": ("Act", "read policy and settings again"),
     "doctor": ("Help me", "is EdgeGuard itself healthy?"),
     "policy": ("Help me", "lint | why | import-aide: is a policy right, what does it say?"),

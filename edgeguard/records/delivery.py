@@ -8,7 +8,6 @@ that stayed after a collector was replaced, keeps nothing from being sent.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from edgeguard.records import memory, outbox, receipts, registry
 from edgeguard.records.allowance import Allowance
 from edgeguard.records.link import RETRY_AFTER_MAX, Link, Target, UplinkError, refusal
 from edgeguard.records.memory import Known
-from edgeguard.records.outbox import Name
+from edgeguard.records.outbox import Name, replace, settle
 from edgeguard.records.receipts import Head, Receipt
 
 BODY_MAX = 256 * 1024  # bytes of one POST; the collector takes no more
@@ -89,16 +88,19 @@ class Delivery:
             seconds = wait // 1000 + 1
             raise UplinkError("busy", f"the collector asked us to wait {seconds} s more", seconds)
         until = time.monotonic() + RUN_S
-        link = Link(self._target)
+        link = Link(self._target._replace(heard=self._heard()))
         try:
             for _ in range(rounds):
                 self._send(link, batch)
                 batch = self._batch(self.waiting())
                 if not batch:
-                    return
+                    break
                 if time.monotonic() > until:
                     raise UplinkError("slow", f"{len(self.waiting())} segments wait after {RUN_S} s of sending")
+            link.renew()
         except UplinkError as error:
+            if error.name in {"tls", "unreachable"}:
+                link.doubt()
             self._known = self._known._replace(rest_until=now() + 1000 * (error.retry_after or 0))
             raise
         finally:
@@ -182,6 +184,14 @@ class Delivery:
         except (OSError, DecodeError):
             return None
 
+    def _heard(self) -> int:
+        """When the newest receipt was given that the sealer has verified, ms since 1970; 0 if there is none."""
+        try:
+            copy = os.path.join(self._outbox, os.path.basename(self._receipt_file))
+            return receipts.unverified(receipts.read(copy)).time
+        except (OSError, DecodeError):
+            return 0
+
     def _heads(self, receipt: Receipt | None) -> list[Head]:
         """The heads that name a segment of ours as it is."""
         return [] if receipt is None else [head for head in receipt.heads if self._ours(head)]
@@ -210,28 +220,3 @@ def _covered(name: Name, heads: Iterable[Head]) -> bool:
 def now() -> int:
     """Milliseconds since 1970, as this device believes."""
     return time.time_ns() // 1_000_000
-
-
-def settle(directory: str) -> None:
-    """What is seen in a directory now is there after a power cut, too. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def replace(path: str, data: bytes) -> None:
-    """Write a file as a whole, also for who reads it after a power cut: an empty receipt would be a finding. That its
-    name is durable nobody needs: the collector only sends a receipt again."""
-    directory, _, name = path.rpartition("/")
-    temporary = f"{directory}/.{name}.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    os.fchmod(fd, 0o644)  # whatever the umask is: the sealer is another user
-    with open(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    os.replace(temporary, path)

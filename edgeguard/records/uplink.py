@@ -16,8 +16,9 @@ from typing import Any
 from edgeguard.errors import SettingsError
 from edgeguard.records import memory, receipts
 from edgeguard.records.allowance import Allowance
-from edgeguard.records.delivery import Delivery, now, replace
+from edgeguard.records.delivery import Delivery, now
 from edgeguard.records.link import Target, UplinkError
+from edgeguard.records.outbox import replace
 from edgeguard.settings import DEFAULT_FILE, Settings, load
 
 STATUS_MAX = 4096  # bytes of status.json: the daemon reads no more
@@ -37,13 +38,15 @@ class Uplink:
         self._memory_file = os.path.join(self._inbox, memory.FILE)
         self._memory = memory.load(self._memory_file)
         self._allowance = Allowance(uplink.day_bytes, uplink.rate_bytes, self._memory.books, now())
-        target = Target(uplink.url, uplink.ca, uplink.certificate, uplink.key)
+        renewed = os.path.join(self._inbox, "client.pem")
+        target = Target(uplink.url, uplink.ca, uplink.certificate, uplink.key, renewed)
         receipt = os.path.join(self._inbox, receipts.FILE)
         self.first = Delivery(outbox, receipt, target, self._memory.first, self._allowance)
         self.second: Delivery | None = None
         self._copy = uplink.second.mode == "copy"
         if uplink.second.url:
-            target = Target(uplink.second.url, uplink.second.ca, uplink.second.certificate, uplink.second.key)
+            second, renewed = uplink.second, os.path.join(self._inbox, "client-2.pem")
+            target = Target(second.url, second.ca, second.certificate, second.key, renewed)
             receipt = os.path.join(self._inbox, receipts.SECOND_FILE)
             self.second = Delivery(outbox, receipt, target, self._memory.second, self._allowance)
 

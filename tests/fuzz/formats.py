@@ -16,9 +16,10 @@ import tempfile
 
 from edgeguard import control, control_server
 from edgeguard.baseline.document import Baseline
-from edgeguard.codec import cbor, cose, encrypt, manifest
+from edgeguard.cli import enroll
+from edgeguard.codec import cbor, certificates, cose, encrypt, manifest
 from edgeguard.codec.values import columns_from_plain
-from edgeguard.collector import events
+from edgeguard.collector import enrolment, events
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
@@ -95,6 +96,16 @@ def encrypted(data: bytes) -> None:
     """An export on a stick: the envelope, and what a key that is ours makes of it."""
     encrypt.parse(data)
     encrypt.decrypt(data, READER, encrypt.EXPORT_AAD)
+
+
+def certificate(data: bytes) -> None:
+    """When a certificate is valid, by our own small reader of DER."""
+    each(data, certificates.validity, certificates.der)
+
+
+def enrolment_request(data: bytes) -> None:
+    """What somebody without a certificate sends to the collector, and what a collector answers."""
+    each(data, enrolment.parse, enroll.parse)
 
 
 def http_answer(data: bytes) -> None:

@@ -125,6 +125,32 @@ def encrypted_seeds() -> Seeds:
     yield encrypt.TAG + b"\x81" * DEEP
 
 
+CERTIFICATE = b"""-----BEGIN CERTIFICATE-----
+MIIBgDCCASegAwIBAgIUAQ==
+-----END CERTIFICATE-----
+"""
+
+
+def certificate_seeds() -> Seeds:
+    name = b"\x30\x00"
+    for begins, ends in ((b"\x17\x0d260102030405Z", b"\x17\x0d490102030405Z"), (b"\x18\x0f20500102030405Z",) * 2):
+        period = begins + ends
+        signed = b"\xa0\x03\x02\x01\x02\x02\x01\x07" + name * 2 + b"\x30" + bytes([len(period)]) + period
+        yield b"\x30" + bytes([len(signed) + 2]) + b"\x30" + bytes([len(signed)]) + signed
+    yield CERTIFICATE
+    yield from (b"\x30\x84\xff\xff\xff\xff", b"\x30\x80", b"\x30\x03\x30\x05\x02")
+
+
+def enrolment_seeds() -> Seeds:
+    seed = formats.READER
+    payload = cbor.encode([1, cose.public_of(seed), "ABCD-EFGH", b"csr"])
+    yield cose.sign1(payload, seed, cose.ENROL_AAD)
+    yield cose.sign1(payload, bytes(32), cose.ENROL_AAD)
+    key = b"a" * 64
+    yield cbor.encode([1, "pump", CERTIFICATE, CERTIFICATE, key, b""])
+    yield cbor.encode([1, "pump", CERTIFICATE, CERTIFICATE, key + b"\n", key])
+
+
 def memory_seeds() -> Seeds:
     known = memory.Known((receipts.Range(1, 2, 9),), NOW, NOW, NOW)
     yield memory.encode(memory.Memory(known, memory.Known(), memory.Books(NOW, 1, 2, NOW, -3, 4)))
@@ -455,6 +481,8 @@ SEEDS = {
     "logbook": logbook_seeds,
     "answer": answer_seeds,
     "memory": memory_seeds,
+    "certificate": certificate_seeds,
+    "enrolment": enrolment_seeds,
     "encrypted": encrypted_seeds,
     "settings": settings_seeds,
     "dpkg": dpkg_seeds,

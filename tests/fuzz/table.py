@@ -46,6 +46,8 @@ TABLE = (
     Harness("receipt", formats.receipt),
     Harness("answer", formats.http_answer),
     Harness("encrypted", formats.encrypted),
+    Harness("certificate", formats.certificate),
+    Harness("enrolment", formats.enrolment_request),
     Harness("memory", formats.uplink_memory),
     Harness("ledger", formats.ledger),
     Harness("evidence", formats.evidence_folder),

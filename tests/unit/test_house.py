@@ -69,6 +69,7 @@ PURE = (
     "records/chain.py",
     "records/allowance.py",
     "records/confirmed.py",
+    "records/clock.py",
     "cli/render.py",
     "cli/text.py",
     "cli/jsonform.py",
@@ -80,7 +81,7 @@ RESIDENT_NEVER = {"asyncio", "logging", "ssl", "sqlite3", "argparse", "pathlib",
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "builtins.eval"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "yaml"}
-CRYPTOGRAPHY = ("codec/cose.py", "codec/encrypt.py")
+CRYPTOGRAPHY = ("codec/cose.py", "codec/encrypt.py", "codec/certificates.py")
 RUN_TIME = {"psutil", "pyudev", "systemd", "cryptography", "cbor2"}
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from edgeguard.records import delivery, link, uplink
+from edgeguard.records import link, outbox, uplink
 from edgeguard.records.outbox import Name
 from edgeguard.settings import Paths, Settings
 
@@ -14,7 +14,7 @@ def test_a_receipt_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     for name in ("fsync", "replace"):
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *words, n=name, call=original: (done.append(n), call(*words)))
-    delivery.replace(f"{tmp_path}/receipt.egr", b"a receipt")
+    outbox.replace(f"{tmp_path}/receipt.egr", b"a receipt")
     assert done == ["fsync", "replace"]
     assert (tmp_path / "receipt.egr").read_bytes() == b"a receipt"
 
