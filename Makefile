@@ -80,7 +80,7 @@ build/venv-newest/ready: pyproject.toml
 
 test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE and CBOR libraries
 	build/venv-interop/bin/python -m pytest -o cache_dir=build/pytest-interop tests/unit/records/test_vectors.py \
-	    tests/unit/codec/test_cose.py tests/unit/walk
+	    tests/unit/codec/test_cose.py tests/unit/codec/test_encrypt.py tests/unit/walk
 
 build/venv-interop/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest

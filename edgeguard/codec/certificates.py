@@ -43,6 +43,12 @@ def der(pem: bytes) -> bytes:
         raise DecodeError("a certificate that is not base64") from error
 
 
+def read(path: str) -> bytes:
+    """A certificate's file; it may be a link, as /etc likes them. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(PEM_MAX)
+
+
 def validity(encoded: bytes) -> Validity:
     """When a certificate in DER is valid. Raises DecodeError."""
     certificate = _value(encoded, 0, _SEQUENCE)[0]

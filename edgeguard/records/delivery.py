@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from edgeguard.errors import DecodeError, SegmentRefused
-from edgeguard.records import memory, outbox, receipts, registry
+from edgeguard.records import memory, outbox, receipts, registry, renewal
 from edgeguard.records.allowance import Allowance
 from edgeguard.records.link import RETRY_AFTER_MAX, Link, Target, UplinkError, refusal
 from edgeguard.records.memory import Known
@@ -88,7 +88,7 @@ class Delivery:
             seconds = wait // 1000 + 1
             raise UplinkError("busy", f"the collector asked us to wait {seconds} s more", seconds)
         until = time.monotonic() + RUN_S
-        link = Link(self._target._replace(heard=self._heard()))
+        link = Link(renewal.chosen(self._target)._replace(heard=self._heard()))
         try:
             for _ in range(rounds):
                 self._send(link, batch)
@@ -97,10 +97,10 @@ class Delivery:
                     break
                 if time.monotonic() > until:
                     raise UplinkError("slow", f"{len(self.waiting())} segments wait after {RUN_S} s of sending")
-            link.renew()
+            renewal.renew(link, self._target)
         except UplinkError as error:
             if error.name in {"tls", "unreachable"}:
-                link.doubt()
+                renewal.doubt(link, self._target)
             self._known = self._known._replace(rest_until=now() + 1000 * (error.retry_after or 0))
             raise
         finally:

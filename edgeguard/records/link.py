@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import signal
 import socket
 import ssl
@@ -26,10 +25,8 @@ from edgeguard.codec import certificates
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.records import receipts
 from edgeguard.records.clock import judged_at
-from edgeguard.records.outbox import replace
 
 POST_PATH = "/v1/segments"
-RENEW_PATH = "/v1/renew"
 CONNECT_S = 10
 READ_S = 30  # between two bytes
 EXCHANGE_S = 120  # for one POST and its whole reply, however it drips
@@ -61,7 +58,7 @@ class Target(NamedTuple):
     ca: str
     certificate: str  # "": nothing is shown
     key: str
-    renewed: str = ""  # where a certificate for the same key is put that takes the place of an older one
+    renewed: str = ""  # see `renewal`
     heard: int = 0  # ms since 1970: a moment that has passed, whatever the clock says
 
 
@@ -78,8 +75,8 @@ class Link:
         self._host, self._port = address(target.url)
         self._target = target
         now = time.time_ns() // 1_000_000
-        self._judged_at = judged_at(now, target.heard, _begins(target.ca), _begins(target.certificate))
-        self._behind = self._judged_at > now
+        self.judged_at = judged_at(now, target.heard, _begins(target.ca), _begins(target.certificate))
+        self._behind = self.judged_at > now
         self._context = _context(target, check_time=not self._behind)
         self._connection: http.client.HTTPSConnection | None = None
         self._counted = 0  # bytes of this connection that `spent` has told already
@@ -147,55 +144,17 @@ class Link:
         """What OpenSSL was told to leave out, at a moment that makes more sense than the clock's."""
         try:
             shown = certificates.validity(line.getpeercert(binary_form=True) or b"")
-            authority = certificates.validity(certificates.der(_read(self._target.ca)))
+            authority = certificates.validity(certificates.der(certificates.read(self._target.ca)))
         except DecodeError as error:
             raise UplinkError("untrusted", f"{self._host}:{self._port}: {error}") from error
         for valid in (shown, authority):
-            if self._judged_at > valid.ends:
+            if self.judged_at > valid.ends:
                 raise UplinkError("certificate-expired", f"{self._host}:{self._port}: its certificate has expired")
-            if self._judged_at < valid.begins:
+            if self.judged_at < valid.begins:
                 raise UplinkError(
                     "certificate-not-yet-valid",
                     f"{self._host}:{self._port}: its certificate is not valid yet; is the clock set?",
                 )
-
-    def renew(self) -> bool:
-        """Have the certificate that is shown renewed, if a third of its life or less is left. True: it was.
-
-        The new one is for the same key, so no key is made or moved; it is used only if it fits the key and lasts
-        longer. Raises UplinkError.
-        """
-        path = _shown(self._target)
-        try:
-            old = certificates.validity(certificates.der(_read(path)))
-        except (OSError, DecodeError):
-            return False  # the connection stands: somebody else's form of certificate, which we need not understand
-        if not self._target.renewed or not old.due(self._judged_at):
-            return False
-        reply = self.post(b"", RENEW_PATH)
-        if reply.status != 200:
-            raise UplinkError("renewal", f"{path} ends soon and is not renewed: {refusal(reply)}")
-        fresh = f"{os.path.dirname(self._target.renewed)}/.{os.path.basename(self._target.renewed)}.new"
-        replace(fresh, reply.body)
-        try:
-            new = certificates.validity(certificates.der(reply.body))
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(fresh, self._target.key)
-        except (OSError, DecodeError) as error:
-            raise UplinkError(
-                "renewal", f"{path} ends soon, and what came for it is no certificate of its key"
-            ) from error
-        if new.ends <= old.ends or not new.holds(self._judged_at):
-            raise UplinkError("renewal", f"{path} ends soon, and what came for it does not last longer")
-        os.replace(fresh, self._target.renewed)
-        return True
-
-    def doubt(self) -> None:
-        """The connection failed, perhaps for a renewed certificate: go back to the first, if that is still good."""
-        if _shown(self._target) == self._target.certificate:
-            return
-        with contextlib.suppress(OSError, DecodeError):
-            if certificates.validity(certificates.der(_read(self._target.certificate))).holds(self._judged_at):
-                os.unlink(self._target.renewed)
 
     def _exchange(self, path: str, body: bytes | None) -> Reply:
         connection = self._connection or self._connect()
@@ -280,34 +239,21 @@ def refusal(reply: Reply) -> UplinkError:
     return UplinkError(name, f"the collector answers {reply.status}: {words}", reply.retry_after)
 
 
-def _shown(target: Target) -> str:
-    """Which certificate is shown: the renewed one, where it lasts longer and fits the key."""
-    if not target.renewed:
-        return target.certificate
+def fits(certificate: str, key: str) -> bool:
+    """Do these two files belong together?"""
     try:
-        renewed = certificates.validity(certificates.der(_read(target.renewed)))
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(target.renewed, target.key)
-    except (OSError, DecodeError):
-        return target.certificate
-    try:
-        first = certificates.validity(certificates.der(_read(target.certificate)))
-    except (OSError, DecodeError):
-        return target.renewed
-    return target.renewed if renewed.ends > first.ends else target.certificate
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key)
+    except OSError:  # SSLError among them
+        return False
+    return True
 
 
 def _begins(path: str) -> int:
     """From when a certificate of ours is valid: that day has come, whatever the clock says. 0 where there is none."""
     try:
-        return certificates.validity(certificates.der(_read(path))).begins if path else 0
+        return certificates.validity(certificates.der(certificates.read(path))).begins if path else 0
     except (OSError, DecodeError):
         return 0
-
-
-def _read(path: str) -> bytes:
-    """A certificate's file; it may be a link, as /etc likes them."""
-    with open(path, "rb") as file:
-        return file.read(certificates.PEM_MAX)
 
 
 def unverified(url: str) -> Link:
@@ -332,7 +278,7 @@ def _context(target: Target, *, check_time: bool) -> ssl.SSLContext:
     if not target.certificate:
         return context
     try:
-        context.load_cert_chain(_shown(target), target.key)
+        context.load_cert_chain(target.certificate, target.key)
     except (OSError, ssl.SSLError) as error:
         raise UplinkError("settings", f"{target.certificate}, {target.key}: {error}") from error
     return context

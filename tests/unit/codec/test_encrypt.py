@@ -78,4 +78,5 @@ def test_read_by_somebody_elses_library():
     cwt = pytest.importorskip("cwt", reason="make test-interop brings it")
     data = encrypt.encrypt(b"carried by hand", PUBLIC, AAD)
     key = cwt.COSEKey.new({1: 1, -1: 4, -2: PUBLIC, -4: SEED, 2: cose.kid_of(PUBLIC), 3: -25})
-    assert cwt.COSE.new().decode(data, key, external_aad=AAD) == b"carried by hand"
+    context = [24, [None, None, None], [None, None, None], [256, bytes.fromhex("a1013818")]]
+    assert cwt.COSE.new().decode(data, key, context, external_aad=AAD) == b"carried by hand"

@@ -22,7 +22,7 @@ from edgeguard.collector.enrolment import Enrolment, EnrolmentRefused
 from edgeguard.collector.ingest import Ingest
 from edgeguard.collector.main import main as collector_main
 from edgeguard.collector.store import connect
-from edgeguard.records import clock, link, uplink
+from edgeguard.records import clock, link, renewal, uplink
 from edgeguard.settings import load
 
 aiohttp = pytest.importorskip("aiohttp", reason="python3-aiohttp is what the collector serves with")
@@ -207,7 +207,7 @@ def test_a_revoked_device_is_refused_at_once_and_may_come_back(world, device, ca
     time.sleep(1.1)  # a certificate tells whole seconds
     assert collector_main(["revoke", world.directory, "pump-07"]) == 0
     assert line.post(b"").status == 403  # on the connection that stands
-    assert line.post(b"", link.RENEW_PATH).status == 403
+    assert line.post(b"", renewal.PATH).status == 403
     line.close()
     said = world.send()
     assert (said["name"], said["waiting"]) == ("refused", 1)
@@ -283,7 +283,7 @@ def test_a_renewal_that_is_worth_nothing_is_told_and_changes_nothing(world, devi
     for reply in (b"", b"x" * 100, (world.root / "short.pem").read_bytes(), (world.root / "other.pem").read_bytes()):
 
         def post(self, data, path=link.POST_PATH, reply=reply):
-            return link.Reply(200, reply, None) if path == link.RENEW_PATH else real(self, data, path)
+            return link.Reply(200, reply, None) if path == renewal.PATH else real(self, data, path)
 
         monkeypatch.setattr(link.Link, "post", post)
         said = world.send()
