@@ -27,7 +27,6 @@ BODY_S = 20.0
 WINDOW_S = 60.0
 ATTEMPTS_MAX = 60  # in a window, of all; a signature and a database look-up each
 ATTEMPTS_EACH = 6  # of one address
-ADDRESSES_MAX = 4096
 
 Redeem = Callable[[str, bytes], Awaitable[Device]]
 
@@ -45,10 +44,11 @@ class Attempts:
         if now - self._began > WINDOW_S:
             self._began = now
             self._count.clear()
-        if sum(self._count.values()) >= ATTEMPTS_MAX or len(self._count) >= ADDRESSES_MAX:
-            return False
-        self._count[address] = self._count.get(address, 0) + 1
-        return self._count[address] <= ATTEMPTS_EACH
+        made = self._count.get(address, 0)
+        if made >= ATTEMPTS_EACH or sum(self._count.values()) >= ATTEMPTS_MAX:
+            return False  # and does not count: nobody uses up what is for all
+        self._count[address] = made + 1
+        return True
 
 
 class Enrolling:

@@ -79,7 +79,8 @@ class Uplinks:
             self._report(f"{self._inbox} cannot be watched: {error}")
             return
         self._loop.watch(self._events.fileno(), self._arrived)
-        self._read_status()
+        if self.configured:
+            self._read_status()
 
     def close(self) -> None:
         if self._events is not None:
@@ -121,7 +122,7 @@ class Uplinks:
     def _arrived(self) -> None:
         assert self._events is not None
         names = {event.name for event in inotify.parse(self._events.read())}
-        if b"status.json" in names:
+        if b"status.json" in names and self.configured:
             self._read_status()
         if any(not name.startswith((b"status", b".")) for name in names) and self._gather is None:
             self._gather = self._loop.later(GATHER_S, self._receipts)
