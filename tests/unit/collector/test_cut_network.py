@@ -20,8 +20,8 @@ from edgeguard.collector.ingest import Ingest
 from edgeguard.records import compose, link, uplink
 
 pytest.importorskip("aiohttp", reason="python3-aiohttp is what the collector serves with")
-# A cut costs a handshake. `EDGEGUARD_CUTS=1` cuts after each of the 5,000 bytes, which takes minutes.
-EVERY = int(os.environ.get("EDGEGUARD_CUTS", "97"))
+# A cut costs a handshake. `EDGEGUARD_CUTS=1` cuts after each of the 4,000 bytes, which takes minutes.
+EVERY = int(os.environ.get("EDGEGUARD_CUTS", "61"))
 NAMES = {"unreachable", "timeout", "tls", "bad-reply", "untrusted", "plain-http"}
 
 
