@@ -1,6 +1,8 @@
 """What the uplink leaves in the inbox is whole, also after a power cut; and it sends nothing that one could take."""
 
+import contextlib
 import os
+import time
 
 import pytest
 
@@ -38,3 +40,14 @@ def test_what_is_sent_has_its_name_for_good(tmp_path, monkeypatch):
     with pytest.raises(link.UplinkError):
         sender._send(Collector(), {Name(0, 1): b"a segment"})
     assert done == [("fsync", f"{tmp_path}/outbox"), ("post", b"a segment")]
+
+
+def test_the_time_that_is_over_is_no_error_of_one_address():
+    """The library goes on with the next address of a name after an OSError, and a name may have hundreds."""
+    tried = []
+    with pytest.raises(link.UplinkError, match="no answer in time"), link._deadline(1, "collector:443"):
+        for address in range(100):
+            with contextlib.suppress(OSError):
+                tried.append(address)
+                time.sleep(5)
+    assert tried == [0]
