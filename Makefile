@@ -84,7 +84,7 @@ test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE
 	@packaging/tools/bootstrap.sh interop
 	build/venv-interop/bin/python -m pytest -o cache_dir=build/pytest-interop tests/unit/records/test_vectors.py \
 	    tests/unit/records/test_foreign_readers.py tests/unit/records/test_packing.py \
-	    tests/unit/codec/test_cose.py tests/unit/walk
+	    tests/unit/codec/test_cose.py tests/unit/codec/test_encrypt.py tests/unit/walk
 
 build/venv-interop/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest

@@ -31,6 +31,17 @@ class Paths(NamedTuple):
     act_socket: str = "/run/edgeguard/act.sock"
 
 
+class Second(NamedTuple):
+    """Another collector. No url: there is none."""
+
+    url: str = ""
+    ca: str = "/etc/edgeguard/uplink/second/ca.pem"
+    certificate: str = "/etc/edgeguard/uplink/second/client.pem"
+    key: str = "/etc/edgeguard/uplink/second/client.key"
+    collector_key: str = "/etc/edgeguard/uplink/second/collector.pub"
+    mode: str = "fallback"  # hears what waits while the first does not answer; or copy: gets everything, too
+
+
 class Uplink(NamedTuple):
     """Where records go. No url: they stay here, within the quota."""
 
@@ -41,6 +52,10 @@ class Uplink(NamedTuple):
     collector_key: str = "/etc/edgeguard/uplink/collector.pub"  # 64 hex digits: verifies receipts
     flush_s: int = 3600  # how long ordinary records may wait
     spawn: bool = False  # True: the daemon starts the uplink itself (no systemd); False: it rings runtime/doorbell
+    day_bytes: int = 0  # on the wire in a day, both directions; not set: no bound
+    rate_bytes: int = 0  # a second, averaged over a minute, of which the backlog gets half; not set: no bound
+    export_key: str = "/etc/edgeguard/uplink/operator.pub"  # 64 hex digits: `edgeguard log export` encrypts to it
+    second: Second = Second()
 
 
 class Budget(NamedTuple):
@@ -100,6 +115,8 @@ def parse(text: bytes, path: str = DEFAULT_FILE) -> Settings:
         raise SettingsError(f'{path}: mode: expected "audit" or "enforce"')
     if settings.budget.disk_free_percent > FREE_PERCENT_MAX:
         raise SettingsError(f"{path}: budget.disk_free_percent: expected a number from 1 to {FREE_PERCENT_MAX}")
+    if settings.uplink.second.mode not in ("fallback", "copy"):
+        raise SettingsError(f'{path}: uplink.second.mode: expected "fallback" or "copy"')
     return settings
 
 
@@ -113,7 +130,7 @@ def _build(shape: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
         if key not in known:
             raise SettingsError(f"{path}: unknown setting {name!r}; known here: {', '.join(known)}")
         default = getattr(defaults, key)
-        if isinstance(default, (Paths, Uplink, Budget)):
+        if isinstance(default, (Paths, Uplink, Second, Budget)):
             if not isinstance(value, dict):
                 raise SettingsError(f"{path}: {name}: expected a table")
             values[key] = _build(type(default), value, path, name + ".")

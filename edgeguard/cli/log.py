@@ -1,4 +1,7 @@
-"""`edgeguard log [-f]`: events as they were recorded. `edgeguard log verify`: is the log whole? Without the daemon."""
+"""`edgeguard log [-f]`: events as they were recorded. `edgeguard log verify`: is the log whole? Without the daemon.
+
+`export` and `import-receipt` are in `carrying`.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,36 @@ LIMITS = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("verify",), help="check signatures and chains from end to end")
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("verify", "export", "import-receipt"),
+        help="verify: check signatures and chains from end to end; export: sealed records for a stick; import-receipt:"
+        " what came back",
+    )
+    parser.add_argument("path", nargs="?", metavar="DIR|FILE", help="of export: where to; of import-receipt: which")
+    parser.add_argument("--to", metavar="FILE", default="", help="of export: the public key to encrypt to")
+    parser.add_argument("--plain", action="store_true", help="of export: readable by anybody")
     parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="newest records to show (50)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
-    if given.action != "verify":
+    if given.action is None:
         return _show(given, console)
     if given.follow:
-        raise ControlError("InvalidParameter", "`log verify` looks once: -f does not go with it")
-    return _verify(console)
+        raise ControlError("InvalidParameter", f"`log {given.action}` looks once: -f does not go with it")
+    if (given.path is None) != (given.action == "verify"):
+        raise ControlError("InvalidParameter", "`log export` takes a directory, `log import-receipt` a file")
+    if given.action != "export" and (given.to or given.plain):
+        raise ControlError("InvalidParameter", "--to and --plain go with `log export`")
+    if given.action == "verify":
+        return _verify(console)
+    from edgeguard.cli import carrying
+
+    if given.action == "export":
+        return carrying.export(console, given.path, given.to, plain=given.plain)
+    return carrying.take_receipt(console, given.path)
 
 
 def _show(given: argparse.Namespace, console: Console) -> int:

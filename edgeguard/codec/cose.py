@@ -27,6 +27,7 @@ SEGMENT_AAD = b"EGSEG1"
 RECEIPT_AAD = b"EGRCPT1"
 UPGRADES_AAD = b"EGUPGR1"
 LOSSES_AAD = b"EGLOSS1"
+ENROL_AAD = b"EGENRL1"
 
 ED25519 = -19  # IANA COSE Algorithms: EdDSA using the Ed25519 parameter set (RFC 9864, 2.2)
 EDDSA = -8  # the polymorphic name, deprecated by RFC 9864; pycose and older libraries know only this one

@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgeguard.codec import cose
+from edgeguard.errors import DecodeError
 
 CA_DAYS = 3650
 SERVER_DAYS = 825  # the longest that common TLS stacks accept
@@ -58,22 +60,66 @@ def _issue(
     directory: str, name: str, days: int, purpose: x509.ObjectIdentifier, hosts: Sequence[str]
 ) -> tuple[bytes, bytes]:
     """A key and a certificate by our CA, both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return _pem(key), _certificate(directory, name, key.public_key(), days, purpose, hosts)
+
+
+def certify(directory: str, name: str, public: ec.EllipticCurvePublicKey) -> bytes:
+    """A device's certificate for a key that it made itself, PEM."""
+    return _certificate(directory, name, public, DEVICE_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+
+
+def requested(csr: bytes) -> ec.EllipticCurvePublicKey:
+    """The key of a certificate request in DER, which proves that who asks has it. Only the key is taken: what the
+    request says of names and purposes counts for nothing. Raises DecodeError."""
+    try:
+        request = x509.load_der_x509_csr(csr)
+        key = request.public_key()
+        valid = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise DecodeError(f"certificate request: {error}") from error
+    if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise DecodeError("certificate request: not one by a P-256 key")
+    return key
+
+
+def renewed(directory: str, name: str, der: bytes) -> bytes:
+    """The same key certified anew, PEM, for the certificate that TLS has verified."""
+    key = x509.load_der_x509_certificate(der).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise DecodeError("certificate: not one of a P-256 key")
+    return certify(directory, name, key)
+
+
+def fingerprint(directory: str) -> str:
+    """SHA-256 of the CA's certificate, in hex."""
+    ca = x509.load_pem_x509_certificate(_read(os.path.join(directory, "ca.pem")))
+    return ca.fingerprint(hashes.SHA256()).hex()
+
+
+def _certificate(
+    directory: str,
+    name: str,
+    public: ec.EllipticCurvePublicKey,
+    days: int,
+    purpose: x509.ObjectIdentifier,
+    hosts: Sequence[str],
+) -> bytes:
     ca = x509.load_pem_x509_certificate(_read(os.path.join(directory, "ca.pem")))
     ca_key = serialization.load_pem_private_key(_read(os.path.join(directory, "ca.key")), None)
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
         raise TypeError("ca.key is not a P-256 key")
-    key = ec.generate_private_key(ec.SECP256R1())
     builder = (
-        _builder(_name(name), ca.subject, key.public_key(), days)
+        _builder(_name(name), ca.subject, public, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
-    return _pem(key), builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def _builder(

@@ -89,6 +89,10 @@ class Ingest:
         row = self._db.execute("SELECT id, name, public FROM devices WHERE id = ?", (identity,)).fetchone()
         return Device(*row) if row else None
 
+    def device_of(self, public: bytes) -> Device | None:
+        """The device with this key."""
+        return self.device(cose.device_id(public))
+
     # --- segments ------------------------------------------------------------------------------------------------
 
     def take(self, data: bytes, device: Device) -> tuple[list[Verdict], bytes]:

@@ -14,14 +14,16 @@ from collections.abc import Callable, Sequence
 
 from edgeguard import __version__
 from edgeguard.codec import cose
-from edgeguard.collector import authority, events, store
+from edgeguard.collector import authority, carried, events, store
 from edgeguard.collector.baselines import Baselines
-from edgeguard.collector.ingest import Ingest
+from edgeguard.collector.enrolment import Enrolment
+from edgeguard.collector.ingest import Device, Ingest
 from edgeguard.errors import EdgeGuardError, SegmentRefused
-from edgeguard.records import registry, wire
+from edgeguard.records import registry
 
 POLL_S = 0.2  # of `events -f`
 EX_USAGE = 64
+TOKEN_HOURS_MAX = 24 * 90
 FILE_MAX = 64 * 1024 * 1024  # bytes of a file given to `import`: an export of many segments
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -73,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_argument("files", nargs="+", metavar="MANIFEST", help="a file SHA256.egm of a device or a fleet")
     serve = verb("serve", _serve, "receive segments")
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
+    serve.add_argument("--enroll", metavar="ADDRESS:PORT", help="also let devices with a token enrol there")
+    token = verb("token", _token, "make a one-time token with which a device enrols")
+    token.add_argument("--name", required=True, help="what the device will be called")
+    token.add_argument("--hours", type=int, default=24, metavar="N", help="how long it is good (default: %(default)s)")
+    revoke = verb("revoke", _revoke, "refuse a device's certificates from now on")
+    revoke.add_argument("name", metavar="DEVICE", help="its name")
     show = verb("events", _events, "print decoded records, in the order in which each device recorded them")
     show.add_argument("-o", "--output", choices=("text", "jsonl"), default="text")
     show.add_argument("-f", "--follow", action="store_true", help="go on as records come in")
@@ -81,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     devices.add_argument("-o", "--output", choices=("text", "json"), default="text")
     take = verb("import", _import, "take in segment files that came by other means")
     take.add_argument("files", nargs="+", metavar="SEGMENTS")
+    take.add_argument(
+        "--receipts", metavar="FOLDER", help="where to put receipts to carry back, NAME.egr for each device"
+    )
+    verb("operator-key", _operator_key, "make the key that `edgeguard log export` encrypts to")
     check = verbs.add_parser(
         "verify",
         help="check signatures and chains from end to end, and name every defect",
@@ -147,11 +159,39 @@ def _add_baseline(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from edgeguard.collector.server import Server  # aiohttp: the other commands do without
 
-    host, _, port = arguments.listen.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise Wrong(f"{arguments.listen!r}: expected ADDRESS:PORT")
-    server = Server(arguments.dir, host.strip("[]") or "127.0.0.1", int(port), _log)
+    enrol = _endpoint(arguments.enroll) if arguments.enroll else None
+    server = Server(arguments.dir, *_endpoint(arguments.listen), _log, enrol)
     asyncio.run(server.run())
+    return 0
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise Wrong(f"{text!r}: expected ADDRESS:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    _existing(arguments.dir)
+    if not _NAME.fullmatch(arguments.name):
+        raise Wrong(f"{arguments.name!r}: a name has letters, digits, '.', '_', '-', at most 64")
+    if not 0 < arguments.hours <= TOKEN_HOURS_MAX:
+        raise Wrong(f"a token is good for 1 to {TOKEN_HOURS_MAX} hours")
+    token = Enrolment(arguments.dir, _milliseconds).token(arguments.name, arguments.hours * 3600)
+    _say(f"Token for {arguments.name}, good once, for {arguments.hours} hours: {token}")
+    _say(f"On the device: edgeguard enroll https://HOST:PORT --token {token}")
+    _say(f"  --ca-fingerprint {authority.fingerprint(arguments.dir)}")
+    return 0
+
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    connection = store.connect_readonly(_existing(arguments.dir))
+    row = connection.execute("SELECT id FROM devices WHERE name = ?", (arguments.name,)).fetchone()
+    if row is None:
+        raise Wrong(f"no device is called {arguments.name!r}")
+    Enrolment(arguments.dir, _milliseconds).revoke(row[0])
+    _say(f"{arguments.name} is refused from now on. To let it in again: edgeguard-collector token, and enrol it anew.")
     return 0
 
 
@@ -266,13 +306,16 @@ def _device_lines(document: dict[str, object]) -> list[str]:
 def _import(arguments: argparse.Namespace) -> int:
     ingest = _ingest(arguments.dir)
     failed = 0
-    for path in arguments.files:
+    came: dict[bytes, Device] = {}
+    for path in carried.files(arguments.files):
         with open(path, "rb") as file:
             data = file.read(FILE_MAX + 1)
         if len(data) > FILE_MAX:
             raise Wrong(f"{path}: larger than {FILE_MAX} bytes")
         try:
-            verdicts = ingest.take_files(wire.split(data))
+            parts = carried.segments(data, arguments.dir)
+            verdicts = ingest.take_files(parts)
+            came |= {device.id: device for device in carried.devices(ingest, parts)}
         except SegmentRefused as error:
             verdicts = []
             failed += 1
@@ -281,7 +324,21 @@ def _import(arguments: argparse.Namespace) -> int:
             failed += not verdict.taken
             where = f"{verdict.stream}-{verdict.sequence}" if verdict.sequence else ""
             _say(f"{path}: {verdict.name} {where} {verdict.detail}".rstrip())
+    for device in came.values() if arguments.receipts else ():
+        receipt = carried.write_receipt(ingest, device, arguments.receipts)
+        _say(f"{receipt}: on {device.name}, run: edgeguard log import-receipt FILE")
     return 1 if failed else 0
+
+
+def _operator_key(arguments: argparse.Namespace) -> int:
+    _existing(arguments.dir)
+    try:
+        public = carried.make_key(arguments.dir)
+    except FileExistsError as error:
+        raise Wrong(f"{error.filename} is there already; whoever loses it cannot read old exports") from error
+    _say(f"Operator's key made: {public.hex()}")
+    _say(f"Put {os.path.join(arguments.dir, carried.PUBLIC)} into /etc/edgeguard/uplink on each device.")
+    return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -323,6 +380,10 @@ def _explain_gap(arguments: argparse.Namespace) -> int:
 def _ingest(directory: str) -> Ingest:
     seed = cose.load_seed([os.path.join(directory, "collector.key")])
     return Ingest(store.connect(_existing(directory)), seed, lambda: time.time_ns() // 1_000_000, _baselines(directory))
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _baselines(directory: str) -> Baselines:

@@ -20,10 +20,11 @@ from typing import Any
 from aiohttp import web
 
 from edgeguard.codec import cose
-from edgeguard.collector import store
+from edgeguard.collector import authority, store
 from edgeguard.collector.baselines import Baselines
-from edgeguard.collector.ingest import Ingest, Verdict
-from edgeguard.errors import SegmentRefused
+from edgeguard.collector.enrolment import Enrolment
+from edgeguard.collector.ingest import Device, Ingest, Verdict
+from edgeguard.errors import DecodeError, SegmentRefused
 from edgeguard.records import wire
 
 CONNECTIONS_MAX = 512  # open at once, about 100 KB each with TLS; a device needs one for a second
@@ -39,7 +40,7 @@ Log = Callable[[str], None]
 class Server:
     """Call `run`; it returns after SIGTERM or SIGINT."""
 
-    def __init__(self, directory: str, host: str, port: int, log: Log) -> None:
+    def __init__(self, directory: str, host: str, port: int, log: Log, enrol: tuple[str, int] | None = None) -> None:
         self._directory = directory
         self._host, self._port = host, port
         self._log = log
@@ -47,6 +48,8 @@ class Server:
         self._at_work = 0
         self._ingest: Ingest | None = None
         self._db: sqlite3.Connection | None = None
+        self._enrol = enrol  # where devices without a certificate may ask for one
+        self._enrolment: Enrolment | None = None
         self.port = 0  # the one that was bound, for port 0
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -55,6 +58,7 @@ class Server:
         application = web.Application(client_max_size=wire.SEGMENT_MAX)
         application.router.add_post("/v1/segments", self._segments)
         application.router.add_get("/v1/health", self._health)
+        application.router.add_post("/v1/renew", self._renew)
         runner = web.AppRunner(application, keepalive_timeout=IDLE_S, access_log=None)
         await runner.setup()
         listener = await loop.create_server(
@@ -67,14 +71,53 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         self._log(f"listening on {self._host}:{self.port}")
+        door = await self._door() if self._enrol is not None else None
         ready()
         try:
             await stop.wait()
         finally:
             listener.close()
             await runner.cleanup()
+            if door is not None:
+                door[1].close()
+                await door[0].cleanup()
             await loop.run_in_executor(self._worker, self._close)
             self._worker.shutdown()
+
+    async def _door(self) -> tuple[web.AppRunner, asyncio.Server]:
+        """The port for enrolment."""
+        from edgeguard.collector import enrolling  # only where it is asked for
+
+        assert self._enrol is not None
+        door = web.AppRunner(enrolling.Enrolling(self._directory, self._redeem, self._log).application())
+        await door.setup()
+        host, port = self._enrol
+        tls = enrolling.context(self._directory)
+        listener = await asyncio.get_running_loop().create_server(
+            self._factory(door), host, port, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S, backlog=16
+        )
+        self._log(f"enrolling on {host}:{listener.sockets[0].getsockname()[1]}")
+        return door, listener
+
+    async def _redeem(self, token: str, public: bytes) -> Device:
+        assert self._enrolment is not None
+        assert self._ingest is not None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._enrolment.redeem, token, public, self._ingest)
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        """A new certificate for the key of the one that is shown."""
+        shown: Any = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
+        identity = _identity(request)
+        loop = asyncio.get_running_loop()
+        try:
+            device = await loop.run_in_executor(self._worker, self._known, identity, _issued(request))
+            certificate = authority.renewed(self._directory, device.id.hex(), shown.getpeercert(True))
+        except (LookupError, DecodeError) as error:
+            self._log(f"renewal refused: {error}")
+            return _words(403, "no")
+        self._log(f"{device.name}: certificate renewed")
+        return web.Response(body=certificate, content_type="application/x-pem-file")
 
     def _socket(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
@@ -85,12 +128,15 @@ class Server:
     def _open(self) -> None:
         seed = cose.load_seed([os.path.join(self._directory, "collector.key")])
         self._db = store.connect(os.path.join(self._directory, "collector.db"), threads=True)
+        self._enrolment = Enrolment(self._directory, _now, threads=True)
         baselines = Baselines(os.path.join(self._directory, "baselines"))
-        self._ingest = Ingest(self._db, seed, lambda: time.time_ns() // 1_000_000, baselines)
+        self._ingest = Ingest(self._db, seed, _now, baselines)
 
     def _close(self) -> None:
         if self._db is not None:
             self._db.close()
+        if self._enrolment is not None:
+            self._enrolment.close()
 
     def _factory(self, runner: web.AppRunner) -> Callable[[], asyncio.BaseProtocol]:
         """A protocol for each connection; beyond the bound one that hangs up."""
@@ -122,9 +168,10 @@ class Server:
             return _words(408, "too slow")
         loop = asyncio.get_running_loop()
         try:
-            verdicts, receipt, name = await loop.run_in_executor(self._worker, self._take, identity, body)
-        except LookupError:
-            self._log(f"unknown device {identity}")
+            issued = _issued(request)
+            verdicts, receipt, name = await loop.run_in_executor(self._worker, self._take, identity, issued, body)
+        except LookupError as error:
+            self._log(str(error.args[0]))
             return _words(403, "unknown device")
         except SegmentRefused as error:
             self._log(f"{identity}: {error}")
@@ -136,16 +183,26 @@ class Server:
         self._tell(name, verdicts)
         return web.Response(body=receipt, content_type="application/cose")
 
-    def _take(self, identity: str, body: bytes) -> tuple[list[Verdict], bytes, str]:
-        """In the worker thread. LookupError: nobody we know."""
+    def _known(self, identity: str, issued: int) -> Device:
+        """In the worker thread. LookupError: nobody we know, or nobody any more."""
         assert self._ingest is not None
+        assert self._enrolment is not None
         try:
             device = self._ingest.device(bytes.fromhex(identity))
         except ValueError:
             device = None
         if device is None:
             self._ingest.unknown_device(identity)
-            raise LookupError(identity)
+            raise LookupError(f"unknown device {identity}")
+        if self._enrolment.revoked(device.id, issued):
+            self._ingest.unknown_device(f"{identity} revoked")
+            raise LookupError(f"{device.name} shows a certificate that was revoked")
+        return device
+
+    def _take(self, identity: str, issued: int, body: bytes) -> tuple[list[Verdict], bytes, str]:
+        """In the worker thread. LookupError: nobody we know."""
+        assert self._ingest is not None
+        device = self._known(identity, issued)
         verdicts, receipt = self._ingest.take(body, device)
         return verdicts, receipt, device.name
 
@@ -167,6 +224,7 @@ def context(directory: str) -> ssl.SSLContext:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.verify_mode = ssl.CERT_REQUIRED
+    tls.num_tickets = 0  # no device can keep one: two, each with its certificate inside, were a third of a handshake
     tls.load_verify_locations(os.path.join(directory, "ca.pem"))
     tls.load_cert_chain(os.path.join(directory, "server.pem"), os.path.join(directory, "server.key"))
     # No tickets: each holds the device's certificate (two of them are 2 kB, half of a quiet hour), and a device, whose
@@ -183,6 +241,17 @@ def _identity(request: web.Request) -> str:
             if key == "commonName":
                 return str(value)
     return ""
+
+
+def _issued(request: web.Request) -> int:
+    """When the certificate that TLS has verified was made, in ms; 0 if it does not say."""
+    certificate: Any = request.transport.get_extra_info("peercert") if request.transport is not None else None
+    begins = (certificate or {}).get("notBefore")
+    return (ssl.cert_time_to_seconds(begins) + int(authority.BACKDATED.total_seconds())) * 1000 if begins else 0
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _words(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:

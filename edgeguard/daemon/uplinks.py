@@ -70,8 +70,8 @@ class Uplinks:
         return bool(self._settings.uplink.url)
 
     def open(self) -> None:
-        if not self.configured:
-            return
+        if not self.configured and not os.path.exists(self._settings.uplink.collector_key):
+            return  # with the key, but no network, a receipt may be carried here
         try:
             self._events = inotify.Queue()
             self._events.add(self._inbox, inotify.IN_MOVED_TO | inotify.IN_CLOSE_WRITE)
@@ -79,7 +79,8 @@ class Uplinks:
             self._report(f"{self._inbox} cannot be watched: {error}")
             return
         self._loop.watch(self._events.fileno(), self._arrived)
-        self._read_status()
+        if self.configured:
+            self._read_status()
 
     def close(self) -> None:
         if self._events is not None:
@@ -121,7 +122,7 @@ class Uplinks:
     def _arrived(self) -> None:
         assert self._events is not None
         names = {event.name for event in inotify.parse(self._events.read())}
-        if b"status.json" in names:
+        if b"status.json" in names and self.configured:
             self._read_status()
         if any(not name.startswith((b"status", b".")) for name in names) and self._gather is None:
             self._gather = self._loop.later(GATHER_S, self._receipts)
@@ -139,6 +140,8 @@ class Uplinks:
         if said.ok:
             self._failures = 0
             self._report("")
+            if said.retry_after and self._timer is None:  # the rest of what waits is for later: its budget is spent
+                self._timer = self._loop.later(said.retry_after, self._rested)
             return
         self._failures += 1
         self._report(said.error)
@@ -153,6 +156,7 @@ class Uplinks:
         self._timer = self._loop.later(wait, self._rested)
 
     def _rested(self) -> None:
+        self._timer = None
         self._rest_until = 0.0
         self.ring()
 

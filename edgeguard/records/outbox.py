@@ -5,6 +5,7 @@ Light, because the resident daemon and the uplink use it too. Writing segments i
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -74,3 +75,28 @@ def header(directory: str, name: Name) -> wire.Header:
         return wire.decode_header(cose.parse1(read(directory, name)).payload)
     except DecodeError as error:
         raise SegmentRefused(f"{name.file}: {error}") from error
+
+
+def settle(directory: str) -> None:
+    """What is seen in a directory now is there after a power cut, too. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace(path: str, data: bytes) -> None:
+    """Write a file as a whole, also for who reads it after a power cut: an empty receipt would be a finding. That its
+    name is durable nobody needs: the collector only sends a receipt again."""
+    directory, _, name = path.rpartition("/")
+    temporary = f"{directory}/.{name}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    os.fchmod(fd, 0o644)  # whatever the umask is: the sealer is another user
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    os.replace(temporary, path)

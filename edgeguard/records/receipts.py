@@ -18,6 +18,7 @@ from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError
 from edgeguard.records.outbox import O_READ, Name
 
+FILE, SECOND_FILE = "receipt.egr", "receipt-2.egr"  # of the first collector and of a second, in inbox/ and spool/
 VERSION = 1
 SIZE_MAX = 4096  # bytes; a usual one has 350
 FIELDS = 8

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, cast
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
 from edgeguard.model import Severity
-from edgeguard.records import dictionaries, journal, outbox, quota, receipts, registry, wire
+from edgeguard.records import confirmed, dictionaries, journal, outbox, quota, receipts, registry, wire
 from edgeguard.records.eviction import NO_ROOM, Eviction
 from edgeguard.records.losses import DAMAGED
 from edgeguard.records.outbox import Name
@@ -42,6 +42,7 @@ AUDIT_MAX = 64  # segments that every run verifies, at 0.1 ms each on a PC and 1
 QUARANTINE_MAX = 64  # files kept for a look; older ones go
 CLOCK_STEP_MS = 1_000  # a segment labels time once; where wall and monotonic time part further, a new one begins
 HEADER_ROOM = 1024  # bytes that a segment may have beside its records: header, signature, drops
+NUMBER_MAX = 10**15  # of a segment; a device that seals ten a second for a million years comes to less
 COLLECTOR_KEY_MAX = 256  # bytes of a file that holds 64 hex digits
 STATUS_MAX = 64 * 1024
 REQUEST_MAX = 64 * 1024  # bytes of the daemon's question
@@ -129,7 +130,11 @@ class Sealer:
         self.inbox = os.path.join(exchange, "inbox")
         self.quarantine = os.path.join(self.spool, "quarantine")
         self._room = Eviction(self.spool, self.outbox, settings.budget, _sync)
-        self._collector_key = settings.uplink.collector_key if settings.uplink.url else ""
+        key = settings.uplink.collector_key  # also without a network: a receipt may be carried here
+        self._collector_key = key if settings.uplink.url or os.path.exists(key) else ""
+        second = settings.uplink.second
+        self._second_key = second.collector_key if second.url else ""
+        self._copy = second.mode == "copy"
         credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
         keys = [os.path.join(credentials, "device.key")] if credentials else []
         self._keys = [*keys, os.path.join(state, "keys", "device.key")]
@@ -140,7 +145,9 @@ class Sealer:
         self._signer: cose.Signer | None = None
         self._public = b""
         self._device = b""
-        self._receipt: Receipt | None = None
+        self._receipt: Receipt | None = None  # of two collectors, what counts of both
+        self._received: list[Receipt] = []  # of each collector
+        self._sure: dict[int, int] = {}  # stream: highest number that a receipt confirms and that was here
         self._sealed: list[dict[str, Any]] = []
         self._quarantined: list[dict[str, Any]] = []
         self._spoiled = 0  # records that the disk lost out of a journal
@@ -152,7 +159,7 @@ class Sealer:
         self._seed = cose.load_seed(self._keys)
         self._public = cose.public_of(self._seed)
         self._device = cose.device_id(self._public)
-        self._receipt = self._take_receipt()
+        self._receipt = self._take_receipts()
         self._room.open(self._public, self._device, self._sign_losses, self._receipt)
         self._tidy()
         heads = self._heads(audit=audit)
@@ -168,20 +175,29 @@ class Sealer:
 
     # --- receipts ------------------------------------------------------------------------------------------------
 
-    def _take_receipt(self) -> Receipt | None:
+    def _take_receipts(self) -> Receipt | None:
+        """The latest of each collector, each by its own key; what counts of them together."""
+        first = self._take_receipt(receipts.FILE, self._collector_key)
+        second = self._take_receipt(receipts.SECOND_FILE, self._second_key)
+        self._received = [receipt for receipt in (first, second) if receipt is not None]
+        return confirmed.together(first, second, copy=self._copy) if self._second_key else first
+
+    def _take_receipt(self, file: str, key: str) -> Receipt | None:
         """The latest receipt: the stored one, or one in the inbox if it is good and says no less."""
-        publics = self._collector_publics()
-        stored = self._read_receipt(os.path.join(self.spool, "receipt.egr"), publics)
-        came = self._read_receipt(os.path.join(self.inbox, "receipt.egr"), publics)
+        publics = self._publics(key)
+        stored = self._read_receipt(os.path.join(self.spool, file), publics)
+        came = self._read_receipt(os.path.join(self.inbox, file), publics)
         if came is None or (stored is not None and came[1] == stored[1]):
             return stored[0] if stored else None
         receipt, data = came
         problem = self._objection(receipt, stored[0] if stored else None)
         if problem:
-            self._problems.append(f"receipt: {problem}")
+            self._problems.append(f"{file}: {problem}")
             return stored[0] if stored else None
-        _write(os.path.join(self.spool, "receipt.egr"), data, 0o600)
+        _write(os.path.join(self.spool, file), data, 0o600)
         _sync(self.spool)
+        with contextlib.suppress(OSError):  # a comfort: it tells the uplink a time that it may believe
+            _write(os.path.join(self.outbox, file), data, 0o640)
         return receipt
 
     def _read_receipt(self, path: str, publics: list[bytes]) -> tuple[Receipt, bytes] | None:
@@ -193,7 +209,7 @@ class Sealer:
         except FileNotFoundError:
             return None
         except (OSError, DecodeError, SignatureError) as error:
-            self._problems.append(f"receipt: {error}")
+            self._problems.append(f"{os.path.basename(path)}: {error}")
             return None
 
     def _objection(self, receipt: Receipt, stored: Receipt | None) -> str:
@@ -203,6 +219,8 @@ class Sealer:
             if new is None or new.sequence < old.sequence or (new.sequence == old.sequence and new.hash != old.hash):
                 return f"says less about stream {old.stream} than the one before: an old one, sent again?"
         for head in receipt.heads:
+            if head.sequence > NUMBER_MAX:
+                return f"names segment {head.stream}-{head.sequence}, which no device reaches"
             try:
                 own = sha256(outbox.read(self.outbox, Name(head.stream, head.sequence))).digest()
             except FileNotFoundError:
@@ -213,23 +231,30 @@ class Sealer:
                 return f"names another segment {head.stream}-{head.sequence} than ours: is this device cloned?"
         return ""
 
-    def _collector_publics(self) -> list[bytes]:
-        if not self._collector_key:
+    def _publics(self, path: str) -> list[bytes]:
+        if not path:
             return []
         try:
-            public = bytes.fromhex(receipts.read(self._collector_key, COLLECTOR_KEY_MAX).decode("ascii").strip())
+            public = bytes.fromhex(receipts.read(path, COLLECTOR_KEY_MAX).decode("ascii").strip())
         except (OSError, DecodeError, ValueError) as error:
-            self._problems.append(f"the collector's key {self._collector_key}: {error}")
+            self._problems.append(f"the collector's key {path}: {error}")
             return []
         return [public] if len(public) == cose.PUBLIC_SIZE else []
 
     def _let_go(self) -> None:
-        """Delete what the receipt covers, except the newest of each stream: it anchors the chain."""
+        """Delete what the receipt covers, except the newest of each stream: it anchors the chain.
+
+        A head must name a segment that is here (`_objection` has compared it): of one that we do not have, after a
+        spool was put back or if the collector makes it up, nothing follows for those before it. It goes last itself.
+        """
         names = outbox.listing(self.outbox)
         keep = set(outbox.newest(names).values())
+        heads = self._receipt.heads if self._receipt else ()
+        here = set(names)
+        self._sure = {head.stream: head.sequence for head in heads if Name(head.stream, head.sequence) in here}
         for name in names:
             path = os.path.join(self.outbox, name.file)
-            if self._receipt is not None and name not in keep and self._receipt.covers(name):
+            if name not in keep and name.sequence <= self._sure.get(name.stream, 0):
                 os.unlink(path)
             else:
                 self._room.holds(name)
@@ -258,7 +283,8 @@ class Sealer:
         return heads
 
     def _received_head(self, stream: int) -> Head:
-        head = self._receipt.head(stream) if self._receipt else None
+        heads = [head for receipt in self._received if (head := receipt.head(stream)) is not None]
+        head = max(heads, key=lambda head: head.sequence, default=None)  # a number is used once, whoever has it
         return Head(head.sequence, head.hash, 1) if head else Head(0, wire.NO_PREVIOUS, 1)
 
     def _look_at(self, name: Name, head: Head, *, anchored: bool) -> tuple[Head, bool]:
@@ -270,8 +296,7 @@ class Sealer:
             self._put_aside(name, str(error))
             return head._replace(sequence=max(head.sequence, name.sequence)), False
         if not anchored:
-            received = self._receipt.head(name.stream) if self._receipt else None
-            newer = received is None or name.sequence >= received.sequence
+            newer = name.sequence >= self._received_head(name.stream).sequence
             return Head(
                 max(head.sequence, name.sequence),
                 sha256(data).digest() if newer else head.hash,
@@ -461,7 +486,7 @@ class Sealer:
     def _result(self, released: list[int]) -> dict[str, Any]:
         names = outbox.listing(self.outbox)
         receipt = self._receipt
-        waiting = [name for name in names if receipt is None or not receipt.covers(name)]
+        waiting = [name for name in names if name.sequence > self._sure.get(name.stream, 0)]
         return {
             "v": 1,
             "sealed": self._sealed,

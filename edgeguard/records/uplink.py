@@ -3,238 +3,115 @@
 Its own user, no capability, no key that signs anything: it reads the outbox and writes the inbox. It cannot verify a
 receipt; the sealer does, before anything is deleted. What it needs to tell the daemon is in inbox/status.json: how it
 went, what was refused, when a retry makes sense. When to try again is the daemon's decision.
-Only this module imports ssl on the device.
+`delivery` knows one collector, `link` the connection to it; here is a run over one or two of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
-import signal
-import ssl
 import sys
-import time
-from collections.abc import Iterable, Iterator
-from email.utils import parsedate_to_datetime
-from hashlib import sha256
-from types import FrameType
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
-from edgeguard import __version__
-from edgeguard.errors import DecodeError, EdgeGuardError, SegmentRefused, SettingsError
-from edgeguard.records import outbox, receipts, registry
-from edgeguard.records.outbox import Name
-from edgeguard.records.receipts import Receipt
+from edgeguard.errors import SettingsError
+from edgeguard.records import memory, receipts
+from edgeguard.records.allowance import Allowance
+from edgeguard.records.delivery import Delivery, now
+from edgeguard.records.link import Target, UplinkError
+from edgeguard.records.outbox import replace
 from edgeguard.settings import DEFAULT_FILE, Settings, load
 
-POST_PATH = "/v1/segments"
-BODY_MAX = 256 * 1024  # bytes of one POST; the collector takes no more
-CONNECT_S = 10
-READ_S = 30  # between two bytes
-EXCHANGE_S = 120  # for one POST and its whole reply, however it drips
-RETRY_AFTER_MAX = 24 * 3600
-ROUNDS_MAX = 10_000  # POSTs in one run: 2.5 GB, far beyond any quota; a loop that never ends would be our bug
 STATUS_MAX = 4096  # bytes of status.json: the daemon reads no more
 REFUSED_SHOWN = 16
 ERROR_MAX = 300  # letters
 
 EX_TEMPFAIL = 75  # sysexits.h: something waits and could not be sent
 
-_X509_EXPIRED, _X509_NOT_YET = 10, 9  # openssl x509_vfy.h
-_X509_HOSTNAME, _X509_IP = 62, 64
-
-
-class UplinkError(EdgeGuardError):
-    """Sending failed. `name` is one word for machines, the message is for people."""
-
-    code = "EG-HLTH-008"
-
-    def __init__(self, name: str, message: str, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.name = name
-        self.retry_after = retry_after
-
-
-class Reply(NamedTuple):
-    status: int
-    body: bytes
-    retry_after: int | None
-
-
-class Collector:
-    """One connection to the collector, kept while there is something to send."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._host, self._port = _address(settings.uplink.url)
-        self._context = _context(settings)
-        self._connection: http.client.HTTPSConnection | None = None
-
-    def post(self, body: bytes) -> Reply:
-        """Send and read the reply, bounded in size and time. Raises UplinkError, whatever the other side does."""
-        with _deadline(EXCHANGE_S):
-            try:
-                return self._exchange(body)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                self.close()
-                raise _named(error, f"{self._host}:{self._port}") from error
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _exchange(self, body: bytes) -> Reply:
-        if self._connection is None:
-            self._connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=CONNECT_S, context=self._context
-            )
-            self._connection.connect()
-            self._connection.sock.settimeout(READ_S)
-        headers = {"Content-Type": "application/cbor-seq", "User-Agent": f"edgeguard/{__version__}"}
-        self._connection.request("POST", POST_PATH, body, headers)
-        response = self._connection.getresponse()
-        data = response.read(receipts.SIZE_MAX + 1)
-        if len(data) > receipts.SIZE_MAX:
-            self.close()
-            raise UplinkError("oversized-reply", f"the collector's reply is larger than {receipts.SIZE_MAX} bytes")
-        if response.will_close:
-            self.close()
-        return Reply(response.status, data, _retry_after(response.getheader("Retry-After")))
-
 
 class Uplink:
     """One run over outbox and inbox."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._outbox = os.path.join(settings.paths.exchange, "outbox")
+        uplink = settings.uplink
+        outbox = os.path.join(settings.paths.exchange, "outbox")
         self._inbox = os.path.join(settings.paths.exchange, "inbox")
-        self._done: set[Name] = set()  # taken or refused in this run: not sent again in it
-        self._refused: dict[str, str] = {}
-        self._sent = 0
-        self._last_sent = self._last_time()
+        self._memory_file = os.path.join(self._inbox, memory.FILE)
+        self._memory = memory.load(self._memory_file)
+        self._allowance = Allowance(uplink.day_bytes, uplink.rate_bytes, self._memory.books, now())
+        renewed = os.path.join(self._inbox, "client.pem")
+        target = Target(uplink.url, uplink.ca, uplink.certificate, uplink.key, renewed)
+        receipt = os.path.join(self._inbox, receipts.FILE)
+        self.first = Delivery(outbox, receipt, target, self._memory.first, self._allowance)
+        self.second: Delivery | None = None
+        self._copy = uplink.second.mode == "copy"
+        if uplink.second.url:
+            second, renewed = uplink.second, os.path.join(self._inbox, "client-2.pem")
+            target = Target(second.url, second.ca, second.certificate, second.key, renewed)
+            receipt = os.path.join(self._inbox, receipts.SECOND_FILE)
+            self.second = Delivery(outbox, receipt, target, self._memory.second, self._allowance)
 
     def run(self) -> int:
-        """Send until nothing waits. Exit code: 0, or EX_TEMPFAIL when something does."""
+        """Send until nothing waits. Exit code: 0, or EX_TEMPFAIL when something does that could not be sent."""
+        trouble: UplinkError | None = None
         try:
-            self._drain()
+            self.first.drain()
         except UplinkError as error:
-            self._report(error)
-            return EX_TEMPFAIL
-        self._report(None)
-        return 0
+            trouble = error
+        if self.second is not None:
+            trouble = self._second(self.second, trouble)
+        self._remember()
+        self._report(trouble)
+        return 0 if trouble is None else EX_TEMPFAIL
 
-    def _drain(self) -> None:
-        if not self._waiting():
-            return
-        collector = Collector(self._settings)
+    def _second(self, second: Delivery, trouble: UplinkError | None) -> UplinkError | None:
+        """A copy gets everything; a fallback what waits while the first does not answer, and is else only asked
+        whether it is there."""
         try:
-            for _ in range(ROUNDS_MAX):
-                batch = self._batch(self._waiting())
-                if not batch:
-                    return
-                self._send(collector, batch)
-        finally:
-            collector.close()
-
-    def _send(self, collector: Collector, batch: dict[Name, bytes]) -> None:
-        # The sealer may have named a segment a moment ago. If a power cut took that name after it was sent, another
-        # segment would be sealed under the same number, and the collector would see a device with two histories.
-        _settle(self._outbox)
-        reply = collector.post(b"".join(batch.values()))
-        if reply.status != 200:
-            raise _refusal(reply)
-        try:
-            receipt = receipts.unverified(reply.body)
-        except DecodeError as error:
-            raise UplinkError("bad-reply", f"the collector's reply is no receipt: {error}") from error
-        _replace(os.path.join(self._inbox, "receipt.egr"), reply.body)
-        reasons = {refusal.hash: refusal.reason for refusal in receipt.refused}
-        for name, data in batch.items():
-            self._done.add(name)
-            reason = reasons.get(sha256(data).digest())
-            if reason is None:
-                self._sent += 1
+            if self._copy or trouble is not None:
+                second.drain()
             else:
-                self._refused[name.file] = reason
-        self._last_sent = time.time_ns() // 1_000_000
-
-    def _waiting(self) -> list[Name]:
-        """What is to be sent, in the order in which it is."""
-        receipt = self._receipt()
-        names = [
-            name
-            for name in outbox.listing(self._outbox)
-            if name not in self._done and not (receipt is not None and receipt.holds(name))
-        ]
-        return in_order(names)
-
-    def _batch(self, names: Iterable[Name]) -> dict[Name, bytes]:
-        batch: dict[Name, bytes] = {}
-        size = 0
-        for name in names:
-            try:
-                data = outbox.read(self._outbox, name)
-            except FileNotFoundError:  # the sealer has just deleted or set it aside
-                continue
-            except (OSError, SegmentRefused) as error:
-                self._done.add(name)
-                self._refused[name.file] = f"cannot be read: {error}"
-                continue
-            if size + len(data) > BODY_MAX:
-                break
-            if not data.startswith(b"\xd2"):  # would spoil the whole sequence; the sealer looks at it
-                self._done.add(name)
-                self._refused[name.file] = "not a segment"
-                continue
-            batch[name] = data
-            size += len(data)
-        return batch
-
-    def _receipt(self) -> Receipt | None:
-        try:
-            return receipts.unverified(receipts.read(os.path.join(self._inbox, "receipt.egr")))
-        except (OSError, DecodeError):
+                second.introduce()
+        except UplinkError as error:
+            if trouble is None:
+                return UplinkError(error.name, f"second collector: {error}", error.retry_after if self._copy else None)
+            rests = [rest for rest in (trouble.retry_after, error.retry_after) if rest is not None]
+            rest = min(rests) if len(rests) == 2 else None  # who did not ask for rest is tried before
+            return UplinkError(trouble.name, f"{trouble}; second collector: {error}", rest)
+        if trouble is None:
             return None
+        return UplinkError(trouble.name, f"{trouble}; the second collector answers")  # no rest: it may be rung
 
-    def _last_time(self) -> int | None:
-        try:
-            status = json.loads(receipts.read(os.path.join(self._inbox, "status.json"), STATUS_MAX))
-        except (OSError, ValueError, RecursionError, DecodeError):
-            return None
-        last = status.get("last_sent") if isinstance(status, dict) else None
-        return last if type(last) is int else None
+    def _remember(self) -> None:
+        second = self.second.known() if self.second is not None else self._memory.second
+        kept = memory.Memory(self.first.known(), second, self._allowance.books)
+        if kept != self._memory:
+            replace(self._memory_file, memory.encode(kept))
 
     def _report(self, error: UplinkError | None) -> None:
+        deliveries = [self.first, *([self.second] if self.second is not None else [])]
+        refused = {name: reason for delivery in deliveries for name, reason in delivery.refused.items()}
+        rest = max(delivery.rest for delivery in deliveries)
         status: dict[str, Any] = {
             "v": 1,
             "ok": error is None,
             "name": error.name if error else "",
             "error": str(error)[:ERROR_MAX] if error else "",
-            "retry_after": error.retry_after if error else None,
-            "waiting": len(self._waiting()),
-            "sent": self._sent,
-            "last_sent": self._last_sent,
+            "retry_after": error.retry_after if error else rest or None,
+            "waiting": max(len(delivery.waiting()) for delivery in deliveries if self._copy or delivery is self.first),
+            "sent": self.first.sent,
+            "last_sent": self.first.known().last_sent,
             "refused": [
                 {"name": name, "reason": reason[: receipts.REASON_MAX]}
-                for name, reason in sorted(self._refused.items())[:REFUSED_SHOWN]
+                for name, reason in sorted(refused.items())[:REFUSED_SHOWN]
             ],
-            "at": time.time_ns() // 1_000_000,
+            "at": now(),
         }
-        _replace(os.path.join(self._inbox, "status.json"), json.dumps(status).encode())
-
-
-def in_order(names: list[Name]) -> list[Name]:
-    """Findings, oldest first; then the newest of security, for that is what an attack in progress looks like; then
-    the backlog, oldest first, security before metrics before verbose at the same age of number."""
-    findings = [name for name in names if name.stream == registry.Stream.FINDINGS]
-    security = [name for name in names if name.stream == registry.Stream.SECURITY]
-    newest = security[-1:]
-    backlog = [name for name in names if name.stream != registry.Stream.FINDINGS and name not in newest]
-    return [*findings, *newest, *sorted(backlog, key=lambda name: (name.stream, name.sequence))]
+        if self.second is not None:
+            waiting, sent, last = len(self.second.waiting()), self.second.sent, self.second.known().last_sent
+            status["second"] = {"waiting": waiting, "sent": sent, "last_sent": last}
+        while len(json.dumps(status)) > STATUS_MAX:  # reasons that take six bytes a letter
+            status["refused"].pop()
+        replace(os.path.join(self._inbox, "status.json"), json.dumps(status).encode())
 
 
 def main(argv: list[str]) -> int:
@@ -259,117 +136,3 @@ def main(argv: list[str]) -> int:
     except OSError as error:  # outbox or inbox: nothing was lost, but somebody must look at the permissions
         sys.stderr.write(f"edgeguard-uplink: {error.filename or ''}: {error.strerror or error}\n")
         return EX_TEMPFAIL
-
-
-def _address(url: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise UplinkError("settings", f"uplink url {url!r}: {error}") from error
-    if parts.scheme != "https":
-        raise UplinkError("plain-http", f"uplink url {url!r}: only https is spoken")
-    if not host or parts.path not in {"", "/"} or parts.query or parts.username:
-        raise UplinkError("settings", f"uplink url {url!r}: expected https://HOST[:PORT]")
-    return host, port or 443
-
-
-def _context(settings: Settings) -> ssl.SSLContext:
-    """TLS 1.2 or newer, the one CA that we were given, the host's name checked, our certificate shown."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    uplink = settings.uplink
-    try:
-        context.load_verify_locations(uplink.ca)
-    except (OSError, ssl.SSLError) as error:
-        raise UplinkError("settings", f"{uplink.ca}: {error}") from error
-    try:
-        context.load_cert_chain(uplink.certificate, uplink.key)
-    except (OSError, ssl.SSLError) as error:
-        raise UplinkError("settings", f"{uplink.certificate}, {uplink.key}: {error}") from error
-    return context
-
-
-def _named(error: Exception, peer: str) -> UplinkError:
-    """What went wrong between us and the collector, under a name that a person can act on."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code == _X509_EXPIRED:
-            return UplinkError("certificate-expired", f"{peer}: its certificate has expired")
-        if error.verify_code == _X509_NOT_YET:
-            return UplinkError(
-                "certificate-not-yet-valid", f"{peer}: its certificate is not valid yet; is the clock set?"
-            )
-        if error.verify_code in {_X509_HOSTNAME, _X509_IP}:
-            return UplinkError("wrong-name", f"{peer}: its certificate is for another name")
-        return UplinkError("untrusted", f"{peer}: its certificate is not signed by our CA ({error.verify_message})")
-    if isinstance(error, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(error.reason):
-        return UplinkError("plain-http", f"{peer}: does not speak TLS")
-    if isinstance(error, ssl.SSLError):
-        return UplinkError("tls", f"{peer}: TLS: {error.reason or error}")
-    if isinstance(error, TimeoutError):
-        return UplinkError("timeout", f"{peer}: no answer in time")
-    if isinstance(error, OSError):
-        return UplinkError("unreachable", f"{peer}: {error.strerror or error}")
-    return UplinkError("bad-reply", f"{peer}: not an HTTP reply: {type(error).__name__}")
-
-
-def _refusal(reply: Reply) -> UplinkError:
-    words = reply.body[:200].decode("ascii", "replace")
-    words = "".join(letter if letter.isprintable() else "?" for letter in words).strip()
-    name = "busy" if reply.status in {429, 503} else "refused"
-    return UplinkError(name, f"the collector answers {reply.status}: {words}", reply.retry_after)
-
-
-def _retry_after(value: str | None) -> int | None:
-    """Seconds, from either form of the header (RFC 9110, 10.2.3); nonsense is as if it were not there."""
-    if value is None or len(value) > 64:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return min(int(value), RETRY_AFTER_MAX)
-    try:
-        seconds = parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return min(max(0, int(seconds)), RETRY_AFTER_MAX)
-
-
-@contextlib.contextmanager
-def _deadline(seconds: int) -> Iterator[None]:
-    """TimeoutError in this block after so long, whatever it waits for."""
-
-    def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _settle(directory: str) -> None:
-    """What is seen in a directory now is there after a power cut, too. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _replace(path: str, data: bytes) -> None:
-    """Write a file as a whole, also for who reads it after a power cut: an empty receipt would be a finding. That its
-    name is durable nobody needs: the collector only sends a receipt again."""
-    directory, _, name = path.rpartition("/")
-    temporary = f"{directory}/.{name}.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    os.fchmod(fd, 0o644)  # whatever the umask is: the sealer is another user
-    with open(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    os.replace(temporary, path)

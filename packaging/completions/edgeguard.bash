@@ -17,11 +17,11 @@ _edgeguard()
         -o|--output) mapfile -t COMPREPLY < <(compgen -W 'text json jsonl' -- "$cur"); return ;;
         --color) mapfile -t COMPREPLY < <(compgen -W 'auto always never' -- "$cur"); return ;;
         --settings|--socket|--key|--to|--manifest|--in|--root|--baseline|--policy|--from) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-        -r|--reason|--for|-n|--lines|--revision|--note|--image) return ;;
+        -r|--reason|--for|-n|--lines|--revision|--note|--image|--token|--ca-fingerprint) return ;;
     esac
     local words=''
     case $verb in
-        '') words='status findings explain why log accept undo scan baseline reload doctor policy version help' ;;
+        '') words='status findings explain why log accept undo scan baseline enroll reload doctor policy version help' ;;
         status) words='--strict' ;;
         findings) words='-a --all' ;;
         explain|undo|accept)
@@ -29,8 +29,9 @@ _edgeguard()
             [[ $verb == explain ]] || words+=' -r --reason'
             [[ $verb == accept ]] && words+=' --for' ;;
         why) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-        log) words='-n --lines -f --follow'; [[ -z $action ]] && words+=' verify' ;;
+        log) words='-n --lines -f --follow --to --plain'; [[ -z $action ]] && words+=' verify export import-receipt' ;;
         scan) words='--cached --quick --root --baseline --manifest --key --policy' ;;
+        enroll) words='--token --ca-fingerprint --second' ;;
         baseline)
             case $action in
                 '') words='show history diff learn install build sign verify' ;;
@@ -47,7 +48,7 @@ _edgeguard()
                 lint) words='--strict' ;;
                 why) words='--in' ;;
             esac ;;
-        help) words='status findings explain why log accept undo scan baseline reload doctor policy version' ;;
+        help) words='status findings explain why log accept undo scan baseline enroll reload doctor policy version' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words $common" -- "$cur")
     if [[ $action == @(lint|why|import-aide|install|sign|verify) && $verb != log ]]; then

@@ -7,6 +7,7 @@ whole can be looked into without an error.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -15,13 +16,15 @@ import tempfile
 
 from edgeguard import control, control_server
 from edgeguard.baseline.document import Baseline
-from edgeguard.codec import cbor, cose, manifest
+from edgeguard.cli import enroll
+from edgeguard.codec import cbor, certificates, cose, encrypt, manifest
 from edgeguard.codec.values import columns_from_plain
-from edgeguard.collector import events
+from edgeguard.collector import enrolment, events
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.records import chain, defects, evidence, examine, journal, losses, receipts, wire
+from edgeguard.records import chain, defects, evidence, examine, journal, losses, memory, receipts, wire
+from edgeguard.records.link import RETRY_AFTER_MAX, Response, UplinkError, refusal, taken
 from edgeguard.remediations import client, undo
 from edgeguard.sensors import logbook, observed
 from edgeguard.upgrades import deb, expected, overlay
@@ -31,6 +34,7 @@ DEVICE = bytes(16)
 HEADER = [1, DEVICE, 0, 1, 0, 1, 1, 0, bytes(32), 1000, 1_790_000_000_000, 2, bytes(8), 0, wire.CODEC_RAW]
 COUNT_AT = 7  # where the header says how many records there are
 GENERATION = 3
+READER = b"\x42" * 32
 
 
 def cbor_value(data: bytes) -> None:
@@ -85,6 +89,52 @@ def baseline(data: bytes) -> None:
 def receipt(data: bytes) -> None:
     found = receipts.decode(data)
     receipts.encode(found)
+
+
+class _Socket:
+    """What a collector says to the uplink, after TLS."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+def encrypted(data: bytes) -> None:
+    """An export on a stick: the envelope, and what a key that is ours makes of it."""
+    encrypt.parse(data)
+    encrypt.decrypt(data, READER, encrypt.EXPORT_AAD)
+
+
+def certificate(data: bytes) -> None:
+    """When a certificate is valid, by our own small reader of DER."""
+    each(data, certificates.validity, certificates.der)
+
+
+def enrolment_request(data: bytes) -> None:
+    """What somebody without a certificate sends to the collector, and what a collector answers."""
+    each(data, enrolment.parse, enroll.parse)
+
+
+def http_answer(data: bytes) -> None:
+    """A reply to the uplink: bounded, or one of the errors that become a name in status.json."""
+    response = Response(_Socket(data), method="POST")  # type: ignore[arg-type]
+    try:
+        response.begin()
+        reply = taken(response)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UplinkError("bad-reply", type(error).__name__) from error
+    assert len(reply.body) <= receipts.SIZE_MAX
+    assert reply.retry_after is None or 0 <= reply.retry_after <= RETRY_AFTER_MAX
+    assert refusal(reply).name in {"busy", "refused"}
+    assert str(refusal(reply)).isprintable()
+
+
+def uplink_memory(data: bytes) -> None:
+    """What the uplink left for its next run: a nonsense file is as if it were not there."""
+    found = memory.parse(data)
+    assert memory.parse(memory.encode(found)) == found
 
 
 def ledger(data: bytes) -> None:

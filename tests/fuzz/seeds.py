@@ -20,15 +20,15 @@ from typing import Any
 
 from edgeguard.baseline import policy, store
 from edgeguard.baseline.document import ManifestRef, compile_baseline, with_reference
-from edgeguard.codec import cbor, cose, manifest
+from edgeguard.codec import cbor, cose, encrypt, manifest
 from edgeguard.control import VERBS, dump
 from edgeguard.daemon import frames
 from edgeguard.evaluate.ledger import Ledger
 from edgeguard.linux import netlink
 from edgeguard.model import Actor, Finding, Observation, Origin, Outcome, Severity, State, Status
-from edgeguard.records import receipts, wire
+from edgeguard.records import memory, receipts, wire
 from edgeguard.sensors import logbook, logs, observed, rotation
-from tests.fuzz import texts
+from tests.fuzz import formats, texts
 from tests.fuzz.table import TABLE
 
 TOP = Path(__file__).resolve().parents[2]
@@ -115,6 +115,58 @@ def receipt_seeds() -> Seeds:
     head, part = receipts.Head(0, 4, bytes(32)), receipts.Range(0, 6, 9)
     refused = receipts.Refusal(bytes(32), "malformed")
     yield receipts.encode(receipts.Receipt(bytes(16), NOW, (head,), (part,), (refused,), (0,), (bytes(8),)))
+
+
+def answer_seeds() -> Seeds:
+    ok = b"HTTP/1.1 200 OK\r\n"
+    for data in _vectors("*.egr"):
+        yield ok + b"Content-Length: %d\r\n\r\n" % len(data) + data
+    yield ok + b"Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX: y\r\n\r\n"
+    yield b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 503 Busy\r\nRetry-After: Wed, 21 Oct 2099 07:28:00 GMT\r\n\r\nwait"
+    yield b"HTTP/1.1 429 No\r\nRetry-After: 1\r\nContent-Length: 99999999999999999999\r\n\r\n\xff"
+    yield b"HTTP/1.1 100 C\r\n\r\n" * 900
+    yield ok + b"A: b\r\n" * 200 + b"\r\n"
+
+
+def encrypted_seeds() -> Seeds:
+    good = encrypt.encrypt(b"\xd2\x84", encrypt.public_of(formats.READER), encrypt.EXPORT_AAD)
+    yield good
+    yield good.replace(encrypt.parse(good)[3], bytes(32))  # a point of low order
+    yield encrypt.TAG + cbor.encode([b"", {}, b"", []])
+    yield good[:100] + good[-70:]
+    yield encrypt.TAG + b"\x81" * DEEP
+
+
+CERTIFICATE = b"""-----BEGIN CERTIFICATE-----
+MIIBgDCCASegAwIBAgIUAQ==
+-----END CERTIFICATE-----
+"""
+
+
+def certificate_seeds() -> Seeds:
+    name = b"\x30\x00"
+    for begins, ends in ((b"\x17\x0d260102030405Z", b"\x17\x0d490102030405Z"), (b"\x18\x0f20500102030405Z",) * 2):
+        period = begins + ends
+        signed = b"\xa0\x03\x02\x01\x02\x02\x01\x07" + name * 2 + b"\x30" + bytes([len(period)]) + period
+        yield b"\x30" + bytes([len(signed) + 2]) + b"\x30" + bytes([len(signed)]) + signed
+    yield CERTIFICATE
+    yield from (b"\x30\x84\xff\xff\xff\xff", b"\x30\x80", b"\x30\x03\x30\x05\x02")
+
+
+def enrolment_seeds() -> Seeds:
+    seed = formats.READER
+    payload = cbor.encode([1, cose.public_of(seed), "ABCD-EFGH", b"csr"])
+    yield cose.sign1(payload, seed, cose.ENROL_AAD)
+    yield cose.sign1(payload, bytes(32), cose.ENROL_AAD)
+    key = b"a" * 64
+    yield cbor.encode([1, "pump", CERTIFICATE, CERTIFICATE, key, b""])
+    yield cbor.encode([1, "pump", CERTIFICATE, CERTIFICATE, key + b"\n", key])
+
+
+def memory_seeds() -> Seeds:
+    known = memory.Known((receipts.Range(1, 2, 9),), NOW, NOW, NOW)
+    yield memory.encode(memory.Memory(known, memory.Known(), memory.Books(NOW, 1, 2, NOW, -3, 4)))
+    yield from (b"[" * DEEP, b'{"books": [1e999]}', b"9" * DIGITS)
 
 
 def _finding(identifier: str, **columns: object) -> Finding:
@@ -452,6 +504,11 @@ SEEDS = {
     "policy": policy_seeds,
     "aide": aide_seeds,
     "logbook": logbook_seeds,
+    "answer": answer_seeds,
+    "memory": memory_seeds,
+    "certificate": certificate_seeds,
+    "enrolment": enrolment_seeds,
+    "encrypted": encrypted_seeds,
     "settings": settings_seeds,
     "image": image_seeds,
     "dpkg": dpkg_seeds,

@@ -68,6 +68,9 @@ PURE = (
     "records/defects.py",
     "records/examine.py",
     "records/chain.py",
+    "records/allowance.py",
+    "records/confirmed.py",
+    "records/clock.py",
     "cli/render.py",
     "cli/text.py",
     "cli/jsonform.py",
@@ -79,6 +82,7 @@ RESIDENT_NEVER = {"asyncio", "logging", "ssl", "sqlite3", "argparse", "pathlib",
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "builtins.eval"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "yaml"}
+CRYPTOGRAPHY = ("codec/cose.py", "codec/encrypt.py", "codec/certificates.py")
 RUN_TIME = {"psutil", "pyudev", "systemd", "cryptography", "cbor2"}
 
 
@@ -197,17 +201,17 @@ def catch_alls(tree: ast.AST, lines: list[str]) -> Iterator[str]:
 
 
 def keepers(path: Path, tree: ast.AST) -> Iterator[str]:
-    """One file keeps cryptography, one keeps ssl; what is resident loads nothing heavy with the module."""
+    """One file signs, one encrypts, one keeps ssl; what is resident loads nothing heavy with the module."""
     where = path.relative_to(HOUSE).as_posix()
     collector = where.startswith("collector/")
     for found in imports(tree):
         top = found.module.split(".")[0]
-        if top == "cryptography" and where != "codec/cose.py" and not collector:
-            yield f"line {found.line}: only codec/cose.py imports cryptography"
-        if top == "cryptography" and where == "codec/cose.py" and not found.lazy:
+        if top == "cryptography" and where not in CRYPTOGRAPHY and not collector:
+            yield f"line {found.line}: only {' and '.join(CRYPTOGRAPHY)} import cryptography"
+        if top == "cryptography" and where in CRYPTOGRAPHY and not found.lazy:
             yield f"line {found.line}: cryptography is 15 MB, import it inside the function"
-        if top == "ssl" and where != "records/uplink.py" and not collector:
-            yield f"line {found.line}: only records/uplink.py imports ssl"
+        if top == "ssl" and where != "records/link.py" and not collector:
+            yield f"line {found.line}: only records/link.py imports ssl"
 
 
 def heavy(tree: ast.AST) -> Iterator[str]:
@@ -239,7 +243,7 @@ def complaints(found: dict[Path, list[str]]) -> str:
 
 ALL = files("**/*.py")
 # Short-lived programs and the other machine may load what they need.
-NOT_RESIDENT = ("collector/", "cli/", "records/uplink.py", "records/seal.py", "codec/cose.py", "baseline/")
+NOT_RESIDENT = ("collector/", "cli/", "records/link.py", "records/seal.py", "codec/cose.py", "baseline/")
 NOT_RESIDENT_FILES = ("helper", "sweep", "learn", "__main__", "act", "server")
 
 
@@ -371,7 +375,7 @@ def test_gate_refuses_other_keepers() -> None:
     assert list(keepers(HOUSE / "records/seal.py", ast.parse("def f():\n    import cryptography.hazmat")))
     assert list(keepers(HOUSE / "codec/cose.py", ast.parse("import cryptography")))
     assert list(keepers(HOUSE / "daemon/main.py", ast.parse("import ssl")))
-    assert not list(keepers(HOUSE / "records/uplink.py", ast.parse("import ssl")))
+    assert not list(keepers(HOUSE / "records/link.py", ast.parse("import ssl")))
     assert list(heavy(ast.parse("import asyncio")))
     assert not list(heavy(ast.parse("def f():\n    import tomllib")))
     assert list(strangers(ast.parse("import requests"), frozenset({"os"})))

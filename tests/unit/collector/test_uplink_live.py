@@ -19,7 +19,7 @@ from small_world import Device, finding, moment, state
 from edgeguard.codec import cose
 from edgeguard.collector import authority
 from edgeguard.collector.main import main as collector_main
-from edgeguard.records import compose, outbox, receipts, uplink
+from edgeguard.records import compose, delivery, link, outbox, receipts, uplink
 from edgeguard.records.outbox import Name
 from edgeguard.settings import Uplink
 
@@ -63,6 +63,11 @@ def join(device: Device, directory: str, port: int, **changes) -> None:
         "key": f"{bundle}/client.key", "collector_key": f"{bundle}/collector.pub",
     }  # fmt: skip
     device.settings = device.settings._replace(uplink=Uplink(**(known | changes)))
+
+
+def uplink_link(device: Device) -> link.Link:
+    known = device.settings.uplink
+    return link.Link(link.Target(known.url, known.ca, known.certificate, known.key))
 
 
 def status(device: Device) -> dict:
@@ -173,7 +178,7 @@ def test_a_body_too_large_and_no_segments_at_all(device, collector_directory):
     try:
         join(device, collector_directory, serving.port)
         for body, code in ((b"x" * 300_000, 413), (b"nonsense", 400), (b"", 200)):
-            collector = uplink.Collector(device.settings)
+            collector = uplink_link(device)
             assert collector.post(body).status == code
             collector.close()
     finally:
@@ -292,14 +297,14 @@ def test_no_tls_there_and_something_else_entirely(device, collector_directory, s
     assert status(device)["name"] == "plain-http"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         join(device, collector_directory, silent.getsockname()[1])
-        before = uplink.EXCHANGE_S
-        uplink.EXCHANGE_S = 1
+        before = link.EXCHANGE_S
+        link.EXCHANGE_S = 1
         try:
             started = time.monotonic()
             uplink.Uplink(device.settings).run()
             assert time.monotonic() - started < 5
         finally:
-            uplink.EXCHANGE_S = before
+            link.EXCHANGE_S = before
     assert status(device)["name"] == "timeout"
 
 
@@ -323,19 +328,19 @@ def test_missing_certificates_are_said(device, collector_directory):
 
 def test_findings_first_then_newest_security_then_the_backlog():
     names = [Name(stream, sequence) for stream in (0, 1, 2, 3) for sequence in (1, 2, 3)]
-    assert uplink.in_order(names) == [
+    assert delivery.in_order(names) == [
         *names[:3], Name(1, 3), Name(1, 1), Name(1, 2), *names[6:],
     ]  # fmt: skip
-    assert uplink.in_order([]) == []
+    assert delivery.in_order([]) == []
 
 
 def test_a_body_is_bounded(device, monkeypatch):
     for word in "abcd":
         device.record_and_seal(state(word * 200))
     size = len(outbox.read(device.outbox, Name(0, 1)))
-    monkeypatch.setattr(uplink, "BODY_MAX", 2 * size + 10)
-    one = uplink.Uplink(device.settings)
-    assert list(one._batch(one._waiting())) == [Name(0, 1), Name(0, 2)]
+    monkeypatch.setattr(delivery, "BODY_MAX", 2 * size + 10)
+    one = uplink.Uplink(device.settings).first
+    assert list(one._batch(one.waiting())) == [Name(0, 1), Name(0, 2)]
 
 
 def test_a_hostile_outbox_and_inbox(device, collector_directory):
@@ -346,9 +351,9 @@ def test_a_hostile_outbox_and_inbox(device, collector_directory):
     Path(device.outbox, "0-0000000000000005.egs").write_bytes(b"")
     Path(device.inbox, "receipt.egr").write_bytes(b"\xff" * 9000)
     Path(device.inbox, "status.json").write_bytes(b"[" * 4000)
-    one = uplink.Uplink(device.settings)
-    assert list(one._batch(one._waiting())) == [Name(0, 1)]
-    assert len(one._refused) == 4
+    one = uplink.Uplink(device.settings).first
+    assert list(one._batch(one.waiting())) == [Name(0, 1)]
+    assert len(one.refused) == 4
 
 
 def test_the_launcher_says_what_is_wrong(tmp_path, device):

@@ -68,3 +68,46 @@ def test_the_collector_may_ask_for_rest(tmp_path: Path) -> None:
     loop._run_timers()
     assert bell.exists()
     uplinks.close()
+
+
+def test_what_a_budget_holds_back_is_rung_for_later_and_findings_at_once(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    bell = tmp_path / "doorbell"
+    settings = Settings(
+        paths=Paths(runtime=str(tmp_path), exchange=str(tmp_path)), uplink=Uplink(url="https://collector.example")
+    )
+    loop, clock = Loop(), [0.0]
+    loop._clock = lambda: clock[0]
+    uplinks = Uplinks(loop, settings, None, "", lambda: None, lambda _detail: None)  # type: ignore[arg-type]
+    (tmp_path / "inbox" / "status.json").write_text('{"ok": true, "error": "", "retry_after": 600}')
+    uplinks.open()
+    assert not bell.exists()
+    clock[0] = 601.0
+    loop._run_timers()
+    assert bell.exists()
+    bell.unlink()
+    uplinks.ring()
+    assert bell.exists()
+    uplinks.close()
+
+
+def test_without_a_network_a_receipt_is_heard_and_an_old_status_is_not(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    key = tmp_path / "collector.pub"
+    settings = Settings(
+        paths=Paths(runtime=str(tmp_path), exchange=str(tmp_path)), uplink=Uplink(collector_key=str(key))
+    )
+    loop, heard, told = Loop(), [], []
+    (tmp_path / "inbox" / "status.json").write_text('{"ok": false, "error": "long ago"}')
+    for known in (False, True):
+        if known:
+            key.write_text("00" * 32)
+        uplinks = Uplinks(loop, settings, None, "", lambda: heard.append(1), told.append)  # type: ignore[arg-type]
+        uplinks.open()
+        (tmp_path / "inbox" / "receipt.egr").write_bytes(b"x")
+        if uplinks._events is not None:
+            uplinks._arrived()
+            uplinks._receipts()
+        assert len(heard) == known
+        uplinks.close()
+    assert told == []

@@ -21,7 +21,7 @@ def schema(start):
 
 @pytest.mark.parametrize("start", ["segment", "receipt", "body", "packed-body", "row"])
 def test_the_grammar_is_one(start):
-    """Parsed as a whole. pycddl 0.6.4 refuses our segments, because of lengths of arrays with optional members; who is right is open."""
+    """Parsed as a whole. pycddl 0.6.4 refuses our segments for the lengths of arrays; who is right is open."""
     assert schema(start)
 
 

@@ -1,10 +1,12 @@
 """What the uplink leaves in the inbox is whole, also after a power cut; and it sends nothing that one could take."""
 
+import contextlib
 import os
+import time
 
 import pytest
 
-from edgeguard.records import uplink
+from edgeguard.records import link, outbox, uplink
 from edgeguard.records.outbox import Name
 from edgeguard.settings import Paths, Settings
 
@@ -14,7 +16,7 @@ def test_a_receipt_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     for name in ("fsync", "replace"):
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *words, n=name, call=original: (done.append(n), call(*words)))
-    uplink._replace(f"{tmp_path}/receipt.egr", b"a receipt")
+    outbox.replace(f"{tmp_path}/receipt.egr", b"a receipt")
     assert done == ["fsync", "replace"]
     assert (tmp_path / "receipt.egr").read_bytes() == b"a receipt"
 
@@ -31,10 +33,26 @@ def test_what_is_sent_has_its_name_for_good(tmp_path, monkeypatch):
     class Collector:
         def post(self, body):
             done.append(("post", body))
-            raise uplink.UplinkError("refused", "in this test")
+            raise link.UplinkError("refused", "in this test")
 
     monkeypatch.setattr(os, "fsync", sync)
-    sender = uplink.Uplink(Settings(paths=Paths(exchange=str(tmp_path))))
-    with pytest.raises(uplink.UplinkError):
+    sender = uplink.Uplink(Settings(paths=Paths(exchange=str(tmp_path)))).first
+    with pytest.raises(link.UplinkError):
         sender._send(Collector(), {Name(0, 1): b"a segment"})
     assert done == [("fsync", f"{tmp_path}/outbox"), ("post", b"a segment")]
+
+
+def test_the_time_that_is_over_is_no_error_of_one_address():
+    """The library goes on with the next address of a name after an OSError, and a name may have hundreds."""
+    tried = []
+
+    def addresses() -> None:
+        with link._deadline(1, "collector:443"):
+            for address in range(100):
+                with contextlib.suppress(OSError):
+                    tried.append(address)
+                    time.sleep(5)
+
+    with pytest.raises(link.UplinkError, match="no answer in time"):
+        addresses()
+    assert tried == [0]

@@ -1,0 +1,58 @@
+"""Segments that leave by hand: the outbox as a few files for a stick, encrypted to one reader or, on request, not.
+
+A file holds a CBOR sequence of segments, inside a COSE_Encrypt where it is encrypted. Nothing leaves the outbox by
+being exported: only a receipt that comes back lets a segment go.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from edgeguard.codec import encrypt
+from edgeguard.errors import SegmentRefused
+from edgeguard.records import outbox
+
+PART_MAX = 4 * 1024 * 1024  # bytes of segments in one file: what is encrypted is in memory, twice
+SUFFIX = ".egx"
+PLAIN_SUFFIX = ".egseq"
+
+
+def parts(directory: str, left_out: list[str]) -> Iterator[tuple[bytes, int]]:
+    """(CBOR sequence, number of segments) of the outbox; what cannot be read is named in `left_out`. Raises OSError."""
+    batch: list[bytes] = []
+    size = 0
+    for name in outbox.listing(directory):
+        try:
+            data = outbox.read(directory, name)
+        except FileNotFoundError:  # a receipt has just let it go
+            continue
+        except PermissionError:
+            raise
+        except (OSError, SegmentRefused) as error:
+            left_out.append(f"{name.file}: {error}")
+            continue
+        if not data.startswith(b"\xd2"):
+            left_out.append(f"{name.file}: not a segment")
+            continue
+        if batch and size + len(data) > PART_MAX:
+            yield b"".join(batch), len(batch)
+            batch, size = [], 0
+        batch.append(data)
+        size += len(data)
+    if batch:
+        yield b"".join(batch), len(batch)
+
+
+def write(path: str, data: bytes) -> None:
+    """A new file, on the medium when this returns. Raises FileExistsError: an export is never overwritten."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+
+
+def sealed(data: bytes, public: bytes | None) -> bytes:
+    """As it goes into a file."""
+    return data if public is None else encrypt.encrypt(data, public, encrypt.EXPORT_AAD)
