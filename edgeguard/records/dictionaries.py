@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from edgeguard.errors import DecodeError, UnknownDictionary
 
-DIRECTORY = os.path.join(os.path.dirname(__file__), "dictionaries")
+DIRECTORY = os.path.join(os.path.dirname(__file__), "presets")
 SIZE_MAX = 32 * 1024  # bytes: DEFLATE looks no further back
 SHA256 = {
     1: "79844851738288add4828946682783af01e387b7d026a77e1fdaa9199d1a5c43",

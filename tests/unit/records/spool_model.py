@@ -22,7 +22,7 @@ from edgeguard.codec import cose
 from edgeguard.collector import store
 from edgeguard.collector.ingest import Ingest
 from edgeguard.errors import SpoolError
-from edgeguard.records import compose, evidence, outbox, receipts, registry, seal, uplink, wire
+from edgeguard.records import compose, delivery, evidence, outbox, receipts, registry, seal, wire
 from edgeguard.records.spool import Spool
 
 COLLECTOR = b"\x09" * 32
@@ -278,7 +278,7 @@ class Life:
             receipt = receipts.unverified(receipts.read(os.path.join(self.device.inbox, "receipt.egr")))
         except OSError:
             receipt = None
-        return uplink.in_order(
+        return delivery.in_order(
             [name for name in outbox.listing(self.device.outbox) if receipt is None or not receipt.holds(name)]
         )
 

@@ -13,7 +13,7 @@ from edgeguard.codec import cose
 from edgeguard.collector import store
 from edgeguard.collector.ingest import Ingest
 from edgeguard.model import Severity
-from edgeguard.records import compose, evidence, outbox, registry, uplink, wire
+from edgeguard.records import compose, delivery, evidence, outbox, registry, wire
 from edgeguard.records.losses import EVICTED
 
 QUOTA = int(os.environ.get("EDGEGUARD_OFFLINE_QUOTA", str(1 << 20)))
@@ -81,7 +81,7 @@ def arrived(device, made):
     spool.close()
     newest = outbox.newest(outbox.listing(device.outbox))
     receipt = b""
-    for name in uplink.in_order(outbox.listing(device.outbox)):
+    for name in delivery.in_order(outbox.listing(device.outbox)):
         verdicts, receipt = ingest.take(outbox.read(device.outbox, name), known)
         assert verdicts[0].name == "stored"
     with open(f"{device.inbox}/receipt.egr", "wb") as file:
