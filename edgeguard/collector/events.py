@@ -5,11 +5,11 @@ UTF-8 shows its bytes as \\xNN, and no control character leaves here unescaped.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from edgeguard.collector.database import Database
 from edgeguard.model import Severity
 from edgeguard.records import registry
 from edgeguard.records.registry import ACTOR_FIELDS, Field, Kind
@@ -21,6 +21,7 @@ FROM records r JOIN segments s ON s.id = r.segment JOIN devices d ON d.id = r.de
 LEFT JOIN boots b ON b.device = r.device AND b.boot = r.boot
 """
 _PAGE = 1000  # rows fetched at a time
+CODE_MAX = 64  # letters of a finding code in the index; ours have eleven
 
 
 def body(record: Record) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def code(record: Record) -> str | None:
     """The finding code, for searching."""
     if record.type != registry.FINDING.number or len(record.fields) < 2:
         return None
-    return record.fields[1] if isinstance(record.fields[1], str) else None
+    return printable(record.fields[1])[:CODE_MAX] if isinstance(record.fields[1], str) else None
 
 
 def offset(header: Header) -> int | None:
@@ -53,7 +54,7 @@ def offset(header: Header) -> int | None:
     return None if header.wall is None else header.wall - header.mono
 
 
-def listing(connection: sqlite3.Connection, through: int, name: str | None = None) -> Iterator[dict[str, Any]]:
+def listing(connection: Database, through: int, name: str | None = None) -> Iterator[dict[str, Any]]:
     """Stored records up to row `through`, of all devices or of one, each device's in the order of its recording.
 
     Boots are counted and the time since boot only grows, so this order does not depend on anybody's clock, nor on
@@ -68,13 +69,13 @@ def listing(connection: sqlite3.Connection, through: int, name: str | None = Non
                 yield _event(row)[1]
 
 
-def page(connection: sqlite3.Connection, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def page(connection: Database, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Stored records after row `after`, in the order in which they came: (row, event)."""
     for row in connection.execute(_SELECT + "WHERE r.id > ? ORDER BY r.id LIMIT ?", (after, _PAGE)):
         yield _event(row)
 
 
-def last_row(connection: sqlite3.Connection) -> int:
+def last_row(connection: Database) -> int:
     """The newest row, 0 if there is none."""
     row: tuple[int] = connection.execute("SELECT coalesce(max(id), 0) FROM records").fetchone()
     return row[0]
