@@ -9,6 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from edgeguard.errors import EdgeGuardError
+
+
+class Failed(EdgeGuardError):
+    """A database server did not do what it was asked: away, full, or in the way of another. Nothing was committed."""
+
 
 class Rows(Protocol):
     """The answer to one statement."""

@@ -46,7 +46,7 @@ def code(record: Record) -> str | None:
     """The finding code, for searching."""
     if record.type != registry.FINDING.number or len(record.fields) < 2:
         return None
-    return printable(record.fields[1])[:CODE_MAX] if isinstance(record.fields[1], str) else None
+    return printable(text_of(record.fields[1]))[:CODE_MAX] if isinstance(record.fields[1], str) else None
 
 
 def offset(header: Header) -> int | None:

@@ -262,8 +262,8 @@ class Ingest:
         if base is None:
             return
         self._db.execute(
-            "INSERT INTO boots (device, boot, offset, clock) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (device, boot) DO UPDATE SET offset = excluded.offset, clock = excluded.clock"
+            'INSERT INTO boots (device, boot, "offset", clock) VALUES (?, ?, ?, ?)'
+            ' ON CONFLICT (device, boot) DO UPDATE SET "offset" = excluded."offset", clock = excluded.clock'
             " WHERE excluded.clock > boots.clock",
             (header.device, header.boot, base, header.clock),
         )

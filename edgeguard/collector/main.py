@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import re
+import secrets
 import sqlite3
 import sys
 import textwrap
@@ -16,10 +18,12 @@ from edgeguard import __version__
 from edgeguard.codec import cose
 from edgeguard.collector import authority, events, store
 from edgeguard.collector.baselines import Baselines
+from edgeguard.collector.config import NAME, Config, load
 from edgeguard.collector.ingest import Ingest
-from edgeguard.errors import EdgeGuardError, SegmentRefused
+from edgeguard.errors import EdgeGuardError, SegmentRefused, SettingsError
 from edgeguard.records import registry, wire
 
+CONFIG_HELP = "configuration (default: DIR/edgeguard-collector.toml, where there is one)"
 POLL_S = 0.2  # of `events -f`
 EX_USAGE = 64
 FILE_MAX = 64 * 1024 * 1024  # bytes of a file given to `import`: an export of many segments
@@ -73,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_argument("files", nargs="+", metavar="MANIFEST", help="a file SHA256.egm of a device or a fleet")
     serve = verb("serve", _serve, "receive segments")
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
+    serve.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+    told = verb("alerts", _alerts, "print open alerts, and what became of telling people of them")
+    told.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    told.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+    test = verb("test-alert", _test_alert, "send a test message to everybody who is told of alerts")
+    test.add_argument("--target", metavar="NAME", help="to this one only")
+    test.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+    config = verb("check-config", _check_config, "check edgeguard-collector.toml and say what it means")
+    config.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     show = verb("events", _events, "print decoded records, in the order in which each device recorded them")
     show.add_argument("-o", "--output", choices=("text", "jsonl"), default="text")
     show.add_argument("-f", "--follow", action="store_true", help="go on as records come in")
@@ -150,9 +163,54 @@ def _serve(arguments: argparse.Namespace) -> int:
     host, _, port = arguments.listen.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
         raise Wrong(f"{arguments.listen!r}: expected ADDRESS:PORT")
-    server = Server(arguments.dir, host.strip("[]") or "127.0.0.1", int(port), _log)
+    server = Server(arguments.dir, host.strip("[]") or "127.0.0.1", int(port), _log, _config(arguments))
     asyncio.run(server.run())
     return 0
+
+
+def _alerts(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector import alertlist
+
+    _existing(arguments.dir)
+    with contextlib.closing(store.open_(arguments.dir, _config(arguments))) as db:
+        document = alertlist.document(db)
+    if arguments.output == "json":
+        sys.stdout.write(events.line(document) + "\n")
+        return 0
+    for line in alertlist.lines(document):
+        _say(line)
+    return 0
+
+
+def _test_alert(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector import alertlist
+
+    config = _config(arguments)
+    names = [target.name for target in config.alerts.targets]
+    if not names or arguments.target not in {None, *names}:
+        raise Wrong(f"targets: {', '.join(names) or 'none; see edgeguard-collector.toml(5)'}")
+    told = alertlist.test(config, arguments.target, lambda: secrets.token_hex(16), time.time_ns() // 1_000_000)
+    for name, trouble in told:
+        _say(f"{name}: {trouble or 'delivered'}")
+    return 1 if any(trouble for _, trouble in told) else 0
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector import alertlist
+
+    path = arguments.config or os.path.join(arguments.dir, NAME)
+    if not os.path.exists(path):
+        _say(f"{path}: not there, so everything is at its default.")
+    for line in alertlist.summary(_config(arguments), path):
+        _say(line)
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    try:
+        return load(arguments.dir, arguments.config)
+    except SettingsError as error:
+        raise Wrong(str(error)) from error
 
 
 def _events(arguments: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS drops (
     device BLOB NOT NULL, stream INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
     reason INTEGER NOT NULL, PRIMARY KEY (device, stream, first, last)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS boots (
-    device BLOB NOT NULL, boot INTEGER NOT NULL, offset INTEGER NOT NULL, clock INTEGER NOT NULL,
+    device BLOB NOT NULL, boot INTEGER NOT NULL, "offset" INTEGER NOT NULL, clock INTEGER NOT NULL,
     PRIMARY KEY (device, boot)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS incidents (
     id INTEGER PRIMARY KEY, device BLOB NOT NULL, stream INTEGER NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL,
@@ -69,7 +69,8 @@ CREATE INDEX incidents_over ON incidents (id) WHERE noted = 1 AND resolved IS NO
 CREATE TABLE alerts (
     key TEXT PRIMARY KEY, kind TEXT NOT NULL, device BLOB NOT NULL, code TEXT NOT NULL, subject TEXT NOT NULL,
     detail TEXT NOT NULL, severity INTEGER NOT NULL, opened INTEGER NOT NULL, told INTEGER NOT NULL, resolved INTEGER);
-CREATE INDEX alerts_open ON alerts (kind, told) WHERE resolved IS NULL;
+CREATE INDEX alerts_open ON alerts (told) WHERE resolved IS NULL;
+CREATE INDEX alerts_of ON alerts (device);
 CREATE TABLE messages (
     id TEXT PRIMARY KEY, target TEXT NOT NULL, created INTEGER NOT NULL, due INTEGER NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0, sent INTEGER, failed INTEGER, error TEXT NOT NULL DEFAULT '',
@@ -81,6 +82,7 @@ CREATE TABLE notices (
     item TEXT NOT NULL, created INTEGER NOT NULL, message TEXT);
 CREATE INDEX notices_waiting ON notices (target, id) WHERE message IS NULL;
 CREATE INDEX notices_of ON notices (message);
+CREATE INDEX notices_about ON notices (alert);
 """
 
 Step = str | Callable[[Database], None]

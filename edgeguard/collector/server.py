@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
-import sqlite3
 import ssl
 import time
 from collections.abc import Callable
@@ -21,7 +21,10 @@ from aiohttp import web
 
 from edgeguard.codec import cose
 from edgeguard.collector import store
+from edgeguard.collector.alerter import Alerter
 from edgeguard.collector.baselines import Baselines
+from edgeguard.collector.config import Config
+from edgeguard.collector.database import Database
 from edgeguard.collector.ingest import Ingest, Verdict
 from edgeguard.errors import SegmentRefused
 from edgeguard.records import wire
@@ -39,14 +42,18 @@ Log = Callable[[str], None]
 class Server:
     """Call `run`; it returns after SIGTERM or SIGINT."""
 
-    def __init__(self, directory: str, host: str, port: int, log: Log) -> None:
+    def __init__(self, directory: str, host: str, port: int, log: Log, config: Config | None = None) -> None:
         self._directory = directory
+        self._config = config = config or Config()
         self._host, self._port = host, port
         self._log = log
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest")
         self._at_work = 0
         self._ingest: Ingest | None = None
-        self._db: sqlite3.Connection | None = None
+        self._db: Database | None = None
+        self._alerter = Alerter(
+            lambda: store.open_(directory, config), config, log, lambda: secrets.token_hex(16), _now
+        )
         self.port = 0  # the one that was bound, for port 0
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -66,6 +73,7 @@ class Server:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        self._alerter.start()
         self._log(f"listening on {self._host}:{self.port}")
         ready()
         try:
@@ -74,6 +82,7 @@ class Server:
             listener.close()
             await runner.cleanup()
             await loop.run_in_executor(self._worker, self._close)
+            await loop.run_in_executor(None, self._alerter.stop)
             self._worker.shutdown()
 
     def _socket(self) -> socket.socket:
@@ -84,9 +93,9 @@ class Server:
 
     def _open(self) -> None:
         seed = cose.load_seed([os.path.join(self._directory, "collector.key")])
-        self._db = store.connect(os.path.join(self._directory, "collector.db"), threads=True)
+        self._db = store.open_(self._directory, self._config)
         baselines = Baselines(os.path.join(self._directory, "baselines"))
-        self._ingest = Ingest(self._db, seed, lambda: time.time_ns() // 1_000_000, baselines)
+        self._ingest = Ingest(self._db, seed, _now, baselines)
 
     def _close(self) -> None:
         if self._db is not None:
@@ -129,10 +138,11 @@ class Server:
         except SegmentRefused as error:
             self._log(f"{identity}: {error}")
             return _words(400, "not a sequence of segments")
-        except sqlite3.Error as error:
+        except store.FAILURES as error:
             # Full disk, I/O error: nothing was committed, so nothing is confirmed and the device keeps it.
             self._log(f"database: {error}")
             return _words(503, "cannot store now", {"Retry-After": "60"})
+        self._alerter.ring()
         self._tell(name, verdicts)
         return web.Response(body=receipt, content_type="application/cose")
 
@@ -180,6 +190,10 @@ def _identity(request: web.Request) -> str:
             if key == "commonName":
                 return str(value)
     return ""
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _words(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from edgeguard.collector import schema
-from edgeguard.collector.database import Database
+from edgeguard.collector.config import Config
+from edgeguard.collector.database import Database, Failed
 
+FILE = "collector.db"
 INCIDENTS_MAX = 100_000  # rows; beyond it new kinds of trouble are only counted in the last row, not stored without end
 BUSY_S = 30  # how long a reader or an import may hold the file
+# What a database raises that is not our bug: nothing was committed, and later it may work.
+FAILURES: tuple[type[Exception], ...] = (sqlite3.Error, Failed)
 
 
 class Sqlite(sqlite3.Connection):
@@ -86,6 +90,15 @@ def connect_readonly(path: str) -> Sqlite:
     connection.path = path
     connection.execute("PRAGMA query_only=ON")
     return connection
+
+
+def open_(directory: str, config: Config) -> Database:
+    """The database of this collector, up to date, for one thread at a time."""
+    if config.database:
+        from edgeguard.collector import postgres  # psycopg: the small collector does without
+
+        return postgres.connect(config.database)
+    return connect(os.path.join(directory, FILE), threads=True)
 
 
 def transaction(db: Database, *locks: str) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from edgeguard import settings as agent
 from edgeguard.baseline import aide_conf, aide_policy
 from edgeguard.baseline import policy as policies
 from edgeguard.baseline.document import Baseline, compile_baseline
+from edgeguard.collector import config
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
 from edgeguard.sensors.changes import SENTENCE_MAX, SENTENCES_MAX, compare, secrets
 from edgeguard.sensors.changes.unified import BYTES_MAX, SHOWN_MAX
@@ -76,7 +77,7 @@ def aide(data: bytes) -> None:
 
 
 def settings(data: bytes) -> None:
-    agent.parse(data)
+    each(data, agent.parse, lambda data: config.parse(data, "/nowhere/edgeguard-collector.toml"))
 
 
 def dpkg(data: bytes) -> None:
