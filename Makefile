@@ -80,12 +80,13 @@ build/venv-newest/ready: pyproject.toml
 
 test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE and CBOR libraries
 	build/venv-interop/bin/python -m pytest -o cache_dir=build/pytest-interop tests/unit/records/test_vectors.py \
-	    tests/unit/codec/test_cose.py tests/unit/walk
+	    tests/unit/codec/test_cose.py tests/unit/walk \
+	    tests/unit/collector/test_ocsf_foreign.py
 
 build/venv-interop/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-interop
-	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor) hypothesis "cbor2<6" cryptography
+	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor ocsf-json-schema jsonschema) hypothesis "cbor2<6" cryptography
 	@touch $@
 
 check: ## known holes in the dependencies, and that docs/proofs.md is current; no network

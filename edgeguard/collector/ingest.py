@@ -198,6 +198,7 @@ class Ingest:
             detail = "its number was passed over as lost, and now it is here"
             self._incident(device.id, header.stream, header.sequence, "late", detail)
         row = self._insert(header, data, digest)
+        self._count(segment, len(data))
         self._insert_records(row, segment)
         findings.project(self._db, header, segment.records, self._now())
         self._learn_time(header)
@@ -232,6 +233,16 @@ class Ingest:
         )
         row: tuple[int] = cursor.fetchone()
         return row[0]
+
+    def _count(self, segment: Segment, size: int) -> None:
+        header = segment.header
+        newest = max((record.wall for record in segment.records if record.wall is not None), default=None)
+        lag = None if newest is None or not header.clock else max(0, self._now() - newest)
+        self._db.execute(
+            "UPDATE devices SET segments = segments + 1, records = records + ?, bytes = bytes + ?, lag = ?"
+            " WHERE id = ?",
+            (header.n, size, lag, header.device),
+        )
 
     def _insert_records(self, row: int, segment: Segment) -> None:
         header = segment.header

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import re
-import secrets
 import sqlite3
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from edgeguard import __version__
 from edgeguard.codec import cose
 from edgeguard.collector import authority, events, store
+from edgeguard.collector import outputs as verbs_of_output
 from edgeguard.collector.baselines import Baselines
-from edgeguard.collector.config import NAME, Config, load
+from edgeguard.collector.console import CONFIG_HELP, Wrong, configured
+from edgeguard.collector.console import database as _database
+from edgeguard.collector.console import existing as _existing
+from edgeguard.collector.console import log as _log
+from edgeguard.collector.console import say as _say
 from edgeguard.collector.ingest import Ingest
-from edgeguard.errors import EdgeGuardError, SegmentRefused, SettingsError
+from edgeguard.errors import EdgeGuardError, SegmentRefused
 from edgeguard.records import registry, wire
 
-CONFIG_HELP = "configuration (default: DIR/edgeguard-collector.toml, where there is one)"
+SHAPES = ("jsonl", "ocsf", "ecs")
 POLL_S = 0.2  # of `events -f`
 EX_USAGE = 64
 FILE_MAX = 64 * 1024 * 1024  # bytes of a file given to `import`: an export of many segments
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class Wrong(Exception):
-    """The person asked for something that cannot be; the message says why."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,16 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = verb("serve", _serve, "receive segments")
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
     serve.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
-    told = verb("alerts", _alerts, "print open alerts, and what became of telling people of them")
-    told.add_argument("-o", "--output", choices=("text", "json"), default="text")
-    told.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
-    test = verb("test-alert", _test_alert, "send a test message to everybody who is told of alerts")
-    test.add_argument("--target", metavar="NAME", help="to this one only")
-    test.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
-    config = verb("check-config", _check_config, "check edgeguard-collector.toml and say what it means")
-    config.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+    verbs_of_output.add(verb)
     show = verb("events", _events, "print decoded records, in the order in which each device recorded them")
-    show.add_argument("-o", "--output", choices=("text", "jsonl"), default="text")
+    show.add_argument("-o", "--output", choices=("text", *SHAPES), default="text")
     show.add_argument("-f", "--follow", action="store_true", help="go on as records come in")
     show.add_argument("--device", metavar="NAME", help="of this device only")
     devices = verb("devices", _devices, "print devices, how far each chain is complete, and what is wrong")
@@ -163,72 +156,41 @@ def _serve(arguments: argparse.Namespace) -> int:
     host, _, port = arguments.listen.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
         raise Wrong(f"{arguments.listen!r}: expected ADDRESS:PORT")
-    server = Server(arguments.dir, host.strip("[]") or "127.0.0.1", int(port), _log, _config(arguments))
+    server = Server(
+        arguments.dir, host.strip("[]") or "127.0.0.1", int(port), _log, configured(arguments.dir, arguments.config)
+    )
     asyncio.run(server.run())
     return 0
 
 
-def _alerts(arguments: argparse.Namespace) -> int:
-    from edgeguard.collector import alertlist
-
-    _existing(arguments.dir)
-    with contextlib.closing(store.open_(arguments.dir, _config(arguments))) as db:
-        document = alertlist.document(db)
-    if arguments.output == "json":
-        sys.stdout.write(events.line(document) + "\n")
-        return 0
-    for line in alertlist.lines(document):
-        _say(line)
-    return 0
-
-
-def _test_alert(arguments: argparse.Namespace) -> int:
-    from edgeguard.collector import alertlist
-
-    config = _config(arguments)
-    names = [target.name for target in config.alerts.targets]
-    if not names or arguments.target not in {None, *names}:
-        raise Wrong(f"targets: {', '.join(names) or 'none; see edgeguard-collector.toml(5)'}")
-    told = alertlist.test(config, arguments.target, lambda: secrets.token_hex(16), time.time_ns() // 1_000_000)
-    for name, trouble in told:
-        _say(f"{name}: {trouble or 'delivered'}")
-    return 1 if any(trouble for _, trouble in told) else 0
-
-
-def _check_config(arguments: argparse.Namespace) -> int:
-    from edgeguard.collector import alertlist
-
-    path = arguments.config or os.path.join(arguments.dir, NAME)
-    if not os.path.exists(path):
-        _say(f"{path}: not there, so everything is at its default.")
-    for line in alertlist.summary(_config(arguments), path):
-        _say(line)
-    return 0
-
-
-def _config(arguments: argparse.Namespace) -> Config:
-    try:
-        return load(arguments.dir, arguments.config)
-    except SettingsError as error:
-        raise Wrong(str(error)) from error
-
-
 def _events(arguments: argparse.Namespace) -> int:
     connection = store.connect_readonly(_existing(arguments.dir))
-    shape = events.line if arguments.output == "jsonl" else events.sentence
+    shape = _shape(arguments.output)
     after = events.last_row(connection)
-    for event in events.listing(connection, after, arguments.device):
-        sys.stdout.write(shape(event) + "\n")
+    for common, own in events.parts(connection, after, arguments.device):
+        sys.stdout.write(shape(common, own) + "\n")
     while arguments.follow:
         seen = after
-        for row, event in events.page(connection, seen):
+        for row, common, own in events.new_parts(connection, seen):
             after = row
-            if arguments.device in {None, event["name"]}:
-                sys.stdout.write(shape(event) + "\n")
+            if arguments.device in {None, common["name"]}:
+                sys.stdout.write(shape(common, own) + "\n")
         if after == seen:
             sys.stdout.flush()
             time.sleep(POLL_S)
     return 0
+
+
+def _shape(output: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
+    """What makes a line of a record."""
+    if output == "text":
+        return lambda common, own: events.sentence(events.merged(common, own))
+    if output == "jsonl":
+        return lambda common, own: events.line(events.merged(common, own))
+    from edgeguard.collector import ecs, ocsf
+
+    shape = ocsf.event if output == "ocsf" else ecs.event
+    return lambda common, own: events.line(shape(common, own))
 
 
 def _devices(arguments: argparse.Namespace) -> int:
@@ -387,17 +349,6 @@ def _baselines(directory: str) -> Baselines:
     return Baselines(os.path.join(directory, "baselines"))
 
 
-def _database(directory: str) -> str:
-    return os.path.join(directory, "collector.db")
-
-
-def _existing(directory: str) -> str:
-    path = _database(directory)
-    if not os.path.exists(path):
-        raise Wrong(f"no collector in {directory}: edgeguard-collector init {directory}")
-    return path
-
-
 def _public(key: str) -> bytes:
     if os.path.exists(key):
         with open(key, "rb") as file:
@@ -409,15 +360,6 @@ def _public(key: str) -> bytes:
     if len(public) != cose.PUBLIC_SIZE:
         raise Wrong("expected a public key of 64 hex digits, or a file with one (device.pub)")
     return public
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(events.printable(line) + "\n")
-
-
-def _log(line: str) -> None:
-    sys.stderr.write(events.printable(line) + "\n")
-    sys.stderr.flush()
 
 
 def _complain(message: str, code: int) -> int:

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS incidents (
 """
 
 # Version 2: the newest word on each finding, how often a device talks, and alerts with the state of their delivery.
+# devices.segments, records, bytes: totals, so that nobody has to count; lag: age of the newest record when it came.
 # devices.pace and devices.beat: milliseconds between posts as seen here, and as the device itself promises.
 # findings.noted, openings_noted, incidents.noted: how far the alerter has looked.
 # notices.message: NULL as long as it waits for its group.
@@ -55,6 +56,13 @@ ALERTS = """
 ALTER TABLE devices ADD COLUMN pace INTEGER;
 ALTER TABLE devices ADD COLUMN beat INTEGER;
 ALTER TABLE devices ADD COLUMN beat_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN segments INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN records INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN lag INTEGER;
+UPDATE devices SET segments = (SELECT count(*) FROM segments WHERE device = devices.id),
+    records = (SELECT coalesce(sum(n), 0) FROM segments WHERE device = devices.id),
+    bytes = (SELECT coalesce(sum(length(bytes)), 0) FROM segments WHERE device = devices.id);
 CREATE INDEX devices_seen ON devices (seen);
 CREATE TABLE findings (
     device BLOB NOT NULL, finding TEXT NOT NULL, seq INTEGER NOT NULL, code TEXT NOT NULL, subject TEXT NOT NULL,

@@ -7,6 +7,7 @@ One process, one SQLite file: ingest runs in one worker thread, so that an fsync
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -20,7 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from edgeguard.codec import cose
-from edgeguard.collector import store
+from edgeguard.collector import metrics, store
 from edgeguard.collector.alerter import Alerter
 from edgeguard.collector.baselines import Baselines
 from edgeguard.collector.config import Config
@@ -63,6 +64,7 @@ class Server:
         application.router.add_post("/v1/segments", self._segments)
         application.router.add_get("/v1/health", self._health)
         runner = web.AppRunner(application, keepalive_timeout=IDLE_S, access_log=None)
+        runners = [runner]
         await runner.setup()
         listener = await loop.create_server(
             self._factory(runner),
@@ -75,12 +77,14 @@ class Server:
             loop.add_signal_handler(number, stop.set)
         self._alerter.start()
         self._log(f"listening on {self._host}:{self.port}")
+        await self._serve_metrics(runners)
         ready()
         try:
             await stop.wait()
         finally:
             listener.close()
-            await runner.cleanup()
+            for each in runners:
+                await each.cleanup()
             await loop.run_in_executor(self._worker, self._close)
             await loop.run_in_executor(None, self._alerter.stop)
             self._worker.shutdown()
@@ -110,6 +114,30 @@ class Server:
             return server() if len(server.connections) < CONNECTIONS_MAX else _Full()
 
         return protocol
+
+    async def _serve_metrics(self, runners: list[web.AppRunner]) -> None:
+        """Plain HTTP for Prometheus, on an address of its own, where the configuration says so."""
+        if self._config.metrics is None:
+            return
+        application = web.Application(client_max_size=1024)
+        application.router.add_get("/metrics", self._metrics)
+        runners.append(web.AppRunner(application, access_log=None))
+        await runners[-1].setup()
+        host, port = self._config.metrics
+        await web.TCPSite(runners[-1], host, port).start()
+        self._log(f"metrics on {host}:{port}")
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        try:
+            page = await asyncio.get_running_loop().run_in_executor(None, self._figures)
+        except store.FAILURES as error:
+            self._log(f"metrics: database: {error}")
+            return _words(503, "cannot read now")
+        return web.Response(body=page.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    def _figures(self) -> str:
+        with contextlib.closing(store.open_(self._directory, self._config)) as db:
+            return metrics.text(db, _now())
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(text="OK\n")
