@@ -56,7 +56,9 @@ class Book:
         repeated = self._open_since(now - self._policy.repeat_s * 1000) if self._policy.repeat_s else []
         if not (found or incidents or over or repeated):
             return False
-        with self._db.transaction(LOCK):
+        # With the devices' locks: so neither waits for a row that the other holds while ingest works on them.
+        devices = {row[0].hex() for row in found} | {row[1].hex() for row in (*incidents, *over)}
+        with self._db.transaction(LOCK, *devices):
             for row in found:
                 self._finding(row, now)
             for row in incidents:

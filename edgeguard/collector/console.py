@@ -7,6 +7,7 @@ import sys
 
 from edgeguard.collector import events, store
 from edgeguard.collector.config import Config, load
+from edgeguard.collector.database import Database
 from edgeguard.errors import SettingsError
 
 CONFIG_HELP = "configuration (default: DIR/edgeguard-collector.toml, where there is one)"
@@ -24,15 +25,12 @@ def configured(directory: str, path: str | None = None) -> Config:
         raise Wrong(str(error)) from error
 
 
-def database(directory: str) -> str:
-    return os.path.join(directory, store.FILE)
-
-
-def existing(directory: str) -> str:
-    path = database(directory)
-    if not os.path.exists(path):
+def opened(directory: str, path: str | None = None, *, looking: bool = False) -> Database:
+    """The collector's database, whichever it is. `looking`: nothing is written. Raises Wrong."""
+    config = configured(directory, path)
+    if not config.database and not os.path.exists(os.path.join(directory, store.FILE)):
         raise Wrong(f"no collector in {directory}: edgeguard-collector init {directory}")
-    return path
+    return store.open_readonly(directory, config) if looking else store.open_(directory, config)
 
 
 def say(line: str) -> None:

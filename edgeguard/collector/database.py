@@ -32,6 +32,9 @@ class Database(Protocol):
     def execute(self, sql: str, values: Sequence[Any] = ..., /) -> Rows: ...
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Rows: ...
 
+    def each(self, sql: str, values: Sequence[Any] = ..., /) -> Iterator[Any]:
+        """The rows one after the other, without holding all of them; other statements may come in between."""
+
     def run(self, script: str) -> None:
         """Statements without values, one after the other, within the transaction that is open."""
 

@@ -77,7 +77,7 @@ def seen(db: Database, device: bytes) -> Seen:
     if row[0] is None:
         return Seen()
     types = [int(kind.number) for kind in (registry.LISTENER, registry.CONNECTION, registry.METRIC)]
-    rows = db.execute(
+    rows = db.each(
         "SELECT body FROM records WHERE device = ? AND boot = ? AND type IN (?, ?, ?) ORDER BY mono, stream, seq",
         (device, row[0], *types),
     )

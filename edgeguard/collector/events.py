@@ -17,7 +17,7 @@ from edgeguard.records.wire import Entry, Header, Record
 
 _SELECT = """
 SELECT r.id, r.device, d.name, r.stream, r.seq, r.boot, r.mono, r.wall, r.body, s.seq, s.clock, s.received,
-    b.offset, b.clock
+    b."offset", b.clock
 FROM records r JOIN segments s ON s.id = r.segment JOIN devices d ON d.id = r.device
 LEFT JOIN boots b ON b.device = r.device AND b.boot = r.boot
 """
@@ -83,7 +83,7 @@ def parts(db: Database, through: int, name: str | None = None) -> Iterator[tuple
     """As `listing`, where and when apart from the record's own content."""
     for device, called in db.execute("SELECT id, name FROM devices ORDER BY name").fetchall():
         if name in {None, called}:
-            for row in db.execute(_SELECT + _OF_DEVICE, (device, through)):
+            for row in db.each(_SELECT + _OF_DEVICE, (device, through)):
                 yield _parts(row)[1:]
 
 

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import re
-import sqlite3
 import sys
 import textwrap
 import time
@@ -18,15 +17,15 @@ from edgeguard.codec import cose
 from edgeguard.collector import authority, events, store
 from edgeguard.collector import outputs as verbs_of_output
 from edgeguard.collector.baselines import Baselines
-from edgeguard.collector.console import CONFIG_HELP, Wrong, configured
-from edgeguard.collector.console import database as _database
-from edgeguard.collector.console import existing as _existing
+from edgeguard.collector.console import CONFIG_HELP, Wrong, configured, opened
 from edgeguard.collector.console import log as _log
 from edgeguard.collector.console import say as _say
+from edgeguard.collector.database import Database
 from edgeguard.collector.ingest import Ingest
 from edgeguard.errors import EdgeGuardError, SegmentRefused
 from edgeguard.records import registry, wire
 
+EXPECTED: tuple[type[Exception], ...] = (OSError, EdgeGuardError, *store.FAILURES)  # said in one line
 SHAPES = ("jsonl", "ocsf", "ecs")
 POLL_S = 0.2  # of `events -f`
 EX_USAGE = 64
@@ -43,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return _complain(str(error), EX_USAGE)
     except (BrokenPipeError, KeyboardInterrupt):
         return 130
-    except (OSError, EdgeGuardError, sqlite3.Error) as error:
+    except EXPECTED as error:
         return _complain(str(error), 1)
 
 
@@ -117,7 +116,7 @@ def _init(arguments: argparse.Namespace) -> int:
         authority.create(arguments.dir, arguments.host or ["localhost", "127.0.0.1", "::1"])
     except FileExistsError as error:
         raise Wrong(f"{error.filename} is there already; a collector is created once") from error
-    store.connect(_database(arguments.dir)).close()
+    store.open_(arguments.dir, configured(arguments.dir)).close()
     _say(f"Collector created in {arguments.dir}.")
     _say(f"Next: edgeguard-collector add-device {arguments.dir} --name NAME --key DEVICE.PUB")
     return 0
@@ -143,7 +142,7 @@ def _add_device(arguments: argparse.Namespace) -> int:
 
 
 def _add_baseline(arguments: argparse.Namespace) -> int:
-    _existing(arguments.dir)
+    opened(arguments.dir, looking=True).close()
     for path in arguments.files:
         identity = _baselines(arguments.dir).add(path)
         _say(f"{path}: held as {identity.hex()}; devices that use it learn so with their next receipt.")
@@ -164,7 +163,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _events(arguments: argparse.Namespace) -> int:
-    connection = store.connect_readonly(_existing(arguments.dir))
+    connection = opened(arguments.dir, looking=True)
     shape = _shape(arguments.output)
     after = events.last_row(connection)
     for common, own in events.parts(connection, after, arguments.device):
@@ -194,7 +193,7 @@ def _shape(output: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 
 
 def _devices(arguments: argparse.Namespace) -> int:
-    connection = store.connect_readonly(_existing(arguments.dir))
+    connection = opened(arguments.dir, looking=True)
     documents = [
         _device_document(connection, row)
         for row in connection.execute("SELECT id, name, seen, duplicates FROM devices ORDER BY name").fetchall()
@@ -213,7 +212,7 @@ def _devices(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _device_document(connection: sqlite3.Connection, row: tuple[bytes, str, int | None, int]) -> dict[str, object]:
+def _device_document(connection: Database, row: tuple[bytes, str, int | None, int]) -> dict[str, object]:
     device, name, seen, duplicates = row
     streams = []
     for stream in registry.Stream:
@@ -246,7 +245,7 @@ def _device_document(connection: sqlite3.Connection, row: tuple[bytes, str, int 
     }
 
 
-def _incidents(connection: sqlite3.Connection, device: bytes) -> list[dict[str, object]]:
+def _incidents(connection: Database, device: bytes) -> list[dict[str, object]]:
     rows = connection.execute(
         "SELECT name, stream, seq, detail, count, first_seen, last_seen FROM incidents"
         " WHERE device = ? AND resolved IS NULL ORDER BY id LIMIT 1000",
@@ -318,7 +317,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         )
     except verify.Nothing as error:
         raise Wrong(str(error)) from error
-    except (OSError, EdgeGuardError, sqlite3.Error) as error:
+    except EXPECTED as error:
         return _complain(f"could not look: {error}", verify.UNKNOWN)
     code = verify.code(report)
     if arguments.output == "json":
@@ -330,7 +329,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _explain_gap(arguments: argparse.Namespace) -> int:
-    connection = store.connect(_existing(arguments.dir))
+    connection = opened(arguments.dir)
     row = connection.execute("SELECT id FROM devices WHERE name = ?", (arguments.device,)).fetchone()
     ingest = _ingest(arguments.dir)
     device = ingest.device(row[0]) if row else None
@@ -342,7 +341,7 @@ def _explain_gap(arguments: argparse.Namespace) -> int:
 
 def _ingest(directory: str) -> Ingest:
     seed = cose.load_seed([os.path.join(directory, "collector.key")])
-    return Ingest(store.connect(_existing(directory)), seed, lambda: time.time_ns() // 1_000_000, _baselines(directory))
+    return Ingest(opened(directory), seed, lambda: time.time_ns() // 1_000_000, _baselines(directory))
 
 
 def _baselines(directory: str) -> Baselines:

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from edgeguard.collector import events, store
+from edgeguard.collector import events
 from edgeguard.collector.config import NAME
-from edgeguard.collector.console import CONFIG_HELP, Wrong, configured, existing, log, say
+from edgeguard.collector.console import CONFIG_HELP, Wrong, configured, log, opened, say
 
 SEGMENTS_MAX = 10_000  # of a stream that `show` prints
 Verb = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
@@ -38,13 +38,13 @@ def add(verb: Verb) -> None:
     defender.add_argument("--device", required=True, metavar="NAME")
     defender.add_argument("-o", "--output", choices=("json", "cbor"), default="json")
     defender.add_argument("--short", action="store_true", help="short names")
+    defender.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
 
 
 def _alerts(arguments: argparse.Namespace) -> int:
     from edgeguard.collector import alertlist
 
-    existing(arguments.dir)
-    with contextlib.closing(store.open_(arguments.dir, configured(arguments.dir, arguments.config))) as db:
+    with contextlib.closing(opened(arguments.dir, arguments.config)) as db:
         document = alertlist.document(db)
     if arguments.output == "json":
         sys.stdout.write(events.line(document) + "\n")
@@ -81,8 +81,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
 def _metrics(arguments: argparse.Namespace) -> int:
     from edgeguard.collector import metrics
 
-    existing(arguments.dir)
-    with contextlib.closing(store.open_(arguments.dir, configured(arguments.dir, arguments.config))) as db:
+    with contextlib.closing(opened(arguments.dir, arguments.config)) as db:
         sys.stdout.write(metrics.text(db, time.time_ns() // 1_000_000))
     return 0
 
@@ -90,10 +89,9 @@ def _metrics(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from edgeguard.collector import chainview
 
-    existing(arguments.dir)
     if not 0 <= arguments.segments <= SEGMENTS_MAX:
         raise Wrong(f"--segments: expected 0 to {SEGMENTS_MAX}")
-    with contextlib.closing(store.open_(arguments.dir, configured(arguments.dir, arguments.config))) as db:
+    with contextlib.closing(opened(arguments.dir, arguments.config)) as db:
         shown = chainview.document(db, arguments.device, arguments.segments)
     if shown is None:
         raise Wrong(f"no device is called {arguments.device!r}")
@@ -108,7 +106,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _defender(arguments: argparse.Namespace) -> int:
     from edgeguard.collector import defender
 
-    connection = store.connect_readonly(existing(arguments.dir))
+    connection = opened(arguments.dir, arguments.config, looking=True)
     row = connection.execute("SELECT id FROM devices WHERE name = ?", (arguments.device,)).fetchone()
     if row is None:
         raise Wrong(f"no device is called {arguments.device!r}")

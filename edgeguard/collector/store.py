@@ -1,4 +1,4 @@
-"""The database of a collector: SQLite in one file. Devices, segments, records, heads, incidents, alerts.
+"""The database of a collector: SQLite in one file, or PostgreSQL (`postgres`) where the configuration says so.
 
 Records are derived from segments, and segments are kept: what was signed can be shown again. The commit is durable
 (WAL, synchronous=FULL) before a receipt says so. Tables: `schema`; what the rest may ask of a database: `database`.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from edgeguard.collector import schema
 from edgeguard.collector.config import Config
@@ -28,6 +29,9 @@ class Sqlite(sqlite3.Connection):
 
     path = ""
     _leading: int | None = None
+
+    def each(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
+        return iter(self.execute(sql, values))
 
     def run(self, script: str) -> None:
         for statement in script.split(";\n"):
@@ -99,6 +103,15 @@ def open_(directory: str, config: Config) -> Database:
 
         return postgres.connect(config.database)
     return connect(os.path.join(directory, FILE), threads=True)
+
+
+def open_readonly(directory: str, config: Config) -> Database:
+    """The same, for looking: what a server on it does goes on meanwhile."""
+    if config.database:
+        from edgeguard.collector import postgres
+
+        return postgres.Postgres(config.database)
+    return connect_readonly(os.path.join(directory, FILE))
 
 
 def transaction(db: Database, *locks: str) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import sqlite3
+import time
 
 import pytest
 from small_world import finding, moment, state
@@ -295,8 +296,8 @@ def test_what_is_not_taken_is_tried_again_later_and_later_and_then_given_up(worl
         before = world.time
         if world.book.failed(message, world.time, "answered 500"):
             break
-        while world.book.next_message("ops", world.time) is None:
-            world.time += 1000
+        world.time = world.db.execute("SELECT due FROM messages WHERE id = ?", (message.id,)).fetchone()[0]
+        assert world.book.next_message("ops", world.time - 1) is None
         waits.append((world.time - before) // 1000)
     assert waits[:5] == [5, 10, 20, 40, 80]
     assert max(waits) == 3600
@@ -510,7 +511,10 @@ def test_only_one_process_tells(tmp_path):
     assert first.lead("alerts")
     assert not second.lead("alerts")
     first.close()
-    assert second.lead("alerts")
+    end = time.monotonic() + 10
+    while not second.lead("alerts"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_strangers_are_an_alert_without_a_name(world):
