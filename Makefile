@@ -21,7 +21,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREF
 VENV = build/venv
 
 .DEFAULT_GOAL = help
-.PHONY: help run test test-scale test-root test-power test-device test-fresh test-newest test-interop bench bench-peers lint check fuzz corpus deb lintian packages clean
+.PHONY: help run test test-scale scale-demo test-root test-power test-device test-fresh test-newest test-interop bench bench-peers lint check fuzz corpus deb lintian packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
@@ -37,6 +37,10 @@ test: ## unit tests: no root, no network, a few minutes at most
 test-scale: ## the collector on a PostgreSQL server of its own, several workers
 	@packaging/tools/bootstrap.sh test scale
 	$(PYTEST) -rs -m postgres tests/unit/collector
+
+scale-demo: ## a simulated fleet into PostgreSQL: one worker, two, and two of which one is killed
+	@packaging/tools/bootstrap.sh run scale
+	@$(PYTHON) packaging/tools/scale_demo.py
 
 test-root: ## tests that need root: own namespaces and mounts, nothing outside them
 	@packaging/tools/bootstrap.sh test root

@@ -40,10 +40,11 @@ def _user() -> pwd.struct_passwd | None:
 
 
 class Server:
-    """Started when made; `url(schema)` for a connection whose tables are its own. Fast and forgetful: fsync is off."""
+    """Started when made; `url(schema)` for a connection with tables of its own. Without `fsync` fast and forgetful."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fsync: bool = False) -> None:
         self.folder = folder
+        self._fsync = "on" if fsync else "off"
         self.data = folder / "data"
         self._as: list[str] = []
         if os.geteuid() == 0:
@@ -55,7 +56,8 @@ class Server:
         self.start()
 
     def start(self, *options: str) -> None:
-        settings = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=40 {' '.join(options)}"
+        known = ("listen_addresses=", f"fsync={self._fsync}", "max_connections=40", *options)
+        settings = f"-k {self.folder} " + " ".join(f"-c {setting}" for setting in known)
         self._run("pg_ctl", "-D", str(self.data), "-l", str(self.folder / "log"), "-w", "-o", settings, "start")
 
     def stop(self, how: str = "fast") -> None:
@@ -63,6 +65,21 @@ class Server:
 
     def url(self, schema: str = "public") -> str:
         return f"postgresql://edgeguard@/postgres?host={self.folder}&options=-csearch_path%3D{schema}"
+
+    def cpu(self) -> float:
+        """Seconds that the server has taken, its processes that ended and those that live."""
+        import psutil
+
+        first = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        return sum(first.cpu_times()[:4]) + sum(sum(child.cpu_times()[:2]) for child in first.children(recursive=True))
+
+    def schema(self, name: str) -> None:
+        """A new one, empty."""
+        from edgeguard.collector.postgres import Postgres
+
+        admin = Postgres(self.url())
+        admin.run(f"DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}")
+        admin.close()
 
     def _run(self, program: str, *words: str) -> None:
         command = [*self._as, f"{programs()}/{program}", *words]

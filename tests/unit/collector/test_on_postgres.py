@@ -67,11 +67,7 @@ def on_postgres(server, monkeypatch):
             path = f"memory {len(known)}"
         name = "s" + hashlib.sha256(str(path).encode()).hexdigest()[:20]
         if name not in known:
-            from edgeguard.collector.postgres import Postgres
-
-            admin = Postgres(server.url())
-            admin.run(f"DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}")
-            admin.close()
+            server.schema(name)
             known[name] = server.url(name)
         return known[name]
 
