@@ -28,6 +28,7 @@ GAP_MS = 600_000  # segments that come in another order leave gaps for moments
 INCIDENTS = {
     "equivocation": Severity.CRITICAL,
     "chain broken": Severity.CRITICAL,
+    "rolled back": Severity.CRITICAL,
     "records twice": Severity.HIGH,
     "records missing": Severity.HIGH,
     "gap": Severity.HIGH,

@@ -18,8 +18,8 @@ from edgeguard.records import registry
 from edgeguard.records.wire import Header, Record
 
 SUBJECT_MAX = 1024  # letters; the whole stands in the record
-HEARTBEAT = "heartbeat"  # what a record of STATE says that promises the next within `seconds`
-BEAT_MAX_S = 7 * 86_400  # a longer promise is no promise
+HEARTBEAT = "heartbeat"  # a record of STATE; its column `seconds` promises the next, two of a boot show how often
+BEAT_LEAST, BEAT_MAX = 60_000, 7 * 86_400_000  # ms; what is beyond is no rhythm
 _UPSERT = """
 INSERT INTO findings (device, finding, seq, code, subject, severity, state, detail, time, openings)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -39,7 +39,7 @@ def project(db: Database, header: Header, records: Iterable[Record], now: int) -
             time = record.wall if record.wall is not None else now
             _finding(db, header.device, header.first + place, events.body(record), record.severity, time)
         elif record.type == registry.STATE.number:
-            _state(db, header.device, header.first + place, events.body(record))
+            _state(db, header, header.first + place, record.mono, events.body(record))
 
 
 def from_records(db: Database) -> None:
@@ -63,16 +63,22 @@ def _finding(db: Database, device: bytes, seq: int, said: Mapping[str, Any], sev
         db.execute(_OPENED, (device, identity))
 
 
-def _state(db: Database, device: bytes, seq: int, said: Mapping[str, Any]) -> None:
+def _state(db: Database, header: Header, seq: int, mono: int, said: Mapping[str, Any]) -> None:
     if said.get("what") != HEARTBEAT:
+        return
+    row = db.execute("SELECT beat_seq, beat_boot, beat_mono FROM devices WHERE id = ?", (header.device,)).fetchone()
+    if row is None or seq <= row[0]:
         return
     columns = said.get("columns")
     seconds = columns.get("seconds") if isinstance(columns, Mapping) else None
-    if type(seconds) is int and 0 < seconds <= BEAT_MAX_S:
-        db.execute(
-            "UPDATE devices SET beat = ?, beat_seq = ? WHERE id = ? AND beat_seq < ?",
-            (seconds * 1000, seq, device, seq),
-        )
+    since = mono - row[2] if row[1] == header.boot else 0
+    beat = seconds * 1000 if type(seconds) is int else since
+    good = 0 < beat <= BEAT_MAX
+    db.execute(
+        "UPDATE devices SET beat = CASE WHEN ? = 1 THEN ? ELSE beat END, beat_seq = ?, beat_boot = ?, beat_mono = ?"
+        " WHERE id = ?",
+        (int(good), max(beat, BEAT_LEAST) if good else 0, seq, header.boot, mono, header.device),
+    )
 
 
 def _text(value: object) -> str:

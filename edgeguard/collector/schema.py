@@ -49,13 +49,16 @@ CREATE TABLE IF NOT EXISTS incidents (
 
 # Version 2: the newest word on each finding, how often a device talks, and alerts with the state of their delivery.
 # devices.segments, records, bytes: totals, so that nobody has to count; lag: age of the newest record when it came.
-# devices.pace and devices.beat: milliseconds between posts as seen here, and as the device itself promises.
+# devices.pace and devices.beat: milliseconds between posts as seen here, and between its heartbeats; beat_seq, boot and
+# mono: the newest heartbeat.
 # findings.noted, openings_noted, incidents.noted: how far the alerter has looked.
 # notices.message: NULL as long as it waits for its group.
 ALERTS = """
 ALTER TABLE devices ADD COLUMN pace INTEGER;
 ALTER TABLE devices ADD COLUMN beat INTEGER;
 ALTER TABLE devices ADD COLUMN beat_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN beat_boot INTEGER;
+ALTER TABLE devices ADD COLUMN beat_mono INTEGER;
 ALTER TABLE devices ADD COLUMN segments INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE devices ADD COLUMN records INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE devices ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;

@@ -429,6 +429,21 @@ def test_a_heartbeat_record_is_the_promise(world, monkeypatch):
     assert world.db.execute("SELECT beat FROM devices").fetchone() == (300_000,)
 
 
+def test_two_heartbeats_of_a_boot_show_how_often_they_come(world, monkeypatch):
+    from edgeguard.collector import events
+
+    monkeypatch.setattr(events, "body", lambda record: {"type": "state", "what": "heartbeat"})
+    beats = [world.made(state("x", mono)) for mono in (1_000_000, 1_900_000, 1_901_000)]
+    world.take(beats[0])
+    assert world.db.execute("SELECT beat FROM devices").fetchone() == (None,)
+    world.take(beats[1])
+    assert world.db.execute("SELECT beat FROM devices").fetchone() == (900_000,)
+    world.take(beats[1], beats[0])  # again, and the other way round
+    assert world.db.execute("SELECT beat FROM devices").fetchone() == (900_000,)
+    world.take(beats[2])
+    assert world.db.execute("SELECT beat FROM devices").fetchone() == (60_000,)
+
+
 def test_while_the_collector_was_down_nobody_was_silent(tmp_path):
     world = Talking(str(tmp_path / "c.db"))
     world.pass_time(1200, every=600)

@@ -103,7 +103,7 @@ def test_totals_of_an_older_database_are_counted_once(tmp_path, world):
     before = parsed(metrics.text(world.db, world.time))
     for table in ("findings", "alerts", "messages", "notices"):
         world.db.execute(f"DROP TABLE {table}")
-    for column in ("pace", "beat", "beat_seq", "segments", "records", "bytes", "lag"):
+    for column in ("pace", "beat", "beat_seq", "beat_boot", "beat_mono", "segments", "records", "bytes", "lag"):
         world.db.execute("DROP INDEX IF EXISTS devices_seen")
         world.db.execute(f"ALTER TABLE devices DROP COLUMN {column}")
     for index in ("incidents_new", "incidents_over"):
