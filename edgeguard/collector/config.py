@@ -314,7 +314,7 @@ def _zone(text: str) -> None:
     try:
         ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError('no such time zone; expected one like "Europe/Berlin"') from error
+        raise ValueError('no such time zone here; expected one like "Europe/Berlin" (package tzdata)') from error
 
 
 def _url(text: str) -> None:
