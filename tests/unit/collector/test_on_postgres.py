@@ -248,7 +248,7 @@ def test_every_command_and_the_server_work_on_it(on_postgres, tmp_path, capsys, 
 
     folder = tmp_path / "c"
     folder.mkdir()
-    url = on_postgres(tmp_path / "cli")
+    url = on_postgres(folder / store.FILE)  # the same for the commands here and for the server's own process
     (folder / "edgeguard-collector.toml").write_text(f'[store]\nurl = "{url}"\n')
     directory = str(folder)
     assert main(["init", directory]) == 0
