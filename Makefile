@@ -23,7 +23,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PYTHONPYCACHEPREF
 VENV = build/venv
 
 .DEFAULT_GOAL = help
-.PHONY: help run test test-root test-power test-device test-fresh test-newest test-interop bench bench-peers lint check fuzz corpus deb lintian packages clean
+.PHONY: help run test test-scale scale-demo test-root test-power test-device test-fresh test-newest test-interop bench bench-peers lint check fuzz corpus deb lintian packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-13s", $$2; $$1=$$2=""; print $$0 }'
@@ -35,6 +35,14 @@ run: ## a collector and a daemon on this machine, everything below build/run; Ct
 test: ## unit tests: no root, no network, a few minutes at most
 	@packaging/tools/bootstrap.sh test
 	$(PYTEST) $(SIDE_BY_SIDE) $(TESTS)
+
+test-scale: ## the collector on a PostgreSQL server of its own, several workers
+	@packaging/tools/bootstrap.sh test scale
+	$(PYTEST) -rs -m postgres tests/unit/collector
+
+scale-demo: ## a simulated fleet into PostgreSQL: one worker, two, and two of which one is killed
+	@packaging/tools/bootstrap.sh run scale
+	@$(PYTHON) packaging/tools/scale_demo.py
 
 test-root: ## tests that need root: own namespaces and mounts, nothing outside them
 	@packaging/tools/bootstrap.sh test root
@@ -84,12 +92,13 @@ test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE
 	@packaging/tools/bootstrap.sh interop
 	build/venv-interop/bin/python -m pytest -o cache_dir=build/pytest-interop tests/unit/records/test_vectors.py \
 	    tests/unit/records/test_foreign_readers.py tests/unit/records/test_packing.py \
-	    tests/unit/codec/test_cose.py tests/unit/codec/test_encrypt.py tests/unit/walk
+	    tests/unit/codec/test_cose.py tests/unit/codec/test_encrypt.py tests/unit/walk \
+	    tests/unit/collector/test_ocsf_foreign.py
 
 build/venv-interop/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-interop
-	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor pycddl) hypothesis "cbor2<6" cryptography
+	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor pycddl ocsf-json-schema jsonschema) hypothesis "cbor2<6" cryptography
 	@touch $@
 
 check: ## known holes in the dependencies, and that docs/proofs.md is current; no network

@@ -46,7 +46,9 @@ class Enrolment:
 
     def __init__(self, directory: str, now: Callable[[], int], *, threads: bool = False) -> None:
         path = os.path.join(directory, FILE)
-        self._db = sqlite3.connect(path, timeout=store.BUSY_S, isolation_level=None, check_same_thread=not threads)
+        self._db = sqlite3.connect(
+            path, timeout=store.BUSY_S, isolation_level=None, check_same_thread=not threads, factory=store.Sqlite
+        )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(SCHEMA)

@@ -5,22 +5,26 @@ UTF-8 shows its bytes as \\xNN, and no control character leaves here unescaped.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from edgeguard.collector.database import Database
 from edgeguard.model import Severity
 from edgeguard.records import registry
 from edgeguard.records.registry import ACTOR_FIELDS, Field, Kind
 from edgeguard.records.wire import Entry, Header, Record
 
 _SELECT = """
-SELECT r.id, r.device, d.name, r.stream, r.seq, r.boot, r.mono, r.wall, r.body, s.seq, s.clock, b.offset, b.clock
+SELECT r.id, r.device, d.name, r.stream, r.seq, r.boot, r.mono, r.wall, r.body, s.seq, s.clock, s.received,
+    b."offset", b.clock
 FROM records r JOIN segments s ON s.id = r.segment JOIN devices d ON d.id = r.device
 LEFT JOIN boots b ON b.device = r.device AND b.boot = r.boot
 """
+_OF_DEVICE = "WHERE r.device = ? AND r.id <= ? ORDER BY r.boot, r.mono, r.stream, r.seq"
+_AFTER = "WHERE r.id > ? ORDER BY r.id LIMIT ?"
 _PAGE = 1000  # rows fetched at a time
+CODE_MAX = 64  # letters of a finding code in the index; ours have eleven
 
 
 def body(record: Record) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def code(record: Record) -> str | None:
     """The finding code, for searching."""
     if record.type != registry.FINDING.number or len(record.fields) < 2:
         return None
-    return record.fields[1] if isinstance(record.fields[1], str) else None
+    return printable(text_of(record.fields[1]))[:CODE_MAX] if isinstance(record.fields[1], str) else None
 
 
 def offset(header: Header) -> int | None:
@@ -53,38 +57,58 @@ def offset(header: Header) -> int | None:
     return None if header.wall is None else header.wall - header.mono
 
 
-def listing(connection: sqlite3.Connection, through: int, name: str | None = None) -> Iterator[dict[str, Any]]:
+def listing(connection: Database, through: int, name: str | None = None) -> Iterator[dict[str, Any]]:
     """Stored records up to row `through`, of all devices or of one, each device's in the order of its recording.
 
     Boots are counted and the time since boot only grows, so this order does not depend on anybody's clock, nor on
     what was sent first.
     """
-    for device, called in connection.execute("SELECT id, name FROM devices ORDER BY name").fetchall():
-        if name in {None, called}:
-            rows = connection.execute(
-                _SELECT + "WHERE r.device = ? AND r.id <= ? ORDER BY r.boot, r.mono, r.stream, r.seq", (device, through)
-            )
-            for row in rows:
-                yield _event(row)[1]
+    for common, own in parts(connection, through, name):
+        yield merged(common, own)
 
 
-def page(connection: sqlite3.Connection, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def page(connection: Database, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Stored records after row `after`, in the order in which they came: (row, event)."""
-    for row in connection.execute(_SELECT + "WHERE r.id > ? ORDER BY r.id LIMIT ?", (after, _PAGE)):
+    for row in connection.execute(_SELECT + _AFTER, (after, _PAGE)):
         yield _event(row)
 
 
-def last_row(connection: sqlite3.Connection) -> int:
+def last_row(connection: Database) -> int:
     """The newest row, 0 if there is none."""
     row: tuple[int] = connection.execute("SELECT coalesce(max(id), 0) FROM records").fetchone()
     return row[0]
 
 
+def parts(db: Database, through: int, name: str | None = None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """As `listing`, where and when apart from the record's own content."""
+    for device, called in db.execute("SELECT id, name FROM devices ORDER BY name").fetchall():
+        if name in {None, called}:
+            for row in db.each(_SELECT + _OF_DEVICE, (device, through)):
+                yield _parts(row)[1:]
+
+
+def new_parts(db: Database, after: int) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """As `page`, where and when apart from the record's own content."""
+    for row in db.execute(_SELECT + _AFTER, (after, _PAGE)):
+        yield _parts(row)
+
+
+def merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """One flat event. A field that has the name of something common gets that of its type before it: usb_name."""
+    clear = {f"{own['type']}_{key}" if key in common else key: value for key, value in own.items()}
+    return {**common, **clear}
+
+
 def _event(row: tuple[Any, ...]) -> tuple[int, dict[str, Any]]:
-    number, device, name, stream, seq, boot, mono, wall, text, segment, clock, base, base_clock = row
+    number, common, own = _parts(row)
+    return number, merged(common, own)
+
+
+def _parts(row: tuple[Any, ...]) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    number, device, name, stream, seq, boot, mono, wall, text, segment, clock, received, base, base_clock = row
     if base is not None and base_clock > clock:  # a later segment of the same boot knew the time better
         wall, clock = base + mono, base_clock
-    event = {
+    common = {
         "v": 1,
         "device": device.hex(),
         "name": name,
@@ -95,9 +119,9 @@ def _event(row: tuple[Any, ...]) -> tuple[int, dict[str, Any]]:
         "clock": registry.Clock(clock).name.lower(),
         "boot": boot,
         "mono_ms": mono,
-        **json.loads(text),
+        "received": iso(received),
     }
-    return number, event
+    return number, common, json.loads(text)
 
 
 def line(event: Mapping[str, Any]) -> str:
@@ -111,7 +135,7 @@ def sentence(event: Mapping[str, Any]) -> str:
     if event.get("type") == "listener":
         subject = f"{event.get('address', '')}:{event.get('port', '')} {event.get('exe', '')}"
     elif event.get("type") == "usb":
-        subject = f"{event.get('vendor', 0):04x}:{event.get('product', 0):04x} {event.get('name', '')}"
+        subject = f"{event.get('vendor', 0):04x}:{event.get('product', 0):04x} {event.get('usb_name', '')}"
     words = [event.get("transition") or event.get("what") or event.get("action"), event.get("code"), subject]
     said = " ".join(str(word) for word in words if word)
     severity = event.get("severity", "")

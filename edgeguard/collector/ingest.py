@@ -18,14 +18,14 @@ Everything that is not as it should be has a name:
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec import cose
-from edgeguard.collector import events, store
+from edgeguard.collector import events, findings, store
 from edgeguard.collector.baselines import Baselines
+from edgeguard.collector.database import Database
 from edgeguard.errors import DecodeError, SegmentRefused, SignatureError, UnknownDictionary
 from edgeguard.records import dictionaries, receipts, registry, wire
 from edgeguard.records.receipts import Range, Receipt, Refusal
@@ -33,6 +33,7 @@ from edgeguard.records.wire import Header, Segment
 
 STREAMS = 4
 REASON_MAX = 1 << 16  # a number of tomorrow is kept, a giant one is not
+PAUSE_MAX = 86_400_000  # ms; a longer pause says nothing about how often a device talks
 EVIDENCE_MAX = 16  # conflicting segments kept for one device
 UNKNOWN = bytes(16)  # incidents about nobody we know
 
@@ -62,7 +63,7 @@ class Ingest:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: Database,
         seed: bytes,
         now: Callable[[], int],
         baselines: Baselines | None = None,
@@ -77,12 +78,12 @@ class Ingest:
     def add_device(self, name: str, public: bytes) -> Device:
         """Know a device from now on. Raises ValueError if its name or key is known already."""
         device = Device(cose.device_id(public), name, public)
-        try:
-            self._db.execute(
-                "INSERT INTO devices (id, name, public, added) VALUES (?, ?, ?, ?)", (*device, self._now())
-            )
-        except sqlite3.IntegrityError as error:
-            raise ValueError(f"a device with the name {name!r} or this key is known already") from error
+        added = self._db.execute(
+            "INSERT INTO devices (id, name, public, added) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*device, self._now()),
+        )
+        if not added.rowcount:
+            raise ValueError(f"a device with the name {name!r} or this key is known already")
         return device
 
     def device(self, identity: bytes) -> Device | None:
@@ -93,6 +94,16 @@ class Ingest:
         """The device with this key."""
         return self.device(cose.device_id(public))
 
+    def _heard(self, device: Device, duplicates: int) -> None:
+        """It talked now. Its pace is the longest pause of late: each post forgets an eighth of it."""
+        now = self._now()
+        self._db.execute(
+            "UPDATE devices SET duplicates = duplicates + ?, pace = CASE WHEN seen IS NULL THEN pace"
+            " WHEN ? - seen > ? THEN ? WHEN ? - seen > coalesce(pace, 0) * 7 / 8 THEN ? - seen"
+            " ELSE pace * 7 / 8 END, seen = ? WHERE id = ?",
+            (duplicates, now, PAUSE_MAX, PAUSE_MAX, now, now, now, device.id),
+        )
+
     # --- segments ------------------------------------------------------------------------------------------------
 
     def take(self, data: bytes, device: Device) -> tuple[list[Verdict], bytes]:
@@ -101,15 +112,12 @@ class Ingest:
         Raises SegmentRefused when the body is not a sequence of segments at all.
         """
         parts = wire.split(data)
-        with store.transaction(self._db):
+        with store.transaction(self._db, device.id.hex()):
             verdicts = [self._take_one(part, device) for part in parts]
             for stream in range(STREAMS):
                 self._advance(device, stream)
             duplicates = sum(verdict.name == "duplicate" for verdict in verdicts)
-            self._db.execute(
-                "UPDATE devices SET seen = ?, duplicates = duplicates + ? WHERE id = ?",
-                (self._now(), duplicates, device.id),
-            )
+            self._heard(device, duplicates)
         refused = [Refusal(verdict.hash, verdict.name) for verdict in verdicts if not verdict.taken]
         return verdicts, self.receipt(device, refused)
 
@@ -120,7 +128,7 @@ class Ingest:
             device = self._device_by_key(part)
             if device is None:
                 verdict = Verdict("unknown device", sha256(part).digest())
-                with store.transaction(self._db):
+                with store.transaction(self._db, UNKNOWN.hex()):
                     self._incident(UNKNOWN, -1, 0, verdict.name, _kid(part))
             else:
                 verdict = self.take(part, device)[0][0]
@@ -129,12 +137,12 @@ class Ingest:
 
     def unknown_device(self, identity: str) -> None:
         """Somebody with a certificate of ours whom we do not know (any more)."""
-        with store.transaction(self._db):
+        with store.transaction(self._db, UNKNOWN.hex()):
             self._incident(UNKNOWN, -1, 0, "unknown device", identity[:64])
 
     def explain(self, device: Device, stream: int, last: int) -> None:
         """An operator says that what is missing up to `last` will not come."""
-        with store.transaction(self._db):
+        with store.transaction(self._db, device.id.hex()):
             head = self._head(device, stream)
             if last > head[0]:
                 self._explain(device, stream, head[0] + 1, last, registry.REASONS.index("operator"))
@@ -198,7 +206,9 @@ class Ingest:
             detail = "its number was passed over as lost, and now it is here"
             self._incident(device.id, header.stream, header.sequence, "late", detail)
         row = self._insert(header, data, digest)
+        self._count(segment, len(data))
         self._insert_records(row, segment)
+        findings.project(self._db, header, segment.records, self._now())
         self._learn_time(header)
         for drop in segment.drops:
             self._explain(device, drop.stream, drop.first, drop.last, drop.reason)
@@ -211,7 +221,7 @@ class Ingest:
     def _insert(self, header: Header, data: bytes, digest: bytes) -> int:
         cursor = self._db.execute(
             "INSERT INTO segments (device, stream, seq, hash, previous, first, n, epoch, boot, mono, wall, clock,"
-            " received, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " received, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             (
                 header.device,
                 header.stream,
@@ -229,8 +239,18 @@ class Ingest:
                 data,
             ),
         )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        row: tuple[int] = cursor.fetchone()
+        return row[0]
+
+    def _count(self, segment: Segment, size: int) -> None:
+        header = segment.header
+        newest = max((record.wall for record in segment.records if record.wall is not None), default=None)
+        lag = None if newest is None or not header.clock else max(0, self._now() - newest)
+        self._db.execute(
+            "UPDATE devices SET segments = segments + 1, records = records + ?, bytes = bytes + ?, lag = ?"
+            " WHERE id = ?",
+            (header.n, size, lag, header.device),
+        )
 
     def _insert_records(self, row: int, segment: Segment) -> None:
         header = segment.header
@@ -261,9 +281,9 @@ class Ingest:
         if base is None:
             return
         self._db.execute(
-            "INSERT INTO boots (device, boot, offset, clock) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (device, boot) DO UPDATE SET offset = excluded.offset, clock = excluded.clock"
-            " WHERE excluded.clock > clock",
+            'INSERT INTO boots (device, boot, "offset", clock) VALUES (?, ?, ?, ?)'
+            ' ON CONFLICT (device, boot) DO UPDATE SET "offset" = excluded."offset", clock = excluded.clock'
+            " WHERE excluded.clock > boots.clock",
             (header.device, header.boot, base, header.clock),
         )
 
@@ -358,7 +378,7 @@ class Ingest:
             "DELETE FROM incidents WHERE device = ? AND stream = ? AND seq = ? AND name = 'explained loss'", place
         )
         inserted = self._db.execute(
-            "INSERT OR IGNORE INTO drops (device, stream, first, last, reason) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO drops (device, stream, first, last, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (device.id, stream, first, last, reason),
         ).rowcount
         if not inserted:
@@ -423,14 +443,14 @@ class Ingest:
         if updated:
             return
         rows, kept = self._db.execute(
-            "SELECT count(*), sum(device = ? AND evidence IS NOT NULL) FROM incidents", (device,)
+            "SELECT count(*), count(CASE WHEN device = ? THEN evidence END) FROM incidents", (device,)
         ).fetchone()
         if rows >= store.INCIDENTS_MAX:
             return
         self._db.execute(
             "INSERT INTO incidents (device, stream, seq, name, detail, first_seen, last_seen, evidence)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (device, stream, sequence, name, detail, now, now, evidence if (kept or 0) < EVIDENCE_MAX else None),
+            (device, stream, sequence, name, detail, now, now, evidence if kept < EVIDENCE_MAX else None),
         )
 
     def _device_by_key(self, data: bytes) -> Device | None:

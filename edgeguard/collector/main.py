@@ -6,30 +6,33 @@ import argparse
 import asyncio
 import os
 import re
-import sqlite3
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from edgeguard import __version__
 from edgeguard.codec import cose
 from edgeguard.collector import authority, carried, events, store
+from edgeguard.collector import outputs as verbs_of_output
 from edgeguard.collector.baselines import Baselines
+from edgeguard.collector.console import CONFIG_HELP, Wrong, configured, opened
+from edgeguard.collector.console import log as _log
+from edgeguard.collector.console import say as _say
+from edgeguard.collector.database import Database
 from edgeguard.collector.enrolment import Enrolment
 from edgeguard.collector.ingest import Device, Ingest
 from edgeguard.errors import EdgeGuardError, SegmentRefused
 from edgeguard.records import registry
 
+EXPECTED: tuple[type[Exception], ...] = (OSError, EdgeGuardError, *store.FAILURES)  # said in one line
+SHAPES = ("jsonl", "ocsf", "ecs")
 POLL_S = 0.2  # of `events -f`
 EX_USAGE = 64
 TOKEN_HOURS_MAX = 24 * 90
 FILE_MAX = 64 * 1024 * 1024  # bytes of a file given to `import`: an export of many segments
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class Wrong(Exception):
-    """The person asked for something that cannot be; the message says why."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         return _complain(str(error), EX_USAGE)
     except (BrokenPipeError, KeyboardInterrupt):
         return 130
-    except (OSError, EdgeGuardError, sqlite3.Error) as error:
+    except EXPECTED as error:
         return _complain(str(error), 1)
 
 
@@ -75,14 +78,16 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_argument("files", nargs="+", metavar="MANIFEST", help="a file SHA256.egm of a device or a fleet")
     serve = verb("serve", _serve, "receive segments")
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
+    serve.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     serve.add_argument("--enroll", metavar="ADDRESS:PORT", help="also let devices with a token enrol there")
     token = verb("token", _token, "make a one-time token with which a device enrols")
     token.add_argument("--name", required=True, help="what the device will be called")
     token.add_argument("--hours", type=int, default=24, metavar="N", help="how long it is good (default: %(default)s)")
     revoke = verb("revoke", _revoke, "refuse a device's certificates from now on")
     revoke.add_argument("name", metavar="DEVICE", help="its name")
+    verbs_of_output.add(verb)
     show = verb("events", _events, "print decoded records, in the order in which each device recorded them")
-    show.add_argument("-o", "--output", choices=("text", "jsonl"), default="text")
+    show.add_argument("-o", "--output", choices=("text", *SHAPES), default="text")
     show.add_argument("-f", "--follow", action="store_true", help="go on as records come in")
     show.add_argument("--device", metavar="NAME", help="of this device only")
     devices = verb("devices", _devices, "print devices, how far each chain is complete, and what is wrong")
@@ -123,7 +128,7 @@ def _init(arguments: argparse.Namespace) -> int:
         authority.create(arguments.dir, arguments.host or ["localhost", "127.0.0.1", "::1"])
     except FileExistsError as error:
         raise Wrong(f"{error.filename} is there already; a collector is created once") from error
-    store.connect(_database(arguments.dir)).close()
+    store.open_(arguments.dir, configured(arguments.dir)).close()
     _say(f"Collector created in {arguments.dir}.")
     _say(f"Next: edgeguard-collector add-device {arguments.dir} --name NAME --key DEVICE.PUB")
     return 0
@@ -149,7 +154,7 @@ def _add_device(arguments: argparse.Namespace) -> int:
 
 
 def _add_baseline(arguments: argparse.Namespace) -> int:
-    _existing(arguments.dir)
+    opened(arguments.dir, looking=True).close()
     for path in arguments.files:
         identity = _baselines(arguments.dir).add(path)
         _say(f"{path}: held as {identity.hex()}; devices that use it learn so with their next receipt.")
@@ -160,7 +165,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from edgeguard.collector.server import Server  # aiohttp: the other commands do without
 
     enrol = _endpoint(arguments.enroll) if arguments.enroll else None
-    server = Server(arguments.dir, *_endpoint(arguments.listen), _log, enrol)
+    config = configured(arguments.dir, arguments.config)
+    server = Server(arguments.dir, *_endpoint(arguments.listen), _log, config, enrol)
     asyncio.run(server.run())
     return 0
 
@@ -173,7 +179,7 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 
 def _token(arguments: argparse.Namespace) -> int:
-    _existing(arguments.dir)
+    opened(arguments.dir, looking=True).close()  # there is a collector
     if not _NAME.fullmatch(arguments.name):
         raise Wrong(f"{arguments.name!r}: a name has letters, digits, '.', '_', '-', at most 64")
     if not 0 < arguments.hours <= TOKEN_HOURS_MAX:
@@ -186,7 +192,7 @@ def _token(arguments: argparse.Namespace) -> int:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    connection = store.connect_readonly(_existing(arguments.dir))
+    connection = opened(arguments.dir, looking=True)
     row = connection.execute("SELECT id FROM devices WHERE name = ?", (arguments.name,)).fetchone()
     if row is None:
         raise Wrong(f"no device is called {arguments.name!r}")
@@ -196,25 +202,37 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def _events(arguments: argparse.Namespace) -> int:
-    connection = store.connect_readonly(_existing(arguments.dir))
-    shape = events.line if arguments.output == "jsonl" else events.sentence
+    connection = opened(arguments.dir, looking=True)
+    shape = _shape(arguments.output)
     after = events.last_row(connection)
-    for event in events.listing(connection, after, arguments.device):
-        sys.stdout.write(shape(event) + "\n")
+    for common, own in events.parts(connection, after, arguments.device):
+        sys.stdout.write(shape(common, own) + "\n")
     while arguments.follow:
         seen = after
-        for row, event in events.page(connection, seen):
+        for row, common, own in events.new_parts(connection, seen):
             after = row
-            if arguments.device in {None, event["name"]}:
-                sys.stdout.write(shape(event) + "\n")
+            if arguments.device in {None, common["name"]}:
+                sys.stdout.write(shape(common, own) + "\n")
         if after == seen:
             sys.stdout.flush()
             time.sleep(POLL_S)
     return 0
 
 
+def _shape(output: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
+    """What makes a line of a record."""
+    if output == "text":
+        return lambda common, own: events.sentence(events.merged(common, own))
+    if output == "jsonl":
+        return lambda common, own: events.line(events.merged(common, own))
+    from edgeguard.collector import ecs, ocsf
+
+    shape = ocsf.event if output == "ocsf" else ecs.event
+    return lambda common, own: events.line(shape(common, own))
+
+
 def _devices(arguments: argparse.Namespace) -> int:
-    connection = store.connect_readonly(_existing(arguments.dir))
+    connection = opened(arguments.dir, looking=True)
     documents = [
         _device_document(connection, row)
         for row in connection.execute("SELECT id, name, seen, duplicates FROM devices ORDER BY name").fetchall()
@@ -233,7 +251,7 @@ def _devices(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _device_document(connection: sqlite3.Connection, row: tuple[bytes, str, int | None, int]) -> dict[str, object]:
+def _device_document(connection: Database, row: tuple[bytes, str, int | None, int]) -> dict[str, object]:
     device, name, seen, duplicates = row
     streams = []
     for stream in registry.Stream:
@@ -266,7 +284,7 @@ def _device_document(connection: sqlite3.Connection, row: tuple[bytes, str, int 
     }
 
 
-def _incidents(connection: sqlite3.Connection, device: bytes) -> list[dict[str, object]]:
+def _incidents(connection: Database, device: bytes) -> list[dict[str, object]]:
     rows = connection.execute(
         "SELECT name, stream, seq, detail, count, first_seen, last_seen FROM incidents"
         " WHERE device = ? AND resolved IS NULL ORDER BY id LIMIT 1000",
@@ -331,7 +349,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _operator_key(arguments: argparse.Namespace) -> int:
-    _existing(arguments.dir)
+    opened(arguments.dir, looking=True).close()  # there is a collector
     try:
         public = carried.make_key(arguments.dir)
     except FileExistsError as error:
@@ -355,7 +373,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         )
     except verify.Nothing as error:
         raise Wrong(str(error)) from error
-    except (OSError, EdgeGuardError, sqlite3.Error) as error:
+    except EXPECTED as error:
         return _complain(f"could not look: {error}", verify.UNKNOWN)
     code = verify.code(report)
     if arguments.output == "json":
@@ -367,7 +385,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _explain_gap(arguments: argparse.Namespace) -> int:
-    connection = store.connect(_existing(arguments.dir))
+    connection = opened(arguments.dir)
     row = connection.execute("SELECT id FROM devices WHERE name = ?", (arguments.device,)).fetchone()
     ingest = _ingest(arguments.dir)
     device = ingest.device(row[0]) if row else None
@@ -379,7 +397,7 @@ def _explain_gap(arguments: argparse.Namespace) -> int:
 
 def _ingest(directory: str) -> Ingest:
     seed = cose.load_seed([os.path.join(directory, "collector.key")])
-    return Ingest(store.connect(_existing(directory)), seed, lambda: time.time_ns() // 1_000_000, _baselines(directory))
+    return Ingest(opened(directory), seed, lambda: time.time_ns() // 1_000_000, _baselines(directory))
 
 
 def _milliseconds() -> int:
@@ -388,17 +406,6 @@ def _milliseconds() -> int:
 
 def _baselines(directory: str) -> Baselines:
     return Baselines(os.path.join(directory, "baselines"))
-
-
-def _database(directory: str) -> str:
-    return os.path.join(directory, "collector.db")
-
-
-def _existing(directory: str) -> str:
-    path = _database(directory)
-    if not os.path.exists(path):
-        raise Wrong(f"no collector in {directory}: edgeguard-collector init {directory}")
-    return path
 
 
 def _public(key: str) -> bytes:
@@ -412,15 +419,6 @@ def _public(key: str) -> bytes:
     if len(public) != cose.PUBLIC_SIZE:
         raise Wrong("expected a public key of 64 hex digits, or a file with one (device.pub)")
     return public
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(events.printable(line) + "\n")
-
-
-def _log(line: str) -> None:
-    sys.stderr.write(events.printable(line) + "\n")
-    sys.stderr.flush()
 
 
 def _complain(message: str, code: int) -> int:

@@ -7,10 +7,11 @@ One process, one SQLite file: ingest runs in one worker thread, so that an fsync
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
 import signal
 import socket
-import sqlite3
 import ssl
 import time
 from collections.abc import Callable
@@ -20,8 +21,11 @@ from typing import Any
 from aiohttp import web
 
 from edgeguard.codec import cose
-from edgeguard.collector import authority, store
+from edgeguard.collector import authority, metrics, store
+from edgeguard.collector.alerter import Alerter
 from edgeguard.collector.baselines import Baselines
+from edgeguard.collector.config import Config
+from edgeguard.collector.database import Database
 from edgeguard.collector.enrolment import Enrolment
 from edgeguard.collector.ingest import Device, Ingest, Verdict
 from edgeguard.errors import DecodeError, SegmentRefused
@@ -40,16 +44,28 @@ Log = Callable[[str], None]
 class Server:
     """Call `run`; it returns after SIGTERM or SIGINT."""
 
-    def __init__(self, directory: str, host: str, port: int, log: Log, enrol: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        host: str,
+        port: int,
+        log: Log,
+        config: Config | None = None,
+        enrol: tuple[str, int] | None = None,
+    ) -> None:
         self._directory = directory
+        self._config = config = config or Config()
         self._host, self._port = host, port
         self._log = log
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest")
         self._at_work = 0
         self._ingest: Ingest | None = None
-        self._db: sqlite3.Connection | None = None
+        self._db: Database | None = None
         self._enrol = enrol  # where devices without a certificate may ask for one
         self._enrolment: Enrolment | None = None
+        self._alerter = Alerter(
+            lambda: store.open_(directory, config), config, log, lambda: secrets.token_hex(16), _now
+        )
         self.port = 0  # the one that was bound, for port 0
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -60,6 +76,7 @@ class Server:
         application.router.add_get("/v1/health", self._health)
         application.router.add_post("/v1/renew", self._renew)
         runner = web.AppRunner(application, keepalive_timeout=IDLE_S, access_log=None)
+        runners = [runner]
         await runner.setup()
         listener = await loop.create_server(
             self._factory(runner),
@@ -70,18 +87,22 @@ class Server:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        self._alerter.start()
         self._log(f"listening on {self._host}:{self.port}")
         door = await self._door() if self._enrol is not None else None
+        await self._serve_metrics(runners)
         ready()
         try:
             await stop.wait()
         finally:
             listener.close()
-            await runner.cleanup()
+            for each in runners:
+                await each.cleanup()
             if door is not None:
                 door[1].close()
                 await door[0].cleanup()
             await loop.run_in_executor(self._worker, self._close)
+            await loop.run_in_executor(None, self._alerter.stop)
             self._worker.shutdown()
 
     async def _door(self) -> tuple[web.AppRunner, asyncio.Server]:
@@ -127,7 +148,7 @@ class Server:
 
     def _open(self) -> None:
         seed = cose.load_seed([os.path.join(self._directory, "collector.key")])
-        self._db = store.connect(os.path.join(self._directory, "collector.db"), threads=True)
+        self._db = store.open_(self._directory, self._config)
         self._enrolment = Enrolment(self._directory, _now, threads=True)
         baselines = Baselines(os.path.join(self._directory, "baselines"))
         self._ingest = Ingest(self._db, seed, _now, baselines)
@@ -147,6 +168,30 @@ class Server:
             return server() if len(server.connections) < CONNECTIONS_MAX else _Full()
 
         return protocol
+
+    async def _serve_metrics(self, runners: list[web.AppRunner]) -> None:
+        """Plain HTTP for Prometheus, on an address of its own, where the configuration says so."""
+        if self._config.metrics is None:
+            return
+        application = web.Application(client_max_size=1024)
+        application.router.add_get("/metrics", self._metrics)
+        runners.append(web.AppRunner(application, access_log=None))
+        await runners[-1].setup()
+        host, port = self._config.metrics
+        await web.TCPSite(runners[-1], host, port).start()
+        self._log(f"metrics on {host}:{port}")
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        try:
+            page = await asyncio.get_running_loop().run_in_executor(None, self._figures)
+        except store.FAILURES as error:
+            self._log(f"metrics: database: {error}")
+            return _words(503, "cannot read now")
+        return web.Response(body=page.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    def _figures(self) -> str:
+        with contextlib.closing(store.open_(self._directory, self._config)) as db:
+            return metrics.text(db, _now())
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(text="OK\n")
@@ -176,10 +221,11 @@ class Server:
         except SegmentRefused as error:
             self._log(f"{identity}: {error}")
             return _words(400, "not a sequence of segments")
-        except sqlite3.Error as error:
+        except store.FAILURES as error:
             # Full disk, I/O error: nothing was committed, so nothing is confirmed and the device keeps it.
             self._log(f"database: {error}")
             return _words(503, "cannot store now", {"Retry-After": "60"})
+        self._alerter.ring()
         self._tell(name, verdicts)
         return web.Response(body=receipt, content_type="application/cose")
 

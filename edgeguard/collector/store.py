@@ -1,74 +1,119 @@
-"""The collector's SQLite file. One writer, WAL, synchronous=FULL: what is committed survives a power cut, and only
-what is committed is in a receipt.
+"""The database of a collector: SQLite in one file, or PostgreSQL (`postgres`) where the configuration says so.
 
-segments hold the evidence as it came, records what they say. heads are how far each stream is complete; drops explain
-holes; incidents are what somebody should look at.
+Records are derived from segments, and segments are kept: what was signed can be shown again. The commit is durable
+(WAL, synchronous=FULL) before a receipt says so. Tables: `schema`; what the rest may ask of a database: `database`.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS devices (
-    id BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, public BLOB NOT NULL, added INTEGER NOT NULL,
-    seen INTEGER, duplicates INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS segments (
-    id INTEGER PRIMARY KEY, device BLOB NOT NULL, stream INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL,
-    previous BLOB NOT NULL, first INTEGER NOT NULL, n INTEGER NOT NULL, epoch INTEGER NOT NULL, boot INTEGER NOT NULL,
-    mono INTEGER NOT NULL, wall INTEGER, clock INTEGER NOT NULL, received INTEGER NOT NULL, bytes BLOB NOT NULL,
-    UNIQUE (device, stream, seq));
-CREATE TABLE IF NOT EXISTS records (
-    id INTEGER PRIMARY KEY, segment INTEGER NOT NULL REFERENCES segments (id), device BLOB NOT NULL,
-    stream INTEGER NOT NULL, seq INTEGER NOT NULL, type INTEGER NOT NULL, severity INTEGER NOT NULL,
-    boot INTEGER NOT NULL, mono INTEGER NOT NULL, wall INTEGER, code TEXT, body TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS records_of ON records (device, stream, seq);
-CREATE INDEX IF NOT EXISTS records_time ON records (device, boot, mono, stream, seq);
-CREATE INDEX IF NOT EXISTS records_code ON records (code) WHERE code IS NOT NULL;
-CREATE TABLE IF NOT EXISTS heads (
-    device BLOB NOT NULL, stream INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL,
-    last_good INTEGER NOT NULL, next_record INTEGER NOT NULL, PRIMARY KEY (device, stream)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS drops (
-    device BLOB NOT NULL, stream INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
-    reason INTEGER NOT NULL, PRIMARY KEY (device, stream, first, last)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS boots (
-    device BLOB NOT NULL, boot INTEGER NOT NULL, offset INTEGER NOT NULL, clock INTEGER NOT NULL,
-    PRIMARY KEY (device, boot)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS incidents (
-    id INTEGER PRIMARY KEY, device BLOB NOT NULL, stream INTEGER NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL,
-    detail TEXT NOT NULL, first_seen INTEGER NOT NULL, last_seen INTEGER NOT NULL, count INTEGER NOT NULL DEFAULT 1,
-    resolved INTEGER, evidence BLOB, UNIQUE (device, stream, seq, name, detail));
-"""
+from edgeguard.collector import schema
+from edgeguard.collector.config import Config
+from edgeguard.collector.database import Database, Failed
+
+FILE = "collector.db"
 INCIDENTS_MAX = 100_000  # rows; beyond it new kinds of trouble are only counted in the last row, not stored without end
 BUSY_S = 30  # how long a reader or an import may hold the file
+# What a database raises that is not our bug: nothing was committed, and later it may work.
+FAILURES: tuple[type[Exception], ...] = (sqlite3.Error, Failed)
 
 
-def connect(path: str, *, threads: bool = False) -> sqlite3.Connection:
-    """The file with its schema. `threads`: used from a worker thread, one call at a time."""
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=not threads)
+class Sqlite(sqlite3.Connection):
+    """A file. One writer at a time, so a transaction needs no locks besides."""
+
+    path = ""
+    _leading: int | None = None
+
+    def each(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
+        return iter(self.execute(sql, values))
+
+    def run(self, script: str) -> None:
+        for statement in script.split(";\n"):
+            if statement.strip():
+                self.execute(statement)
+
+    @contextmanager
+    def transaction(self, *_locks: str) -> Iterator[None]:
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.execute("ROLLBACK")
+            raise
+        self.execute("COMMIT")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        self.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.execute("ROLLBACK")
+
+    def lead(self, name: str) -> bool:
+        if self._leading is not None:
+            return True
+        fd = os.open(f"{self.path}.{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._leading = fd
+        return True
+
+    def close(self) -> None:
+        super().close()
+        if self._leading is not None:
+            os.close(self._leading)
+            self._leading = None
+
+
+def connect(path: str, *, threads: bool = False) -> Sqlite:
+    """The file with its schema. `threads`: used from a worker thread, one call at a time. Raises schema.Newer."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_S, isolation_level=None, check_same_thread=not threads, factory=Sqlite
+    )
+    connection.path = path
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    connection.executescript(SCHEMA)
+    schema.migrate(connection)
     return connection
 
 
-def connect_readonly(path: str) -> sqlite3.Connection:
+def connect_readonly(path: str) -> Sqlite:
     """For `events` and `devices`, beside a running server."""
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, factory=Sqlite)
+    connection.path = path
     connection.execute("PRAGMA query_only=ON")
     return connection
 
 
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def open_(directory: str, config: Config) -> Database:
+    """The database of this collector, up to date, for one thread at a time."""
+    if config.database:
+        from edgeguard.collector import postgres  # psycopg: the small collector does without
+
+        return postgres.connect(config.database)
+    return connect(os.path.join(directory, FILE), threads=True)
+
+
+def open_readonly(directory: str, config: Config) -> Database:
+    """The same, for looking: what a server on it does goes on meanwhile."""
+    if config.database:
+        from edgeguard.collector import postgres
+
+        return postgres.Postgres(config.database)
+    return connect_readonly(os.path.join(directory, FILE))
+
+
+def transaction(db: Database, *locks: str) -> AbstractContextManager[None]:
     """All or nothing, and durable when it ends."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+    return db.transaction(*locks)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from edgeguard.codec import cose
 from edgeguard.collector import store
+from edgeguard.collector.config import Config, load
+from edgeguard.collector.database import Database
 from edgeguard.errors import DecodeError
 from edgeguard.records import evidence, examine, receipts, registry
 from edgeguard.records.chain import Chain, Known
@@ -58,16 +59,15 @@ def run(
     receipt_files: Sequence[str] = (),
     collector_key: bytes | None = None,
 ) -> Report:
-    """What the command was asked. Raises Nothing, OSError, sqlite3.Error, TooMany."""
+    """What the command was asked. Raises Nothing, OSError, store.FAILURES, TooMany."""
     report = Report()
-    file = path if not os.path.isdir(path) else os.path.join(path, DATABASE)
-    store_file = os.path.join(collector, DATABASE) if collector else file
-    connection = _open(store_file) if collector or os.path.exists(file) else None
+    place = collector or path
+    connection = _open(place) if collector or not os.path.isdir(path) or _is_collector(path) else None
     with contextlib.closing(connection) if connection else contextlib.nullcontext():
         registered = devices(connection) if connection else []
         publics = list(dict.fromkeys([*keys, *(device.public for device in registered)]))
         if collector_key is None and connection:
-            collector_key = _collector_key(os.path.dirname(store_file))
+            collector_key = _collector_key(place if os.path.isdir(place) else os.path.dirname(place))
         known = [head for file in receipt_files for head in _receipt(file, publics, collector_key, report)]
         if connection and not collector:
             return database(connection, known, report)
@@ -85,10 +85,17 @@ def code(report: Report) -> int:
     return OK if report.segments else UNKNOWN
 
 
-def _open(file: str) -> sqlite3.Connection:
-    if not _is_database(file):
+def _open(place: str) -> Database:
+    """A collector's directory, or the file of its database."""
+    config = load(place) if os.path.isdir(place) else Config()
+    file = os.path.join(place, DATABASE) if os.path.isdir(place) else place
+    if not config.database and not _is_database(file):
         raise Nothing(f"{file}: not a collector's database")
-    return store.connect_readonly(file)
+    return store.open_readonly(place, config) if config.database else store.connect_readonly(file)
+
+
+def _is_collector(path: str) -> bool:
+    return os.path.exists(os.path.join(path, DATABASE)) or bool(load(path).database)
 
 
 def _collector_key(directory: str) -> bytes | None:
@@ -110,7 +117,7 @@ def _receipt(file: str, publics: Sequence[bytes], key: bytes | None, report: Rep
     return evidence.receipt(file, [key], device if device in ours else next(iter(ours), device), file, report)
 
 
-def devices(connection: sqlite3.Connection) -> list[Device]:
+def devices(connection: Database) -> list[Device]:
     """Those that are registered, as far as their rows are what the collector writes."""
     rows = connection.execute("SELECT id, name, public FROM devices ORDER BY id")
     return [
@@ -120,7 +127,7 @@ def devices(connection: sqlite3.Connection) -> list[Device]:
     ]
 
 
-def heads(connection: sqlite3.Connection) -> list[Known]:
+def heads(connection: Database) -> list[Known]:
     """How far each chain was confirmed, in the words of the database."""
     rows = connection.execute("SELECT device, stream, last_good, hash FROM heads WHERE last_good > 0")
     return [
@@ -130,10 +137,10 @@ def heads(connection: sqlite3.Connection) -> list[Known]:
     ]
 
 
-def database(connection: sqlite3.Connection, confirmed: Sequence[Known] = (), report: Report | None = None) -> Report:
-    """Every device's chain. Raises sqlite3.Error."""
+def database(connection: Database, confirmed: Sequence[Known] = (), report: Report | None = None) -> Report:
+    """Every device's chain. Raises store.FAILURES."""
     report = report or Report()
-    with _snapshot(connection):
+    with connection.snapshot():
         known = [*heads(connection), *(head._replace(let_go=False) for head in confirmed)]
         follower = Chain(report, known)
         known_devices = devices(connection)
@@ -145,7 +152,7 @@ def database(connection: sqlite3.Connection, confirmed: Sequence[Known] = (), re
     return report
 
 
-def _strangers(connection: sqlite3.Connection, known: Sequence[Device], report: Report) -> None:
+def _strangers(connection: Database, known: Sequence[Device], report: Report) -> None:
     """Nobody is forgotten because his row of devices is gone or spoiled."""
     identities = {device.id for device in known}
     for table, query in _OWNERS.items():
@@ -156,21 +163,11 @@ def _strangers(connection: sqlite3.Connection, known: Sequence[Device], report: 
                 report.add(Defect(Name.COLUMNS, None, source=f"table {table}", detail=detail))
 
 
-@contextlib.contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """One state of the database, also while a server writes."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
-
-
-def _device(connection: sqlite3.Connection, device: Device, follower: Chain) -> None:
+def _device(connection: Database, device: Device, follower: Chain) -> None:
     keys = examine.keys_by_kid([device.public])
     if device.id != cose.device_id(device.public):
         follower.report.add(Defect(Name.COLUMNS, Place(device.id, 0, 0), detail="its key is that of another device"))
-    for stream, first, last in connection.execute(
+    for stream, first, last in connection.each(
         "SELECT stream, first, last FROM drops WHERE device = ? AND reason = ?", (device.id, OPERATOR)
     ):
         if all(type(item) is int for item in (stream, first, last)):
@@ -181,8 +178,8 @@ def _device(connection: sqlite3.Connection, device: Device, follower: Chain) -> 
         follower.follow(link)
 
 
-def _rows(connection: sqlite3.Connection, device: Device, keys: dict[bytes, bytes], follower: Chain) -> Iterator[Link]:
-    for row in connection.execute(_SEGMENTS, (device.id,)):
+def _rows(connection: Database, device: Device, keys: dict[bytes, bytes], follower: Chain) -> Iterator[Link]:
+    for row in connection.each(_SEGMENTS, (device.id,)):
         number, data, stream, sequence, *columns = row
         source = f"row {number}"
         place = Place(device.id, stream, sequence) if type(stream) is int and type(sequence) is int else None
@@ -232,11 +229,9 @@ def _differences(link: Link, columns: list[object]) -> list[str]:
     return [name for name, (row, segment) in said.items() if row != segment]
 
 
-def _conflicts(
-    connection: sqlite3.Connection, device: Device, keys: dict[bytes, bytes], follower: Chain
-) -> Iterator[Link]:
+def _conflicts(connection: Database, device: Device, keys: dict[bytes, bytes], follower: Chain) -> Iterator[Link]:
     """Segments that came with a number that was taken: kept as evidence by the ingest."""
-    for number, data in connection.execute(
+    for number, data in connection.each(
         "SELECT id, evidence FROM incidents WHERE device = ? AND evidence IS NOT NULL", (device.id,)
     ):
         link = _link(data, keys, None, f"evidence of incident {number}", follower)
@@ -244,9 +239,9 @@ def _conflicts(
             yield link
 
 
-def _drops(connection: sqlite3.Connection, follower: Chain) -> None:
+def _drops(connection: Database, follower: Chain) -> None:
     """Explanations in the database that no segment gives."""
-    rows = connection.execute("SELECT device, stream, first, last, reason FROM drops")
+    rows = connection.each("SELECT device, stream, first, last, reason FROM drops")
     for device, stream, first, last, reason in rows:
         if not isinstance(device, bytes) or any(type(item) is not int for item in (stream, first, last)):
             follower.report.add(Defect(Name.COLUMNS, None, source="table drops", detail="a row that is no drop"))

@@ -374,6 +374,9 @@ def toml_bombs() -> Seeds:
 def settings_seeds() -> Seeds:
     yield b'name = "pump-07"\nmode = "enforce"\n[uplink]\nurl = "https://c.example:7443"\n\n[budget]\nsweep_s = 9\n'
     yield b'[paths]\nroot = "/"\nstate = "/x"\n'
+    yield b'[alerts]\nquiet = ["22:00-06:00"]\nzone = "UTC"\n[[alerts.webhook]]\nname = "a"\nurl = "https://a/b?c"\n'
+    yield b'[[alerts.mail]]\nname = "m"\nserver = "s"\nfrom = "a@b.c"\nto = ["d@e.f"]\n[silence]\nbeats = 3\n'
+    yield b'[metrics]\nlisten = "[::1]:9464"\n[store]\nurl = "postgresql://a@b/c"\n'
     yield from toml_bombs()
 
 

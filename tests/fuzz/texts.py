@@ -14,6 +14,7 @@ from edgeguard.baseline import aide_conf, aide_policy, slots
 from edgeguard.baseline import image as images
 from edgeguard.baseline import policy as policies
 from edgeguard.baseline.document import Baseline, compile_baseline
+from edgeguard.collector import config
 from edgeguard.errors import Corrupt
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
 from edgeguard.sensors.changes import SENTENCE_MAX, SENTENCES_MAX, compare, secrets
@@ -93,7 +94,7 @@ def aide(data: bytes) -> None:
 
 
 def settings(data: bytes) -> None:
-    agent.parse(data)
+    each(data, agent.parse, lambda data: config.parse(data, "/nowhere/edgeguard-collector.toml"))
 
 
 def dpkg(data: bytes) -> None:
