@@ -88,9 +88,11 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         self._alerter.start()
+        told = await self._serve_metrics(runners)
         self._log(f"listening on {self._host}:{self.port}")
+        if told:
+            self._log(told)
         door = await self._door() if self._enrol is not None else None
-        await self._serve_metrics(runners)
         ready()
         try:
             await stop.wait()
@@ -169,17 +171,17 @@ class Server:
 
         return protocol
 
-    async def _serve_metrics(self, runners: list[web.AppRunner]) -> None:
-        """Plain HTTP for Prometheus, on an address of its own, where the configuration says so."""
+    async def _serve_metrics(self, runners: list[web.AppRunner]) -> str:
+        """Plain HTTP for Prometheus, on an address of its own, where the configuration says so. Where, or ""."""
         if self._config.metrics is None:
-            return
+            return ""
         application = web.Application(client_max_size=1024)
         application.router.add_get("/metrics", self._metrics)
         runners.append(web.AppRunner(application, access_log=None))
         await runners[-1].setup()
         host, port = self._config.metrics
         await web.TCPSite(runners[-1], host, port).start()
-        self._log(f"metrics on {host}:{port}")
+        return f"metrics on {host}:{port}"
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         try:
