@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from edgeguard.codec import cbor
 from edgeguard.errors import DecodeError, SegmentRefused
@@ -48,7 +48,6 @@ UINT_MAX = 2**64 - 1
 COUNT_MAX = 2**62  # sequence numbers and times: sums of two still fit where SQL keeps its integers
 
 Place = Callable[[str], int | str | bytes]  # text -> what stands for it in a row
-_Written = TypeVar("_Written")
 Reference = Callable[[str], int | None]  # text -> entry of the baseline's manifest
 Resolve = Callable[[int], str | None]  # and back
 Digest = Callable[[int], bytes | None]  # entry of the baseline's manifest -> SHA-256 of its content
@@ -186,9 +185,9 @@ def _shorter(plain: bytes, squeezed: bytes, raw: int) -> tuple[int, bytes]:
     return (raw | CODEC_DEFLATE, squeezed) if len(squeezed) < len(plain) else (raw, plain)
 
 
-def written(records: Iterable[Record], write: Callable[[Record, int], _Written]) -> list[_Written]:
+def written(records: Iterable[Record], write: Callable[[Record, int], Any]) -> list[Any]:
     """The rows of records, by who writes one from a record and the ms since the row before."""
-    rows: list[_Written] = []
+    rows: list[Any] = []
     before: int | None = None
     for record in records:
         before = record.mono if before is None else before
