@@ -18,7 +18,7 @@ from edgeguard.linux import vitals
 from edgeguard.records import compose
 from edgeguard.settings import Settings
 
-FIRST_S = 60.0  # after the start: the rush is over, and a device that lives for minutes only is measured once
+FIRST_S = 300.0  # after the start: the rush is over, and a device that lives for minutes only is measured once
 SLACK = 20  # of the interval, one part in so many: a measurement wakes nobody
 
 
