@@ -7,7 +7,7 @@ taken that occur in most of them: the more often, the nearer to the end, where D
 the idea of zstd's COVER (Liao, Petri, Moffat, Wirth 2016), without its suffix array.
 
 A dictionary is never changed once released. A new one gets the next number, its file and its SHA-256 in
-edgeguard/records/dictionaries.py, and a line in its README that says what it was made of.
+edgeguard/records/dictionaries.py, and a line in docs/dictionaries.md that says what it was made of.
 """
 
 from __future__ import annotations

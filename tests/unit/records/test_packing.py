@@ -211,7 +211,7 @@ def test_each_dictionary_is_the_one_that_was_given_out():
         assert 0 < len(dictionaries.read(number)) <= dictionaries.SIZE_MAX
     files = {f"{number}.dict" for number in NUMBERS[1:]}
     assert {path.name for path in Path(dictionaries.DIRECTORY).glob("*.dict")} == files
-    words = (Path(dictionaries.DIRECTORY) / "README.md").read_text()
+    words = (TOP / "docs/dictionaries.md").read_text()
     assert all(dictionaries.SHA256[number] in words for number in NUMBERS[1:])
 
 
