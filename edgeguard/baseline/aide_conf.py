@@ -232,7 +232,11 @@ class AideConf:
         if len(words) == 1:
             paths = words
         elif len(words) in (2, 3) and _NAME_FILTER.fullmatch(words[1]):
-            wanted = re.compile(words[1])  # one class, repeated: it takes no time
+            try:
+                wanted = re.compile(words[1])  # one class, repeated: it takes no time
+            except re.error as error:  # a range that runs backwards
+                self._say(file, number, f"{words[1]} is no filter of names ({error}): nothing is included")
+                return
             try:
                 names = [name for name in self._files.names(words[0]) if wanted.fullmatch(name)]
             except OSError as error:

@@ -232,6 +232,7 @@ def test_what_stands_already_stays():
         ("@@if 0.19 version_lt 0.18", "the condition 0.19 is not known"),
         ("/ =vfat", "the attribute or group =vfat is not known"),
         ("@@include /etc/d ^[a-z]+$ /mnt more", "is understood as a filter of names"),
+        ("@@include /etc/d ^[z-a]+$", "is no filter of names"),
         ("what is this", "not a line of aide.conf that is known"),
         ("/a(b R", "a parenthesis is missing"),
         ("/a)b R", "a parenthesis too many"),
