@@ -14,7 +14,7 @@ from edgeguard.baseline.aide_text import LINE_MAX, decoded, lines, split, versio
 
 FILE_MAX = 1 << 20  # bytes of one file; Debian's largest has 20 KB
 TOTAL_MAX = 4 << 20  # bytes of all files
-FILES_MAX = 1000  # Debian has 260
+FILES_MAX = 400  # Debian has 260
 INCLUDES_MAX = 16  # files within files, as AIDE has it
 IFS_MAX = 32  # conditions within conditions
 RULES_MAX = 20_000

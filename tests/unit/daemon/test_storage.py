@@ -121,6 +121,7 @@ def test_what_is_let_go_is_told_once_and_a_finding_where_it_matters(
 
 def test_status_and_doctor_say_it(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(guard.telling), "failing", "")
+    monkeypatch.setattr(guard.storage, "_medium", Medium("disk", "ext4", None))  # wherever these tests run
     guard._sealed(SEALED)
     document = guard.showing.status()
     log = document["areas"]["log"]

@@ -93,4 +93,7 @@ def test_this_machine_counts():
     if all(os.major(number) == 0 for number in devices):
         pytest.skip("nothing here lies on a block device that the kernel names")
     number = next(number for number in devices if os.major(number))
-    assert storage.bytes_written((os.major(number), os.minor(number)))
+    written = storage.bytes_written((os.major(number), os.minor(number)))
+    if written is None:
+        pytest.skip("no /sys here, as in a bare chroot")
+    assert written
