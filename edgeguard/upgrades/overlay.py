@@ -93,7 +93,9 @@ def unpack(plain: Any) -> Overlay:
         if version != 1:
             raise ValueError(version)
         known = {str(name): str(value) for name, value in versions}
-        accepted = {os.fsdecode(path): bytes(value) for path, value in superseded}
+        accepted = {os.fsdecode(path): bytes(value) for path, value in superseded if not isinstance(value, int)}
+        if isinstance(base, int) or isinstance(digest, int) or len(accepted) != len(superseded):
+            raise TypeError("a number where bytes should be")  # bytes(number) would take that much memory
         return Overlay(bytes(base), bytes(digest), int(size), known, tuple(Notable(*row) for row in notable), accepted)
     except (TypeError, ValueError) as error:
         raise DecodeError(f"upgrades/overlay: {error}") from error
