@@ -9,12 +9,14 @@ from edgeguard import __version__
 from edgeguard.cli.text import escape
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.status import resident_bytes
-from edgeguard.linux import cgroup
+from edgeguard.errors import DecodeError
+from edgeguard.linux import cgroup, mounts, swap
 from edgeguard.model import Mode
 from edgeguard.remediations import World
 from edgeguard.sensors import Rung
 
 DISK_FREE_MIN = 0.05  # share of the file system that should stay free
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 MEMORY_BUDGET = 64 * 1024 * 1024  # bytes; the unit's MemoryHigh leaves room for helpers
 
 Check = dict[str, str]
@@ -35,6 +37,7 @@ def checks(guard: Guard) -> list[Check]:
         *_tools(guard),
         _disk(guard),
         _records(guard),
+        _key(guard.settings.paths.runtime),
         _journal(guard),
         _uplink(guard),
         _clock(guard),
@@ -122,6 +125,23 @@ def _records(guard: Guard) -> Check:
     if guard.telling.failing:
         return check("FAIL", "records", guard.telling.failing, "make room on the disk")
     return check("OK", "records", f"next {status.next[0]} in the stream of findings, {status.queued} in memory")
+
+
+def _key(runtime: str) -> Check:
+    """The key that signs records must not outlive its hour on any disk."""
+    try:
+        mount = mounts.covering(mounts.read(), os.path.realpath(runtime))
+    except (OSError, DecodeError) as error:
+        return check("WARN", "signing key", f"cannot tell whether {runtime} is memory: {error}")
+    if mount is None or mount.fstype not in IN_MEMORY:
+        kind = mount.fstype if mount else "unknown"
+        return check(
+            "WARN", "signing key", f"{runtime} is on a disk ({kind}): its bytes may outlive it", "mount a tmpfs"
+        )
+    if names := swap.places():
+        text = f"in memory, but memory may be written to {', '.join(names)}"
+        return check("WARN", "signing key", text, "swap to zram, to an encrypted device, or not at all")
+    return check("OK", "signing key", "in memory only, replaced within the hour")
 
 
 def _journal(guard: Guard) -> Check:
