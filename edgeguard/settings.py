@@ -39,6 +39,7 @@ class Uplink(NamedTuple):
     key: str = "/etc/edgeguard/uplink/client.key"
     collector_key: str = "/etc/edgeguard/uplink/collector.pub"  # 64 hex digits: verifies receipts
     flush_s: int = 3600  # how long ordinary records may wait
+    heartbeat_s: int = 3600  # how often a sign of life says how far each stream is sealed
     spawn: bool = False  # True: the daemon starts the uplink itself (no systemd); False: it rings runtime/doorbell
 
 

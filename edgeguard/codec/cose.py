@@ -22,6 +22,8 @@ BASELINE_AAD = b"EGBASE1"
 SEGMENT_AAD = b"EGSEG1"
 RECEIPT_AAD = b"EGRCPT1"
 UPGRADES_AAD = b"EGUPGR1"
+EPOCH_AAD = b"EGEPOC1"  # the identity key's word that an epoch key is this device's
+NEXT_AAD = b"EGNEXT1"  # an epoch key's word that another follows it
 
 ED25519 = -19  # IANA COSE Algorithms: EdDSA using the Ed25519 parameter set (RFC 9864, 2.2)
 EDDSA = -8  # the polymorphic name, deprecated by RFC 9864; pycose and older libraries know only this one

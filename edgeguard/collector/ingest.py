@@ -5,12 +5,18 @@ payload is looked at. One transaction takes in a whole POST; the receipt is made
 The same segments any number of times, in any order, give the same database: (device, stream, seq) is the key, and a
 head only ever moves over what is there or explained.
 
-Everything that is not as it should be has a name:
-    bad signature, malformed, unknown device, wrong device      not taken, told to the device
-    equivocation      another segment with this number is here: a cloned device or a stolen key. Kept as evidence only
-    chain broken      taken, but it does not name the segment before it: the chain was cut and made anew
+Everything that is not as it should be has a name, the same that `verify` gives it (records.defects):
+    altered, truncated file, malformed, re-sealed, replayed, unknown epoch, forged epoch      not taken, told to the
+                      device. `unknown epoch` comes again with its statement
+    unknown device    nobody we know
+    equivocation      another segment or statement with this number is here: a cloned device or a stolen key. Kept as
+                      evidence only
+    spliced           taken, but it does not name the segment before it: the chain was cut and made anew
+    sealed later, old epoch     taken, but its key did not exist yet, or was gone by then
+    rolled back       taken, but a statement or a heartbeat of the device names another segment with this number
+    unannounced epoch a key was lost while the device stayed on: what was not delivered by then may have been cut off
     gap               segments are missing before one that is here; resolved when they come or a drop explains them
-    records missing   two neighbouring segments, but record numbers between them are in neither
+    records missing, records twice    two neighbouring segments whose record numbers do not meet
     explained loss    the device says itself that it lost segments
 """
 
@@ -23,10 +29,11 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec import cose
-from edgeguard.collector import events, store
+from edgeguard.collector import events, statements, store
 from edgeguard.collector.baselines import Baselines
-from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
-from edgeguard.records import receipts, registry, wire
+from edgeguard.records import epoch, examine, receipts, registry, wire
+from edgeguard.records.certify import Refused
+from edgeguard.records.defects import Name
 from edgeguard.records.receipts import Range, Receipt, Refusal
 from edgeguard.records.wire import Header, Segment
 
@@ -70,6 +77,7 @@ class Ingest:
         self._seed = seed
         self._now = now
         self._baselines = baselines
+        self._statements = statements.Statements(connection, now, self._incident, self._is_explained)
 
     # --- devices -------------------------------------------------------------------------------------------------
 
@@ -97,7 +105,8 @@ class Ingest:
         """
         parts = wire.split(data)
         with store.transaction(self._db):
-            verdicts = [self._take_one(part, device) for part in parts]
+            verdicts = [self._take_statement(part, device) for part in parts if epoch.is_statement(part)]
+            verdicts += [self._take_one(part, device) for part in parts if not epoch.is_statement(part)]
             for stream in range(STREAMS):
                 self._advance(device, stream)
             duplicates = sum(verdict.name == "duplicate" for verdict in verdicts)
@@ -109,14 +118,15 @@ class Ingest:
         return verdicts, self.receipt(device, refused)
 
     def take_files(self, parts: Sequence[bytes]) -> list[Verdict]:
-        """Segments that came on a stick: each names its device by its key."""
+        """Segments and statements that came on a stick: each says whose it is, and its signature proves it."""
         verdicts = []
-        for part in parts:
-            device = self._device_by_key(part)
+        for part in sorted(parts, key=epoch.is_statement, reverse=True):
+            claimed = statements.owner(part)
+            device = self.device(claimed) if claimed else None
             if device is None:
                 verdict = Verdict("unknown device", sha256(part).digest())
                 with store.transaction(self._db):
-                    self._incident(UNKNOWN, -1, 0, verdict.name, _kid(part))
+                    self._incident(UNKNOWN, -1, 0, verdict.name, claimed.hex() if claimed else "not a segment")
             else:
                 verdict = self.take(part, device)[0][0]
             verdicts.append(verdict)
@@ -147,32 +157,27 @@ class Ingest:
             held=tuple(self._held(device)),
             refused=tuple(refused[: receipts.REFUSED_MAX]),
             baselines=self._baselines.ids() if self._baselines else (),
+            epochs=self._statements.newest(device.id),
         )
         return cose.sign1(receipts.encode(receipt), self._seed, cose.RECEIPT_AAD)
 
     # --- one segment ---------------------------------------------------------------------------------------------
 
+    def _take_statement(self, data: bytes, device: Device) -> Verdict:
+        name, detail = self._statements.take(data, device.id, device.public)
+        return Verdict(name, sha256(data).digest(), detail=detail)
+
     def _take_one(self, data: bytes, device: Device) -> Verdict:
         digest = sha256(data).digest()
         try:
-            payload = cose.verify1(data, [device.public], cose.SEGMENT_AAD)
-        except SignatureError as error:
-            return self._refuse(device, Verdict("bad signature", digest, detail=str(error)))
-        except DecodeError as error:
-            return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
-        try:
-            segment = wire.decode_segment(payload, self._resolve(payload))
-        except SegmentRefused as error:
-            return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
-        header = segment.header
-        if header.device != device.id:
-            return self._refuse(
-                device, Verdict("wrong device", digest, header.stream, header.sequence, header.device.hex())
-            )
+            segment = examine.opened(data, self._statements.keys(data, device.public), self._baseline)
+        except Refused as refused:
+            place = refused.claimed or (device.id, -1, 0)
+            return self._refuse(device, Verdict(refused.name.word, digest, place[1], place[2], str(refused)))
         return self._store(segment, data, digest, device)
 
-    def _resolve(self, payload: bytes) -> wire.Resolve | None:
-        return self._baselines.resolver(wire.decode_header(payload).baseline) if self._baselines else None
+    def _baseline(self, baseline: bytes) -> wire.Resolve | None:
+        return self._baselines.resolver(baseline) if self._baselines else None
 
     def _store(self, segment: Segment, data: bytes, digest: bytes, device: Device) -> Verdict:
         header = segment.header
@@ -184,11 +189,12 @@ class Ingest:
             return Verdict("duplicate", digest, header.stream, header.sequence)
         if found:
             detail = f"another segment {header.stream}-{header.sequence} is here: cloned device or stolen key"
-            self._incident(device.id, header.stream, header.sequence, "equivocation", digest.hex(), data)
-            return Verdict("equivocation", digest, header.stream, header.sequence, detail)
+            self._incident(device.id, header.stream, header.sequence, Name.EQUIVOCATION.word, digest.hex(), data)
+            return Verdict(Name.EQUIVOCATION.word, digest, header.stream, header.sequence, detail)
         if self._behind(header, device):
             detail = "its number was passed over as lost, and now it is here"
             self._incident(device.id, header.stream, header.sequence, "late", detail)
+        self._statements.segment(segment, digest)
         row = self._insert(header, data, digest)
         self._insert_records(row, segment)
         self._learn_time(header)
@@ -307,10 +313,10 @@ class Ingest:
         digest, last, record = head
         if previous != digest and not self._damaged_since(device, stream, sequence, previous):
             detail = f"names {previous.hex()} as the segment before it, {digest.hex()} is"
-            self._incident(device.id, stream, sequence, "chain broken", detail)
+            self._incident(device.id, stream, sequence, Name.SPLICED.word, detail)
         if first != record and last == sequence - 1:
-            name = "records missing" if first > record else "records twice"
-            self._incident(device.id, stream, sequence, name, f"begins with record {first}, expected {record}")
+            name = Name.RECORDS_MISSING if first > record else Name.RECORDS_TWICE
+            self._incident(device.id, stream, sequence, name.word, f"begins with record {first}, expected {record}")
 
     def _damaged_since(self, device: Device, stream: int, sequence: int, previous: bytes) -> bool:
         """The device says that what we have before this was damaged on its side, and went on from the one before."""
@@ -331,6 +337,13 @@ class Ingest:
             (device.id, stream, sequence, sequence),
         ).fetchone()
         return row[0] if row else None
+
+    def _is_explained(self, device: bytes, stream: int, sequence: int) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM drops WHERE device = ? AND stream = ? AND first <= ? AND last >= ?",
+            (device, stream, sequence, sequence),
+        ).fetchone()
+        return row is not None
 
     def _explain(self, device: Device, stream: int, first: int, last: int, reason: int) -> None:
         """A segment that is here is worth more than the word that it is lost."""
@@ -409,17 +422,3 @@ class Ingest:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (device, stream, sequence, name, detail, now, now, evidence if (kept or 0) < EVIDENCE_MAX else None),
         )
-
-    def _device_by_key(self, data: bytes) -> Device | None:
-        kid = _kid(data)
-        for row in self._db.execute("SELECT id, name, public FROM devices"):
-            if cose.kid_of(row[2]).hex() == kid:
-                return Device(*row)
-        return None
-
-
-def _kid(data: bytes) -> str:
-    try:
-        return cose.parse1(data).kid.hex()
-    except DecodeError:
-        return "not a segment"

@@ -18,7 +18,7 @@ from edgeguard.collector import authority, events, store
 from edgeguard.collector.baselines import Baselines
 from edgeguard.collector.ingest import Ingest
 from edgeguard.errors import EdgeGuardError, SegmentRefused
-from edgeguard.records import registry, wire
+from edgeguard.records import outbox, registry, wire
 
 POLL_S = 0.2  # of `events -f`
 EX_USAGE = 64
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     devices = verb("devices", _devices, "print devices, how far each chain is complete, and what is wrong")
     devices.add_argument("-o", "--output", choices=("text", "json"), default="text")
     take = verb("import", _import, "take in segment files that came by other means")
-    take.add_argument("files", nargs="+", metavar="SEGMENTS")
+    take.add_argument("files", nargs="+", metavar="FILES", help="*.egs and *.ege of a device")
     check = verbs.add_parser(
         "verify",
         help="check signatures and chains from end to end, and name every defect",
@@ -203,7 +203,11 @@ def _device_document(connection: sqlite3.Connection, row: tuple[bytes, str, int 
         stored, last = connection.execute(
             "SELECT count(*), max(seq) FROM segments WHERE device = ? AND stream = ?", (device, stream)
         ).fetchone()
-        if stored:
+        row_of = connection.execute(
+            "SELECT seq FROM announced WHERE device = ? AND stream = ?", (device, stream)
+        ).fetchone()
+        announced = row_of[0] if row_of else 0
+        if stored or announced:
             streams.append(
                 {
                     "stream": int(stream),
@@ -212,8 +216,9 @@ def _device_document(connection: sqlite3.Connection, row: tuple[bytes, str, int 
                     "hash": head[1].hex() if head else None,
                     "records": (head[2] - 1) if head else 0,
                     "segments": stored,
-                    "newest": last,
-                    "missing": head is None or last > head[0],
+                    "newest": last or 0,
+                    "announced": announced,
+                    "missing": bool(stored) and (head is None or last > head[0]),
                 }
             )
     return {
@@ -253,6 +258,8 @@ def _device_lines(document: dict[str, object]) -> list[str]:
     assert isinstance(incidents, list)
     for stream in streams:
         state = f"GAP, newest is {stream['newest']}" if stream["missing"] else "complete"
+        if stream["announced"] > stream["newest"]:
+            state += f", {stream['announced']} announced"
         lines.append(
             f"     {stream['name']:9} segments to {stream['complete_to']}, records to {stream['records']}, {state}"
         )
@@ -266,7 +273,8 @@ def _device_lines(document: dict[str, object]) -> list[str]:
 def _import(arguments: argparse.Namespace) -> int:
     ingest = _ingest(arguments.dir)
     failed = 0
-    for path in arguments.files:
+    # Statements first: they vouch for the keys of the segments.
+    for path in sorted(arguments.files, key=lambda path: not path.endswith(outbox.EPOCH_SUFFIX)):
         with open(path, "rb") as file:
             data = file.read(FILE_MAX + 1)
         if len(data) > FILE_MAX:

@@ -1,7 +1,8 @@
 """The collector's SQLite file. One writer, WAL, synchronous=FULL: what is committed survives a power cut, and only
 what is committed is in a receipt.
 
-segments hold the evidence as it came, records what they say. heads are how far each stream is complete; drops explain
+segments hold the evidence as it came, epochs the statements about the keys that signed it, records what they say.
+heads are how far each stream is complete, announced how far devices said that there is something; drops explain
 holes; incidents are what somebody should look at.
 """
 
@@ -33,6 +34,15 @@ CREATE TABLE IF NOT EXISTS heads (
 CREATE TABLE IF NOT EXISTS drops (
     device BLOB NOT NULL, stream INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
     reason INTEGER NOT NULL, PRIMARY KEY (device, stream, first, last)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epochs (
+    device BLOB NOT NULL, number INTEGER NOT NULL, rival INTEGER NOT NULL, kid BLOB NOT NULL, before BLOB,
+    received INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (device, number, rival));
+CREATE INDEX IF NOT EXISTS epochs_by_key ON epochs (device, kid);
+CREATE INDEX IF NOT EXISTS epochs_by_next ON epochs (device, before);
+CREATE INDEX IF NOT EXISTS segments_of_epoch ON segments (device, epoch);
+CREATE TABLE IF NOT EXISTS announced (
+    device BLOB NOT NULL, stream INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL,
+    received INTEGER NOT NULL, PRIMARY KEY (device, stream)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS boots (
     device BLOB NOT NULL, boot INTEGER NOT NULL, offset INTEGER NOT NULL, clock INTEGER NOT NULL,
     PRIMARY KEY (device, boot)) WITHOUT ROWID;

@@ -103,6 +103,7 @@ STATES = (
     "overflow",
     "uplink",
     "helper failed",
+    "heartbeat",
 )
 REASONS = ("unknown", "damaged", "evicted", "memory full", "too large", "operator", "missing")
 

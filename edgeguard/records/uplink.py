@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from edgeguard import __version__
+from edgeguard.codec import cose
 from edgeguard.errors import DecodeError, EdgeGuardError, SegmentRefused, SettingsError
-from edgeguard.records import outbox, receipts, registry
+from edgeguard.records import outbox, receipts, registry, wire
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
 from edgeguard.settings import DEFAULT_FILE, Settings, load
@@ -113,6 +114,7 @@ class Uplink:
         self._outbox = os.path.join(settings.paths.exchange, "outbox")
         self._inbox = os.path.join(settings.paths.exchange, "inbox")
         self._done: set[Name] = set()  # taken or refused in this run: not sent again in it
+        self._told: set[int] = set()  # epochs whose statements were sent in this run
         self._refused: dict[str, str] = {}
         self._sent = 0
         self._last_sent = self._last_time()
@@ -144,7 +146,8 @@ class Uplink:
         # The sealer may have named a segment a moment ago. If a power cut took that name after it was sent, another
         # segment would be sealed under the same number, and the collector would see a device with two histories.
         _settle(self._outbox)
-        reply = collector.post(b"".join(batch.values()))
+        statements = self._statements(batch)
+        reply = collector.post(b"".join([*statements.values(), *batch.values()]))
         if reply.status != 200:
             raise _refusal(reply)
         try:
@@ -153,6 +156,7 @@ class Uplink:
             raise UplinkError("bad-reply", f"the collector's reply is no receipt: {error}") from error
         _replace(os.path.join(self._inbox, "receipt.egr"), reply.body)
         reasons = {refusal.hash: refusal.reason for refusal in receipt.refused}
+        self._told.update(statements)
         for name, data in batch.items():
             self._done.add(name)
             reason = reasons.get(sha256(data).digest())
@@ -174,7 +178,8 @@ class Uplink:
 
     def _batch(self, names: Iterable[Name]) -> dict[Name, bytes]:
         batch: dict[Name, bytes] = {}
-        size = 0
+        epochs: set[int] = set()
+        size = outbox.EPOCH_MAX  # the statement of the newest epoch, which every batch may carry
         for name in names:
             try:
                 data = outbox.read(self._outbox, name)
@@ -184,15 +189,32 @@ class Uplink:
                 self._done.add(name)
                 self._refused[name.file] = f"cannot be read: {error}"
                 continue
-            if size + len(data) > BODY_MAX:
+            number = _epoch(data)
+            size += len(data) + (outbox.EPOCH_MAX if number not in epochs else 0)
+            if batch and size > BODY_MAX:
                 break
             if not data.startswith(b"\xd2"):  # would spoil the whole sequence; the sealer looks at it
                 self._done.add(name)
                 self._refused[name.file] = "not a segment"
                 continue
             batch[name] = data
-            size += len(data)
+            epochs.add(number)
         return batch
+
+    def _statements(self, batch: dict[Name, bytes]) -> dict[int, bytes]:
+        """Who vouches for the keys of these segments, and for the key that comes next: it names where they end."""
+        receipt = self._receipt()
+        known = self._told.union(receipt.epochs if receipt is not None else ())
+        wanted = {*outbox.epochs(self._outbox)[-1:], *map(_epoch, batch.values())}
+        statements = {}
+        for number in sorted(wanted - known):
+            try:
+                data = outbox.read_epoch(self._outbox, number)
+            except (OSError, SegmentRefused):  # gone with its segments, or damaged: the sealer looks at it
+                continue
+            if data.startswith(b"\xd2"):
+                statements[number] = data
+        return statements
 
     def _receipt(self) -> Receipt | None:
         try:
@@ -225,6 +247,14 @@ class Uplink:
             "at": time.time_ns() // 1_000_000,
         }
         _replace(os.path.join(self._inbox, "status.json"), json.dumps(status).encode())
+
+
+def _epoch(data: bytes) -> int:
+    """In which epoch a segment says that it was sealed; 0: it does not say."""
+    try:
+        return wire.decode_header(cose.parse1(data).payload).epoch
+    except (DecodeError, SegmentRefused):
+        return 0
 
 
 def in_order(names: list[Name]) -> list[Name]:

@@ -125,7 +125,7 @@ def corpus(known: list[str]) -> list[Record]:
 
 
 def seal(batch: list[Record], sequence: int, previous: bytes, reference: wire.Reference | None) -> bytes:
-    header = Header(bytes(16), 1, sequence, 0, 3, sequence * 64, 0, previous, 0, None, 0, bytes(8), 0)
+    header = Header(bytes(16), 1, sequence, 9_000, 3, sequence * 64, 0, previous, 0, None, 0, bytes(8), 0)
     return cose.sign1(wire.encode_segment(header, batch, reference), SEED, cose.SEGMENT_AAD)
 
 

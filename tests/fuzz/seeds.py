@@ -28,7 +28,7 @@ from edgeguard.linux import netlink
 from edgeguard.model import Actor, Finding, Observation, Origin, Outcome, Severity, State, Status
 from edgeguard.records import receipts, wire
 from edgeguard.sensors import logbook, logs, observed, rotation
-from tests.fuzz import texts
+from tests.fuzz import formats, texts
 from tests.fuzz.table import TABLE
 
 TOP = Path(__file__).resolve().parents[2]
@@ -103,6 +103,15 @@ def receipt_seeds() -> Seeds:
     head, part = receipts.Head(0, 4, bytes(32)), receipts.Range(0, 6, 9)
     refused = receipts.Refusal(bytes(32), "malformed")
     yield receipts.encode(receipts.Receipt(bytes(16), NOW, (head,), (part,), (refused,), (0,), (bytes(8),)))
+
+
+def epoch_seeds() -> Seeds:
+    yield from _vectors("*.ege")
+    device, before = cose.device_id(cose.public_of(formats.SEED)), cose.public_of(formats.NEXT)
+    core = ["epoch", 1, device, 7, bytes(32), 2, 5, NOW, 1, [[0, 4, bytes(16)], [2, 9, b""]], [6, before]]
+    yield cbor.encode(core)
+    yield cbor.encode([*core[:10], None])
+    yield cbor.encode([*core[:3], 2**62 - 1, *core[4:9], [[3, 2**62 - 1, b"\x07" * 16]] * 2, [1, bytes(32)], "more"])
 
 
 def _finding(identifier: str, **columns: object) -> Finding:
@@ -414,6 +423,7 @@ SEEDS = {
     "baseline": baseline_seeds,
     "evidence": evidence_seeds,
     "receipt": receipt_seeds,
+    "epoch": epoch_seeds,
     "ledger": ledger_seeds,
     "journal": journal_seeds,
     "manifest": manifest_seeds,

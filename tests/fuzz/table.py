@@ -44,6 +44,7 @@ TABLE = (
     Harness("segment", formats.segment_body),
     Harness("baseline", formats.baseline),
     Harness("receipt", formats.receipt),
+    Harness("epoch", formats.epoch_statement),
     Harness("ledger", formats.ledger),
     Harness("evidence", formats.evidence_folder),
     Harness("journal", formats.journal_file),

@@ -8,6 +8,7 @@ from typing import Any
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.telling import Telling
 from edgeguard.errors import SpoolError
+from edgeguard.records import examine, registry
 from edgeguard.records.spool import Spool
 
 
@@ -96,3 +97,32 @@ def test_a_disk_that_takes_no_segments_is_said_until_it_does(tmp_path: Path) -> 
     telling.run_sealer()
     helpers.end("seal")
     assert telling.failing == ""
+
+
+def test_a_sign_of_life_names_what_is_sealed_and_is_sealed_at_once(tmp_path: Path) -> None:
+    telling, spool, helpers, _ = made(tmp_path, [])
+    spool.full = False
+    telling.run_sealer()
+    assert helpers.asked[-1]["started"] is True
+    helpers.end("seal", heads=[[0, 7, b"seven..."], [2, 3, b"three..."]])
+    telling.state("start")
+    asked = len(helpers.asked)
+    telling._heartbeat()
+    assert len(helpers.asked) == asked + 1
+    assert helpers.asked[-1]["started"] is False
+    _, _, record = telling.recent[-1]
+    assert record.fields[0] == registry.STATES.index("heartbeat")
+    assert record.fields[2] == {"segments": (7, 0, 3, 0), "hashes": b"seven...three..."}
+    assert [(head.stream, head.sequence, head.hash) for head in examine._heartbeat(record.fields[2])] == [
+        (0, 7, b"seven..."),
+        (2, 3, b"three..."),
+    ]
+
+
+def test_a_sealer_that_failed_has_not_begun_the_epoch(tmp_path: Path) -> None:
+    telling, _, helpers, _ = made(tmp_path, [])
+    for answer in ({"error": "x"}, {"busy": True}):
+        telling.run_sealer()
+        helpers.end("seal", **answer)
+    telling.run_sealer()
+    assert [asked["started"] for asked in helpers.asked] == [True, True, True]
