@@ -20,8 +20,9 @@ from edgeguard.collector import store
 from edgeguard.collector.ingest import Device, Ingest
 from edgeguard.daemon.authority import world as world_of
 from edgeguard.errors import ControlError
-from edgeguard.records import epoch, outbox, uplink, wire
-from edgeguard.records.uplink import Reply, Uplink
+from edgeguard.records import delivery, epoch, outbox, wire
+from edgeguard.records.link import Reply
+from edgeguard.records.uplink import Uplink
 from edgeguard.records.wire import Record
 from edgeguard.remediations import Order, World, carry
 from edgeguard.remediations.undo import DONE, REVERTED, UndoStore
@@ -84,12 +85,12 @@ class Receiver:
     def send(self) -> None:
         """One run of the uplink."""
         settings = self._guarded.settings
-        original = uplink.Collector
-        uplink.Collector = lambda _settings: self  # type: ignore[assignment, misc]
+        original = delivery.Link
+        delivery.Link = lambda _target: self  # type: ignore[assignment, misc]
         try:
             assert Uplink(settings).run() == 0
         finally:
-            uplink.Collector = original  # type: ignore[misc]
+            delivery.Link = original  # type: ignore[misc]
 
     def post(self, body: bytes) -> Reply:
         if self._device is None:
@@ -109,6 +110,10 @@ class Receiver:
 
     def close(self) -> None:
         """A connection would be closed."""
+
+    def spent(self) -> int:
+        """There is no wire."""
+        return 0
 
     def end(self) -> None:
         self._db.close()

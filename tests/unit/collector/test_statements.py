@@ -124,7 +124,7 @@ def misplaced():
         ),
         "another than the heartbeat names": (
             [first, segment(1, wire.NO_PREVIOUS, stream=1),
-             segment(1, wire.NO_PREVIOUS, records=[compose.heartbeat(moment(), [(1, 1, b"\x66" * 8)])])],
+             segment(1, wire.NO_PREVIOUS, records=[compose.heartbeat(moment(), [(1, 1, b"\x66" * 8)], 3600)])],
             ("rolled back", 1, 1),
         ),
         "unannounced": ([first, statement(number=2, seed=SECOND)], ("unannounced epoch", -1, 2)),
@@ -203,7 +203,7 @@ def test_what_was_announced_and_never_came_is_shown_and_later_named():
     first, _, one, *_ = world()
     fresh = Fresh()
     heartbeat = segment(
-        2, sha256(one).digest(), records=[compose.heartbeat(moment(), [(2, 7, b"\x66" * 8)]), state("x")]
+        2, sha256(one).digest(), records=[compose.heartbeat(moment(), [(2, 7, b"\x66" * 8)], 3600), state("x")]
     )
     fresh.take(first, one, heartbeat)
     row = fresh.db.execute("SELECT id, name, seen, duplicates FROM devices").fetchone()

@@ -509,7 +509,7 @@ class Life:
         assert not done["quarantined"]
         if done["heads"]:
             heads = [(stream, sequence, digest) for stream, sequence, digest in done["heads"]]
-            self.spool.append(compose.heartbeat(self.moment(), heads))
+            self.spool.append(compose.heartbeat(self.moment(), heads, 3600))
             self.spool.commit()
 
     def kill(self, after, started):

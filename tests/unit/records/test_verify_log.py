@@ -244,14 +244,14 @@ def tail_of_a_heartbeat(copy):
     """The last of the verbose is cut off; a sign of life among the findings had named it."""
     unconfirmed(copy)
     named = [(3, 8, sha256(copy.file(8, 3).read_bytes()).digest()[:8])]
-    copy.rewrite(8, records=[compose.heartbeat(moment(), named), state("x")])
+    copy.rewrite(8, records=[compose.heartbeat(moment(), named, 3600), state("x")])
     copy.file(8, 3).unlink()
 
 
 def other_than_the_heartbeat(copy):
     """The last of the verbose is another than the sign of life had named."""
     unconfirmed(copy)
-    copy.rewrite(8, records=[compose.heartbeat(moment(), [(3, 7, b"\x55" * 8)]), state("x")])
+    copy.rewrite(8, records=[compose.heartbeat(moment(), [(3, 7, b"\x55" * 8)], 3600), state("x")])
 
 
 def tail_of_a_statement(copy):
