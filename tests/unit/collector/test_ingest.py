@@ -52,6 +52,7 @@ class Collector:
         self.ingest = Ingest(self.db, COLLECTOR, lambda: self.time)
         self.device = self.ingest.add_device("pump-07", PUBLIC)
         self.ingest.take(statement(boot=3), self.device)
+        self.db.execute("UPDATE devices SET seen = NULL, pace = NULL")  # as if it had not been heard yet
 
     def take(self, *parts):
         self.time += 1

@@ -53,7 +53,7 @@ def test_what_stands_there(world):
     assert found["duplicates_total"] == 1
     assert found['incidents{name="gap"}'] == 1
     assert found["chains_with_gap"] == 1
-    assert found['refused_total{name="altered"}'] == 1
+    assert found['refused_total{name="re-sealed"}'] == 1
     assert found['findings_open{severity="critical"}'] == 1  # one finding, whatever it is seen on
     assert found['alerts_open{kind="finding"}'] == 1
     assert found['device_last_seen_timestamp_seconds{device="pump-07"}'] == world.time / 1000
