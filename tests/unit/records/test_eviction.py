@@ -369,6 +369,10 @@ def collector(tmp_path, device):
     return database, ingest, ingest.add_device("d", device.public)
 
 
+def everything(device):
+    return b"".join([*device.statements().values(), *device.segments().values()])
+
+
 def test_the_collector_takes_the_gap_as_explained_and_its_head_goes_on(tmp_path):
     device = small(tmp_path, 12)
     device.with_collector(cose.public_of(COLLECTOR))
@@ -433,7 +437,7 @@ def test_a_hole_without_a_word_is_an_incident_still(tmp_path):
         device.record_and_seal(*records(turn))
     os.unlink(os.path.join(device.outbox, Name(1, 2).file))
     device.record_and_seal(*records(4))
-    ingest.take(b"".join([*device.statements().values(), *device.segments().values()]), known)
+    ingest.take(everything(device), known)
     found = database.execute("SELECT name, stream, seq FROM incidents WHERE resolved IS NULL").fetchall()
     assert found == [("gap", 1, 2)]
     database.close()
