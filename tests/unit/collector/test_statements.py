@@ -15,7 +15,7 @@ from edgeguard.collector import store, verify
 from edgeguard.collector.ingest import Ingest
 from edgeguard.collector.main import _device_document, _device_lines
 from edgeguard.collector.statements import UNANNOUNCED
-from edgeguard.records import compose, epoch, keyring, outbox, receipts, uplink, wire
+from edgeguard.records import compose, delivery, epoch, keyring, link, outbox, receipts, uplink, wire
 from edgeguard.records.defects import Name
 from edgeguard.records.epoch import Before, Head
 from edgeguard.records.wire import Drop
@@ -27,8 +27,8 @@ PUBLIC = cose.public_of(EPOCH_SEED)
 class Wire:
     """In the place of the uplink's connection: a collector, and what went to it."""
 
-    def __init__(self, fresh):
-        self.fresh, self.bodies = fresh, []
+    def __init__(self, fresh, *, refuses=False):
+        self.fresh, self.bodies, self.refuses = fresh, [], refuses
 
     def __call__(self, _settings):
         return self
@@ -36,8 +36,11 @@ class Wire:
     def post(self, body):
         self.bodies.append(wire.split(body))
         verdicts, receipt = self.fresh.ingest.take(body, self.fresh.device)
-        assert all(verdict.taken for verdict in verdicts), verdicts
-        return uplink.Reply(200, receipt, None)
+        assert self.refuses or all(verdict.taken for verdict in verdicts), verdicts
+        return link.Reply(200, receipt, None)
+
+    def spent(self):
+        return 0
 
     def close(self):
         pass
@@ -263,7 +266,7 @@ def test_the_uplink_brings_each_statement_once_and_the_newest_at_once(device, mo
     fresh = Fresh()
     line = Wire(fresh)
     device.with_collector(cose.public_of(b"\x09" * 32))
-    monkeypatch.setattr(uplink, "Collector", line)
+    monkeypatch.setattr(delivery, "Link", line)
     clock = {"mono": 1_000_000}
     monkeypatch.setattr(keyring, "_boot_ms", lambda: clock["mono"])
     for word in "abc":
@@ -290,9 +293,9 @@ def test_the_uplink_brings_each_statement_once_and_the_newest_at_once(device, mo
 
 def test_a_statement_that_is_gone_or_no_statement_stops_nothing(device, monkeypatch):
     device.record_and_seal(state("a"))
-    one = uplink.Uplink(device.settings)
+    one = uplink.Uplink(device.settings).first
     path = Path(device.outbox) / outbox.epoch_file(1)
-    batch = one._batch(one._waiting())
+    batch = one._batch(one.waiting())
     assert list(one._statements(batch)) == [1]
     for spoil in (
         lambda: path.write_bytes(b"x" * 5000),
@@ -302,3 +305,17 @@ def test_a_statement_that_is_gone_or_no_statement_stops_nothing(device, monkeypa
     ):
         spoil()
         assert one._statements(batch) == {}
+
+
+def test_a_receipt_that_claims_too_much_costs_one_more_exchange_and_no_segment(device, monkeypatch):
+    """It lists an epoch that this collector does not have: an old one of another, or made up."""
+    fresh = Fresh()
+    line = Wire(fresh, refuses=True)
+    device.with_collector(cose.public_of(b"\x09" * 32))
+    monkeypatch.setattr(delivery, "Link", line)
+    device.record_and_seal(state("a"))
+    claim = receipts.Receipt(device.id, 1, (), epochs=(1,))
+    Path(device.inbox, "receipt.egr").write_bytes(cose.sign1(receipts.encode(claim), b"\x05" * 32, cose.RECEIPT_AAD))
+    assert uplink.Uplink(device.settings).run() == 0
+    assert [[epoch.is_statement(part) for part in body] for body in line.bodies] == [[False], [True, False]]
+    assert fresh.db.execute("SELECT count(*) FROM segments").fetchone() == (1,)
