@@ -51,6 +51,7 @@ class Uplink(NamedTuple):
     key: str = "/etc/edgeguard/uplink/client.key"
     collector_key: str = "/etc/edgeguard/uplink/collector.pub"  # 64 hex digits: verifies receipts
     flush_s: int = 3600  # how long ordinary records may wait
+    heartbeat_s: int = 3600  # how often a sign of life says how far each stream is sealed
     spawn: bool = False  # True: the daemon starts the uplink itself (no systemd); False: it rings runtime/doorbell
     day_bytes: int = 0  # on the wire in a day, both directions; not set: no bound
     rate_bytes: int = 0  # a second, averaged over a minute, of which the backlog gets half; not set: no bound

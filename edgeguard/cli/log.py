@@ -17,8 +17,9 @@ from edgeguard.errors import ControlError, EdgeGuardError
 OK, DEFECTS, UNKNOWN, DENIED = 0, 2, 3, 77
 BESIDE = 9  # lines of a screen that are not defects
 LIMITS = (
-    "What this cannot see: the end of the log beyond the newest receipt, and whatever somebody signed who holds this"
-    " device's key. `edgeguard-collector verify` knows what was delivered."
+    "What this cannot see: the end of the log after its newest heartbeat and receipt; and whether the device really"
+    " went off where a key was lost: who holds this device's key can pretend it. `edgeguard-collector verify` knows"
+    " what was delivered."
 )
 
 

@@ -28,6 +28,8 @@ RECEIPT_AAD = b"EGRCPT1"
 UPGRADES_AAD = b"EGUPGR1"
 LOSSES_AAD = b"EGLOSS1"
 ENROL_AAD = b"EGENRL1"
+EPOCH_AAD = b"EGEPOC1"  # the identity key's word that an epoch key is this device's
+NEXT_AAD = b"EGNEXT1"  # an epoch key's word that another follows it
 
 ED25519 = -19  # IANA COSE Algorithms: EdDSA using the Ed25519 parameter set (RFC 9864, 2.2)
 EDDSA = -8  # the polymorphic name, deprecated by RFC 9864; pycose and older libraries know only this one

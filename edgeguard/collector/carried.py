@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from edgeguard.codec import cose, encrypt
+from edgeguard.collector import statements
 from edgeguard.collector.ingest import Device, Ingest
 from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
-from edgeguard.records import wire
+from edgeguard.records import outbox, wire
 
 KEY, PUBLIC = "operator.key", "operator.pub"
-SUFFIXES = (".egx", ".egseq", ".egs")
+SUFFIXES = (".egx", ".egseq", outbox.SUFFIX, outbox.EPOCH_SUFFIX)
 
 
 def make_key(directory: str) -> bytes:
@@ -27,18 +28,19 @@ def make_key(directory: str) -> bytes:
 
 
 def files(paths: list[str]) -> list[str]:
-    """The files meant: a folder stands for the exports and segments in it. Raises OSError."""
+    """The files meant: a folder stands for the exports and segments in it. Statements come first: they vouch for the
+    keys of segments. Raises OSError."""
     found: list[str] = []
     for path in paths:
         if os.path.isdir(path):
             found += [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.endswith(SUFFIXES)]
         else:
             found.append(path)
-    return found
+    return sorted(found, key=lambda path: not path.endswith(outbox.EPOCH_SUFFIX))
 
 
 def segments(data: bytes, directory: str) -> list[bytes]:
-    """The segments of a file's bytes. Raises SegmentRefused, whatever is wrong with it."""
+    """The segments and statements of a file's bytes. Raises SegmentRefused, whatever is wrong with it."""
     if data.startswith(encrypt.TAG):
         try:
             seed = cose.load_seed([os.path.join(directory, KEY)])
@@ -55,12 +57,9 @@ def devices(ingest: Ingest, parts: list[bytes]) -> list[Device]:
     """Whose segments these say to be, of those we know."""
     found = {}
     for part in parts:
-        try:
-            identity = wire.decode_header(cose.parse1(part).payload).device
-        except (DecodeError, SegmentRefused):
-            continue
-        device = ingest.device(identity)
-        if device is not None:
+        identity = statements.owner(part)
+        device = ingest.device(identity) if identity else None
+        if identity and device is not None:
             found[identity] = device
     return list(found.values())
 

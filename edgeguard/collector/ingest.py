@@ -5,13 +5,19 @@ payload is looked at. One transaction takes in a whole POST; the receipt is made
 The same segments any number of times, in any order, give the same database: (device, stream, seq) is the key, and a
 head only ever moves over what is there or explained.
 
-Everything that is not as it should be has a name:
-    bad signature, malformed, unknown device, wrong device      not taken, told to the device
+Everything that is not as it should be has a name, the same that `verify` gives it (records.defects):
+    altered, truncated file, malformed, re-sealed, replayed, unknown epoch, forged epoch      not taken, told to the
+                      device. `unknown epoch` comes again with its statement
     unknown dictionary      compressed with one of a later release: not taken; the receipt says which ones are here
-    equivocation      another segment with this number is here: a cloned device or a stolen key. Kept as evidence only
-    chain broken      taken, but it does not name the segment before it: the chain was cut and made anew
+    unknown device    nobody we know
+    equivocation      another segment or statement with this number is here: a cloned device or a stolen key. Kept as
+                      evidence only
+    spliced           taken, but it does not name the segment before it: the chain was cut and made anew
+    sealed later, old epoch     taken, but its key did not exist yet, or was gone by then
+    rolled back       taken, but a statement or a heartbeat of the device names another segment with this number
+    unannounced epoch a key was lost while the device stayed on: what was not delivered by then may have been cut off
     gap               segments are missing before one that is here; resolved when they come or a drop explains them
-    records missing   two neighbouring segments, but record numbers between them are in neither
+    records missing, records twice    two neighbouring segments whose record numbers do not meet
     explained loss    the device says itself that it lost segments
 """
 
@@ -23,11 +29,13 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec import cose
-from edgeguard.collector import events, findings, store
+from edgeguard.collector import events, findings, statements, store
 from edgeguard.collector.baselines import Baselines
 from edgeguard.collector.database import Database
-from edgeguard.errors import DecodeError, SegmentRefused, SignatureError, UnknownDictionary
-from edgeguard.records import dictionaries, receipts, registry, wire
+from edgeguard.errors import UnknownDictionary
+from edgeguard.records import dictionaries, epoch, examine, receipts, registry, wire
+from edgeguard.records.certify import Refused
+from edgeguard.records.defects import Name
 from edgeguard.records.receipts import Range, Receipt, Refusal
 from edgeguard.records.wire import Header, Segment
 
@@ -72,6 +80,7 @@ class Ingest:
         self._seed = seed
         self._now = now
         self._baselines = baselines
+        self._statements = statements.Statements(connection, now, self._incident, self._is_explained)
 
     # --- devices -------------------------------------------------------------------------------------------------
 
@@ -113,7 +122,8 @@ class Ingest:
         """
         parts = wire.split(data)
         with store.transaction(self._db, device.id.hex()):
-            verdicts = [self._take_one(part, device) for part in parts]
+            verdicts = [self._take_statement(part, device) for part in parts if epoch.is_statement(part)]
+            verdicts += [self._take_one(part, device) for part in parts if not epoch.is_statement(part)]
             for stream in range(STREAMS):
                 self._advance(device, stream)
             duplicates = sum(verdict.name == "duplicate" for verdict in verdicts)
@@ -122,14 +132,15 @@ class Ingest:
         return verdicts, self.receipt(device, refused)
 
     def take_files(self, parts: Sequence[bytes]) -> list[Verdict]:
-        """Segments that came on a stick: each names its device by its key."""
+        """Segments and statements that came on a stick: each says whose it is, and its signature proves it."""
         verdicts = []
-        for part in parts:
-            device = self._device_by_key(part)
+        for part in sorted(parts, key=epoch.is_statement, reverse=True):
+            claimed = statements.owner(part)
+            device = self.device(claimed) if claimed else None
             if device is None:
                 verdict = Verdict("unknown device", sha256(part).digest())
                 with store.transaction(self._db, UNKNOWN.hex()):
-                    self._incident(UNKNOWN, -1, 0, verdict.name, _kid(part))
+                    self._incident(UNKNOWN, -1, 0, verdict.name, claimed.hex() if claimed else "not a segment")
             else:
                 verdict = self.take(part, device)[0][0]
             verdicts.append(verdict)
@@ -161,29 +172,23 @@ class Ingest:
             refused=tuple(refused[: receipts.REFUSED_MAX]),
             dictionaries=dictionaries.numbers(),
             baselines=self._baselines.ids() if self._baselines else (),
+            epochs=self._statements.newest(device.id),
         )
         return cose.sign1(receipts.encode(receipt), self._seed, cose.RECEIPT_AAD)
 
     # --- one segment ---------------------------------------------------------------------------------------------
 
+    def _take_statement(self, data: bytes, device: Device) -> Verdict:
+        name, detail = self._statements.take(data, device.id, device.public)
+        return Verdict(name, sha256(data).digest(), detail=detail)
+
     def _take_one(self, data: bytes, device: Device) -> Verdict:
         digest = sha256(data).digest()
         try:
-            payload = cose.verify1(data, [device.public], cose.SEGMENT_AAD)
-        except SignatureError as error:
-            return self._refuse(device, Verdict("bad signature", digest, detail=str(error)))
-        except DecodeError as error:
-            return self._refuse(device, Verdict("malformed", digest, detail=str(error)))
-        try:
-            segment = self._decode(payload)
-        except SegmentRefused as error:
-            name = "unknown dictionary" if isinstance(error.__cause__, UnknownDictionary) else "malformed"
-            return self._refuse(device, Verdict(name, digest, detail=str(error)))
-        header = segment.header
-        if header.device != device.id:
-            return self._refuse(
-                device, Verdict("wrong device", digest, header.stream, header.sequence, header.device.hex())
-            )
+            segment = examine.opened(data, self._statements.keys(data, device.public), self._decode)
+        except Refused as refused:
+            place = refused.claimed or (device.id, -1, 0)
+            return self._refuse(device, Verdict(_word(refused), digest, place[1], place[2], str(refused)))
         return self._store(segment, data, digest, device)
 
     def _decode(self, payload: bytes) -> Segment:
@@ -200,11 +205,12 @@ class Ingest:
             return Verdict("duplicate", digest, header.stream, header.sequence)
         if found:
             detail = f"another segment {header.stream}-{header.sequence} is here: cloned device or stolen key"
-            self._incident(device.id, header.stream, header.sequence, "equivocation", digest.hex(), data)
-            return Verdict("equivocation", digest, header.stream, header.sequence, detail)
+            self._incident(device.id, header.stream, header.sequence, Name.EQUIVOCATION.word, digest.hex(), data)
+            return Verdict(Name.EQUIVOCATION.word, digest, header.stream, header.sequence, detail)
         if self._behind(header, device):
             detail = "its number was passed over as lost, and now it is here"
             self._incident(device.id, header.stream, header.sequence, "late", detail)
+        self._statements.segment(segment, digest)
         row = self._insert(header, data, digest)
         self._count(segment, len(data))
         self._insert_records(row, segment)
@@ -337,10 +343,10 @@ class Ingest:
         unlike = previous != digest and last == sequence - 1
         if unlike and not self._damaged_since(device, stream, sequence, previous):
             detail = f"names {previous.hex()} as the segment before it, {digest.hex()} is"
-            self._incident(device.id, stream, sequence, "chain broken", detail)
+            self._incident(device.id, stream, sequence, Name.SPLICED.word, detail)
         if first != record and last == sequence - 1:
-            name = "records missing" if first > record else "records twice"
-            self._incident(device.id, stream, sequence, name, f"begins with record {first}, expected {record}")
+            name = Name.RECORDS_MISSING if first > record else Name.RECORDS_TWICE
+            self._incident(device.id, stream, sequence, name.word, f"begins with record {first}, expected {record}")
 
     def _damaged_since(self, device: Device, stream: int, sequence: int, previous: bytes) -> bool:
         """The device says that what we have before this was damaged on its side, and went on from the one before."""
@@ -361,6 +367,13 @@ class Ingest:
             (device.id, stream, sequence, sequence),
         ).fetchone()
         return row[0] if row else None
+
+    def _is_explained(self, device: bytes, stream: int, sequence: int) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM drops WHERE device = ? AND stream = ? AND first <= ? AND last >= ?",
+            (device, stream, sequence, sequence),
+        ).fetchone()
+        return row is not None
 
     def _explain(self, device: Device, stream: int, first: int, last: int, reason: int) -> None:
         """A segment that is here is worth more than the word that it is lost. A device that goes on losing says so with
@@ -453,16 +466,8 @@ class Ingest:
             (device, stream, sequence, name, detail, now, now, evidence if kept < EVIDENCE_MAX else None),
         )
 
-    def _device_by_key(self, data: bytes) -> Device | None:
-        kid = _kid(data)
-        for row in self._db.execute("SELECT id, name, public FROM devices"):
-            if cose.kid_of(row[2]).hex() == kid:
-                return Device(*row)
-        return None
 
-
-def _kid(data: bytes) -> str:
-    try:
-        return cose.parse1(data).kid.hex()
-    except DecodeError:
-        return "not a segment"
+def _word(refused: Refused) -> str:
+    """The name of what is wrong. What only a later release can read is not the device's fault, and comes again."""
+    why = refused.__cause__.__cause__ if refused.__cause__ else None
+    return "unknown dictionary" if isinstance(why, UnknownDictionary) else refused.name.word

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     devices = verb("devices", _devices, "print devices, how far each chain is complete, and what is wrong")
     devices.add_argument("-o", "--output", choices=("text", "json"), default="text")
     take = verb("import", _import, "take in segment files that came by other means")
-    take.add_argument("files", nargs="+", metavar="SEGMENTS")
+    take.add_argument("files", nargs="+", metavar="FILES", help="*.egs and *.ege of a device, exports, or folders")
     take.add_argument(
         "--receipts", metavar="FOLDER", help="where to put receipts to carry back, NAME.egr for each device"
     )
@@ -261,7 +261,11 @@ def _device_document(connection: Database, row: tuple[bytes, str, int | None, in
         stored, last = connection.execute(
             "SELECT count(*), max(seq) FROM segments WHERE device = ? AND stream = ?", (device, stream)
         ).fetchone()
-        if stored:
+        row_of = connection.execute(
+            "SELECT seq FROM announced WHERE device = ? AND stream = ?", (device, stream)
+        ).fetchone()
+        announced = row_of[0] if row_of else 0
+        if stored or announced:
             streams.append(
                 {
                     "stream": int(stream),
@@ -270,8 +274,9 @@ def _device_document(connection: Database, row: tuple[bytes, str, int | None, in
                     "hash": head[1].hex() if head else None,
                     "records": (head[2] - 1) if head else 0,
                     "segments": stored,
-                    "newest": last,
-                    "missing": head is None or last > head[0],
+                    "newest": last or 0,
+                    "announced": announced,
+                    "missing": bool(stored) and (head is None or last > head[0]),
                 }
             )
     return {
@@ -311,6 +316,8 @@ def _device_lines(document: dict[str, object]) -> list[str]:
     assert isinstance(incidents, list)
     for stream in streams:
         state = f"GAP, newest is {stream['newest']}" if stream["missing"] else "complete"
+        if stream["announced"] > stream["newest"]:
+            state += f", {stream['announced']} announced"
         lines.append(
             f"     {stream['name']:9} segments to {stream['complete_to']}, records to {stream['records']}, {state}"
         )

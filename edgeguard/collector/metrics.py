@@ -12,7 +12,10 @@ from edgeguard.model import Severity
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DEVICES_MAX = 10_000  # with figures of their own; of a larger fleet only sums
-REFUSED = ("bad signature", "malformed", "wrong device", "unknown device", "equivocation")
+REFUSED = (
+    *("altered", "truncated file", "malformed", "re-sealed", "replayed", "unknown epoch", "forged epoch"),
+    *("unknown dictionary", "unknown device", "equivocation"),
+)
 _P = "edgeguard_collector_"
 
 Sample = tuple[dict[str, str], float]

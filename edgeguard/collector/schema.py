@@ -96,8 +96,22 @@ CREATE INDEX notices_of ON notices (message);
 CREATE INDEX notices_about ON notices (alert);
 """
 
+# Version 3: statements about the keys that sign segments (rival 0 is the one that counts), and the newest segments that
+# devices named.
+EPOCHS = """
+CREATE TABLE epochs (
+    device BLOB NOT NULL, number INTEGER NOT NULL, rival INTEGER NOT NULL, kid BLOB NOT NULL, before BLOB,
+    received INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (device, number, rival));
+CREATE INDEX epochs_by_key ON epochs (device, kid);
+CREATE INDEX epochs_by_next ON epochs (device, before);
+CREATE INDEX segments_of_epoch ON segments (device, epoch);
+CREATE TABLE announced (
+    device BLOB NOT NULL, stream INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL,
+    received INTEGER NOT NULL, PRIMARY KEY (device, stream)) WITHOUT ROWID;
+"""
+
 Step = str | Callable[[Database], None]
-STEPS: tuple[tuple[Step, ...], ...] = ((SCHEMA,), (ALERTS, findings.from_records))
+STEPS: tuple[tuple[Step, ...], ...] = ((SCHEMA,), (ALERTS, findings.from_records), (EPOCHS,))
 VERSION = len(STEPS)
 
 

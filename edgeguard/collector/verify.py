@@ -17,10 +17,11 @@ from edgeguard.collector import store
 from edgeguard.collector.config import Config, load
 from edgeguard.collector.database import Database
 from edgeguard.errors import DecodeError
-from edgeguard.records import evidence, examine, receipts, registry
+from edgeguard.records import epoch, evidence, examine, receipts, registry
+from edgeguard.records.certify import Keys, Refused
 from edgeguard.records.chain import Chain, Known
 from edgeguard.records.defects import Defect, Name, Place, Report, reason_word
-from edgeguard.records.examine import Link, Refused
+from edgeguard.records.examine import Link
 
 DATABASE = "collector.db"
 OPERATOR = registry.REASONS.index("operator")
@@ -29,13 +30,17 @@ SELECT id, bytes, stream, seq, hash, previous, first, n, epoch, boot, wall,
     (SELECT count(*) FROM records WHERE segment = segments.id)
 FROM segments WHERE device = ? ORDER BY stream, seq
 """
+_STATEMENTS = "SELECT bytes FROM epochs ORDER BY device, number, rival"
+_STATEMENTS_OF = "SELECT number, kid, before, received, bytes FROM epochs WHERE device = ? ORDER BY number, rival"
 _OWNERS = {
     "devices": "SELECT id, count(*) FROM devices GROUP BY id",
     "segments": "SELECT device, count(*) FROM segments GROUP BY device",
+    "epochs": "SELECT device, count(*) FROM epochs GROUP BY device",
 }
+ANNOUNCED_MS = 24 * 3600 * 1000  # a device that was heard for so long after naming a segment has had time to send it
 LIMITS = (
-    "What this cannot see: segments that no receipt, head or later segment speaks of, and whatever somebody signed who"
-    " holds a device's key."
+    "What this cannot see: segments that no heartbeat, statement, receipt, head or later segment speaks of; and whether"
+    " a device really went off where a key was lost: who holds its identity key can pretend it."
 )
 
 OK, DEFECTS, UNKNOWN = 0, 2, 3
@@ -75,7 +80,8 @@ def run(
             raise Nothing("whose segments are they? Give --key HEX of the device, or --collector DIR that knows it")
         if connection:
             known += heads(connection)
-        return evidence.directory(path, publics, known, report)
+        statements = [row[0] for row in connection.execute(_STATEMENTS)] if connection else []
+        return evidence.directory(path, publics, known, report, [data for data in statements if type(data) is bytes])
 
 
 def code(report: Report) -> int:
@@ -164,7 +170,7 @@ def _strangers(connection: Database, known: Sequence[Device], report: Report) ->
 
 
 def _device(connection: Database, device: Device, follower: Chain) -> None:
-    keys = examine.keys_by_kid([device.public])
+    keys = _certified(connection, device, follower)
     if device.id != cose.device_id(device.public):
         follower.report.add(Defect(Name.COLUMNS, Place(device.id, 0, 0), detail="its key is that of another device"))
     for stream, first, last in connection.each(
@@ -176,9 +182,55 @@ def _device(connection: Database, device: Device, follower: Chain) -> None:
     conflicts = sorted(_conflicts(connection, device, keys, follower))
     for link in heapq.merge(rows, conflicts):
         follower.follow(link)
+    _announced(connection, device, follower)
 
 
-def _rows(connection: Database, device: Device, keys: dict[bytes, bytes], follower: Chain) -> Iterator[Link]:
+def _certified(connection: Database, device: Device, follower: Chain) -> Keys:
+    """The device's statements, all of them: one that is not here never came."""
+    keys, wrong, seen = Keys([device.public]), 0, _seen(connection, device)
+    for number, kid, before, received, data in connection.each(_STATEMENTS_OF, (device.id,)):
+        source = f"epoch {number}"
+        try:
+            statement = keys.admit(data if isinstance(data, bytes) else b"")
+        except Refused as refused:
+            follower.report.add(refused.defect(None, source))
+            continue
+        named = cose.kid_of(statement.before.public) if statement.before else None
+        if type(received) is int and seen - received >= ANNOUNCED_MS:
+            for head in statement.heads:
+                if head.hash:
+                    follower.claim(statement.device, head, f"the statement of epoch {statement.number}")
+        wrong += (number, kid, before) != (statement.number, cose.kid_of(statement.public), named)
+    if wrong:
+        detail = f"{wrong:,} rows say other things than the statement in them"
+        follower.report.add(Defect(Name.COLUMNS, None, source="table epochs", detail=detail))
+    for identity, line in keys.lines.items():
+        follower.epochs(identity, line, complete=True, ends=False)
+    return keys
+
+
+def _seen(connection: Database, device: Device) -> int:
+    row = connection.execute("SELECT seen FROM devices WHERE id = ?", (device.id,)).fetchone()
+    return row[0] if row and type(row[0]) is int else 0
+
+
+def _announced(connection: Database, device: Device, follower: Chain) -> None:
+    """What the device named and did not send. It may be on its way: a while later it is missing."""
+    seen = _seen(connection, device)
+    for stream, sequence, received in connection.each(
+        "SELECT stream, seq, received FROM announced WHERE device = ?", (device.id,)
+    ):
+        newest = follower.newest(device.id, stream)
+        if type(sequence) is not int or sequence <= newest or type(stream) is not int or type(received) is not int:
+            continue
+        late = seen - received >= ANNOUNCED_MS
+        follower.claim(device.id, epoch.Head(stream, sequence, b""), "the device itself", ends=late)
+        if not late:
+            name = device.name if isinstance(device.name, str) else device.id.hex()
+            follower.report.note(f"{name} named segments {newest + 1} to {sequence} of stream {stream}; not here yet.")
+
+
+def _rows(connection: Database, device: Device, keys: Keys, follower: Chain) -> Iterator[Link]:
     for row in connection.each(_SEGMENTS, (device.id,)):
         number, data, stream, sequence, *columns = row
         source = f"row {number}"
@@ -198,7 +250,7 @@ def _rows(connection: Database, device: Device, keys: dict[bytes, bytes], follow
         yield link
 
 
-def _link(data: object, keys: dict[bytes, bytes], place: Place | None, source: str, follower: Chain) -> Link | None:
+def _link(data: object, keys: Keys, place: Place | None, source: str, follower: Chain) -> Link | None:
     try:
         if not isinstance(data, bytes):
             raise Refused(Name.ALTERED, "not bytes")
@@ -210,6 +262,8 @@ def _link(data: object, keys: dict[bytes, bytes], place: Place | None, source: s
             follower.occupied(defect.place)
         return None
     follower.lost(segment.header.device, examine.losses(segment))
+    for head in examine.heads(segment):
+        follower.claim(segment.header.device, head, f"the heartbeat in {source}", ends=False)
     return examine.link(data, segment, source)
 
 
@@ -229,7 +283,7 @@ def _differences(link: Link, columns: list[object]) -> list[str]:
     return [name for name, (row, segment) in said.items() if row != segment]
 
 
-def _conflicts(connection: Database, device: Device, keys: dict[bytes, bytes], follower: Chain) -> Iterator[Link]:
+def _conflicts(connection: Database, device: Device, keys: Keys, follower: Chain) -> Iterator[Link]:
     """Segments that came with a number that was taken: kept as evidence by the ingest."""
     for number, data in connection.each(
         "SELECT id, evidence FROM incidents WHERE device = ? AND evidence IS NOT NULL", (device.id,)

@@ -10,12 +10,14 @@ from edgeguard.cli.text import escape
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.status import resident_bytes
 from edgeguard.daemon.trouble import STREAMS
-from edgeguard.linux import cgroup
+from edgeguard.errors import DecodeError
+from edgeguard.linux import cgroup, mounts, swap
 from edgeguard.model import Mode
 from edgeguard.remediations import World
 from edgeguard.sensors import Rung
 
 DISK_FREE_MIN = 0.05  # share of the file system that should stay free
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 MEMORY_BUDGET = 64 * 1024 * 1024  # bytes; the unit's MemoryHigh leaves room for helpers
 
 Check = dict[str, str]
@@ -37,6 +39,7 @@ def checks(guard: Guard) -> list[Check]:
         _disk(guard),
         _records(guard),
         _wear(guard),
+        _key(guard.settings.paths.runtime),
         _journal(guard),
         _uplink(guard),
         _clock(guard),
@@ -143,6 +146,23 @@ def _wear(guard: Guard) -> Check:
     if said["device_written"] is None:
         return check("OK", "wear", f"{text}; the kernel counts nothing for what it lies on")
     return check("OK", "wear", f"{text}; {said['device_written'] / 1e6:.0f} MB to {said['device']} since the boot")
+
+
+def _key(runtime: str) -> Check:
+    """The key that signs records must not outlive its hour on any disk."""
+    try:
+        mount = mounts.covering(mounts.read(), os.path.realpath(runtime))
+    except (OSError, DecodeError) as error:
+        return check("WARN", "signing key", f"cannot tell whether {runtime} is memory: {error}")
+    if mount is None or mount.fstype not in IN_MEMORY:
+        kind = mount.fstype if mount else "unknown"
+        return check(
+            "WARN", "signing key", f"{runtime} is on a disk ({kind}): its bytes may outlive it", "mount a tmpfs"
+        )
+    if names := swap.places():
+        text = f"in memory, but memory may be written to {', '.join(names)}"
+        return check("WARN", "signing key", text, "swap to zram, to an encrypted device, or not at all")
+    return check("OK", "signing key", "in memory only, replaced within the hour")
 
 
 def _journal(guard: Guard) -> Check:

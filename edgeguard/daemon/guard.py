@@ -175,6 +175,7 @@ class Guard:
             lambda: Clock.NTP if self.health.clock_synchronised() else Clock.UNSET,
             self.trouble.spool,
             self._sealed,
+            self.settings.uplink.heartbeat_s,
         )
 
     # -- life

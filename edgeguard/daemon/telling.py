@@ -24,6 +24,7 @@ from edgeguard.records.spool import Spool
 from edgeguard.records.wire import Record
 
 SEAL_S = 120.0
+KEY_S = 3600  # at least so often the sealer runs: it replaces the key of an epoch that has sealed something
 RECENT_MAX = 200  # records kept for `edgeguard log`
 RETRY_S = 5.0
 
@@ -56,6 +57,7 @@ class Telling:
         clock: Clock,
         report: Callable[[str, str], None],  # (subject, detail): "" detail means all is well again
         sealed: Callable[[dict[str, Any]], None],
+        heartbeat_s: int = KEY_S,
     ) -> None:
         self._loop = loop
         self.spool = spool
@@ -68,6 +70,9 @@ class Telling:
         self._seal_timer: Timer | None = None
         self._asked_again = False
         self._audit_again = False
+        self._heartbeat_s = heartbeat_s
+        self._started = False  # has a sealer run since this start? The first begins an epoch
+        self._heads: list[tuple[int, int, bytes]] = []  # newest sealed segments, as the last sealer named them
         self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
         self.followers: list[Callable[[int, int, Record], None]] = []
         self.error = ""
@@ -79,6 +84,8 @@ class Telling:
         self._guard(self.spool.open)
         for name in self.spool.damaged:
             self.record(compose.drop(0, "damaged", self.moment(), name=name))
+        self._later_heartbeat()
+        self._later_key()
 
     @property
     def failing(self) -> str:
@@ -178,12 +185,36 @@ class Telling:
         if self._guard(rotate) and ready:
             self.run_sealer()
 
+    def _later_heartbeat(self) -> None:
+        self._loop.later(self._heartbeat_s, self._heartbeat, slack=self._heartbeat_s / 60)
+
+    def _heartbeat(self) -> None:
+        """A sign of life, sealed at once with whatever waits: no write more than the flush that is due anyway."""
+        self.record(compose.heartbeat(self.moment(), self._heads, self._heartbeat_s))
+        self.seal(force=True)
+        self._later_heartbeat()
+
+    def _later_key(self) -> None:
+        """Where heartbeats are rarer than keys change."""
+
+        def turn() -> None:
+            self.run_sealer()
+            self._later_key()
+
+        if self._heartbeat_s > KEY_S:
+            self._loop.later(KEY_S, turn, slack=60.0)
+
     def run_sealer(self, *, audit: bool = False) -> None:
         """Also without a full journal: receipts in the inbox want to be checked. `audit`: verify every segment."""
         answer: dict[str, Any] = {}
         started = self._helpers.start(
             "seal",
-            {"audit": audit, **({"manifest": self.manifest} if self.manifest else {})},
+            {
+                "audit": audit,
+                "started": not self._started,
+                "clock": int(self._clock()),
+                **({"manifest": self.manifest} if self.manifest else {}),
+            },
             answer.update,
             lambda error: self._seal_done(answer, error),
             timeout_s=SEAL_S,
@@ -196,6 +227,9 @@ class Telling:
     def _seal_done(self, answer: dict[str, Any], error: str) -> None:
         if error:
             answer["error"] = error
+        elif not answer.get("busy"):
+            self._started = True
+            self._heads = [(stream, sequence, digest) for stream, sequence, digest in answer.get("heads", [])]
         self._unsealed = f"sealing: {error}" if error and answer.get("storage") else ""
         self._guard(self.spool.refresh)
         for row in answer.get("quarantined", []):

@@ -196,6 +196,10 @@ class Trouble:
             self.helper_failed("seal", answer["error"])
         else:
             self.helper_well("seal")
+        if answer.get("key"):
+            self.report(Reason.SPOOL_ERROR, "epoch key", str(answer["key"]))
+        elif "error" not in answer:
+            self._health.clear("epoch key")
         for row in answer.get("quarantined", []):
             self.report(Reason.SEGMENT_SET_ASIDE, f"segment {row['name']}", str(row["why"]))
         if answer.get("spoiled"):

@@ -1,7 +1,7 @@
 """Segments that leave by hand: the outbox as a few files for a stick, encrypted to one reader or, on request, not.
 
-A file holds a CBOR sequence of segments, inside a COSE_Encrypt where it is encrypted. Nothing leaves the outbox by
-being exported: only a receipt that comes back lets a segment go.
+A file holds a CBOR sequence of segments, after the statements that vouch for their keys, inside a COSE_Encrypt where it
+is encrypted. Nothing leaves the outbox by being exported: only a receipt that comes back lets a segment go.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from edgeguard.codec import encrypt
-from edgeguard.errors import SegmentRefused
-from edgeguard.records import outbox
+from edgeguard.codec import cose, encrypt
+from edgeguard.errors import DecodeError, SegmentRefused
+from edgeguard.records import outbox, wire
 
 PART_MAX = 4 * 1024 * 1024  # bytes of segments in one file: what is encrypted is in memory, twice
 SUFFIX = ".egx"
@@ -36,12 +36,31 @@ def parts(directory: str, left_out: list[str]) -> Iterator[tuple[bytes, int]]:
             left_out.append(f"{name.file}: not a segment")
             continue
         if batch and size + len(data) > PART_MAX:
-            yield b"".join(batch), len(batch)
+            yield b"".join([*_statements(directory, batch), *batch]), len(batch)
             batch, size = [], 0
         batch.append(data)
         size += len(data)
     if batch:
-        yield b"".join(batch), len(batch)
+        yield b"".join([*_statements(directory, batch), *batch]), len(batch)
+
+
+def _statements(directory: str, segments: list[bytes]) -> Iterator[bytes]:
+    """Of the epochs of these segments, and of the newest: it names where they end. Raises PermissionError."""
+    wanted = set(outbox.epochs(directory)[-1:])
+    for data in segments:
+        try:
+            wanted.add(wire.decode_header(cose.parse1(data).payload).epoch)
+        except (DecodeError, SegmentRefused):  # who takes it in says so
+            continue
+    for number in sorted(wanted):
+        try:
+            data = outbox.read_epoch(directory, number)
+        except PermissionError:
+            raise
+        except (OSError, SegmentRefused):  # gone with its segments; or the next one names its key
+            continue
+        if data.startswith(b"\xd2"):
+            yield data
 
 
 def write(path: str, data: bytes) -> None:

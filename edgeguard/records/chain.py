@@ -12,8 +12,10 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from edgeguard.records import wire
+from edgeguard.records import certify, wire
+from edgeguard.records.certify import Line
 from edgeguard.records.defects import Defect, Explained, Name, Place, Report, reason_word
+from edgeguard.records.epoch import Head
 from edgeguard.records.examine import Link, Losses
 
 WINDOW = 80  # hashes kept of a chain: a sealer goes back over at most 64 damaged segments (seal.QUARANTINE_MAX)
@@ -54,6 +56,10 @@ class Chain:
         self._newest: dict[Key, int] = {}
         self.records: dict[Key, int] = {}  # number of the record after the last, by chain
         self._gone: dict[Key, int] = defaultdict(int)
+        self._lines: dict[bytes, Line] = {}
+        self._claims: dict[Key, dict[int, dict[bytes, str]]] = defaultdict(dict)  # hashes of numbers, and who says so
+        self._ends: dict[Key, tuple[int, str]] = {}  # the highest number that somebody names
+        self._unlike_claims: list[tuple[Link, str]] = []
         self._merged: dict[Key, list[tuple[int, int]]] = {}
 
     # --- what is told ------------------------------------------------------------------------------------------------
@@ -80,6 +86,42 @@ class Chain:
         """A receipt that came while we looked: all up to it may have been let go, but need not have been here."""
         key = (head.device, head.stream)
         self._gone[key] = max(self._gone[key], head.sequence)
+
+    def epochs(self, device: bytes, line: Line, *, complete: bool, ends: bool = True) -> None:
+        """The statements of a device: what they say against each other, and about segments. Before its segments.
+
+        `complete`: there are no others. `ends`: what they name must be there.
+        """
+        self._lines[device] = line
+        for name, detail in certify.contradictions(line):
+            self.report.add(Defect(name, None, source=f"the statements of {device.hex()}", detail=detail))
+        for statement in line:
+            for head in statement.heads:
+                if head.hash:
+                    self.claim(device, head, f"the statement of epoch {statement.number}", ends=ends)
+        began = certify.gaps(line, complete=complete)
+        if began.starts:
+            self.report.note(
+                f"{began.starts:,} times a key was lost when the device went off. What was not delivered by then could"
+                " have been cut off there unseen."
+            )
+        if began.others:
+            self.report.note(
+                f"{began.others:,} times a key was lost without a new start of the device: somebody emptied its"
+                " runtime directory, restarted its container, or cut off what was not delivered by then."
+            )
+
+    def claim(self, device: bytes, head: Head, source: str, *, ends: bool = True) -> None:
+        """Somebody who signs for the device names this segment. `ends`: there must be one with this number."""
+        key = (device, head.stream)
+        if len(self._claims[key]) < PENDING_MAX and head.hash:
+            self._claims[key].setdefault(head.sequence, {}).setdefault(head.hash, source)
+        if ends and head.sequence > self._ends.get(key, (0, ""))[0]:
+            self._ends[key] = (head.sequence, source)
+
+    def newest(self, device: bytes, stream: int) -> int:
+        """The highest number that was followed."""
+        return self._newest.get((device, stream), 0)
 
     def told(self, device: bytes, stream: int, first: int, last: int) -> bool:
         """Does a signed segment give this very explanation?"""
@@ -111,8 +153,16 @@ class Chain:
             self._judge_first(link, head)
         for key, short in self._short.items():
             self._judge_records(key, short)
+        for link, source in self._unlike_claims:
+            if uncovered(link.sequence, link.sequence, self._ranges((link.device, link.stream))):
+                place = Place(link.device, link.stream, link.sequence)
+                self._add(Name.ROLLED_BACK, place, link, f"{source} names another segment with this number")
         for key, heads in self._known.items():
-            self._judge_tail(key, max(heads, key=lambda head: head.sequence))
+            newest = max(heads, key=lambda head: head.sequence)
+            if newest.sequence > self._ends.get(key, (0, ""))[0]:
+                self._ends[key] = (newest.sequence, newest.source)
+        for key, (sequence, source) in self._ends.items():
+            self._judge_tail(key, sequence, source)
         return self.report
 
     # --- one link after the other ------------------------------------------------------------------------------------
@@ -137,7 +187,8 @@ class Chain:
         place = Place(link.device, link.stream, link.sequence)
         number = last.link.sequence if last else 0
         beside = link.sequence == number + 1
-        self._heads(link, place)
+        if wrong := self._misplaced(link):
+            self._add(wrong[0], place, link, wrong[1])
         if last and not beside:
             self._gap(key, number + 1, link.sequence - 1, Name.MISSING)
         if last is None:
@@ -180,16 +231,17 @@ class Chain:
             self._add(Name.RECORDS_TWICE, place, link, f"begins with record {link.first}, expected {expected}")
         elif link.first > expected and beside:
             self._short[link.device, link.stream].append((link, link.first - expected))
-        if link.epoch < before.epoch:
+        if link.epoch < before.epoch and not self._misplaced(link):
             self._add(Name.OLD_EPOCH, place, link, f"epoch {link.epoch} after {before.epoch}")
         if link.boot < before.boot:
             self._add(Name.TIME_BACK, place, link, f"start {link.boot} after {before.boot}")
 
-    def _heads(self, link: Link, place: Place) -> None:
-        for head in self._known.get((link.device, link.stream), ()):
-            if head.sequence == link.sequence and head.hash != link.hash:
-                detail = f"{head.source} names {head.hash.hex()[:16]}, this is {link.hash.hex()[:16]}"
-                self._add(Name.ROLLED_BACK, place, link, detail)
+    def _misplaced(self, link: Link) -> tuple[Name, str] | None:
+        line = self._lines.get(link.device)
+        if line is None:
+            return None
+        following = line.following(link.epoch)
+        return certify.misplaced(link.stream, link.sequence, link.boot, line.get(link.epoch), following)
 
     def _again(self, link: Link, last: _Last) -> None:
         last.same.append(link)
@@ -203,9 +255,18 @@ class Chain:
             last.window.append((link.sequence, link.hash))
 
     def _finish_one(self) -> None:
-        """All copies of the last link are known: was one of them under another's number?"""
+        """All copies of the last link are known: is one what others name, and which lay under another's number?"""
         if self._last is None:
             return
+        link = self._last.link
+        for head in self._known.get(self._last.key, ()):
+            if head.sequence == link.sequence and all(other.hash != head.hash for other in self._last.same):
+                detail = f"{head.source} names {head.hash.hex()[:16]}, this is {link.hash.hex()[:16]}"
+                self._add(Name.ROLLED_BACK, Place(link.device, link.stream, link.sequence), link, detail)
+        for digest, source in self._claims.get(self._last.key, {}).get(link.sequence, {}).items():
+            unlike = not any(other.hash.startswith(digest) for other in self._last.same)
+            if unlike and len(self._unlike_claims) < PENDING_MAX:
+                self._unlike_claims.append((link, source))
         for link in self._last.same:
             if link.named:
                 right = any(other.hash == link.hash and not other.named for other in self._last.same)
@@ -268,12 +329,13 @@ class Chain:
             told = self._counted.get(key, 0)
             self._add(Name.RECORDS_MISSING, place, link, f"{count} before record {link.first}; {told} are explained")
 
-    def _judge_tail(self, key: Key, head: Known) -> None:
+    def _judge_tail(self, key: Key, sequence: int, source: str) -> None:
         newest = self._newest.get(key, 0)
-        if head.let_go and not uncovered(head.sequence, head.sequence, self._ranges(key)):
-            return  # the last of them is explained, and those before it were let go on this word
-        for start, end in uncovered(newest + 1, head.sequence, self._ranges(key)):
-            self.report.add(Defect(Name.TAIL, Place(*key, start), end, detail=f"{head.source} names {head.sequence}"))
+        for head in self._known.get(key, ()):
+            if head.let_go and not uncovered(head.sequence, head.sequence, self._ranges(key)):
+                newest = max(newest, head.sequence)  # it is explained, and those before it were let go on its word
+        for start, end in uncovered(newest + 1, sequence, self._ranges(key)):
+            self.report.add(Defect(Name.TAIL, Place(*key, start), end, detail=f"{source} names {sequence}"))
 
     def _ranges(self, key: Key) -> list[tuple[int, int]]:
         """What needs no segment, merged and in order; asked only when all is told."""

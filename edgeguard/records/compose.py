@@ -6,7 +6,7 @@ no secret enters a record. How a record becomes bytes is `wire`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edgeguard import redact
@@ -95,6 +95,19 @@ def state(
         finding or None,
     )
     return _record(registry.STATE, Stream.FINDINGS, moment, fields, severity=severity)
+
+
+def heartbeat(moment: Moment, heads: Sequence[tuple[int, int, bytes]], seconds: int) -> Record:
+    """That the device lives, when the next one comes, and how far each stream is sealed: (stream, number of its newest
+    segment, short hash)."""
+    newest = {stream: (number, digest) for stream, number, digest in heads}
+    numbers = tuple(newest.get(stream, (0, b""))[0] for stream in Stream)
+    columns: Columns = {
+        "seconds": seconds,
+        "segments": numbers,
+        "hashes": b"".join(newest[stream][1] for stream in Stream if stream in newest),
+    }
+    return state("heartbeat", moment, columns=columns)
 
 
 def upgrade(package: Mapping[str, Any], moment: Moment, severity: Severity) -> Record:

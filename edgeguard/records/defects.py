@@ -89,7 +89,26 @@ class Name(Enum):
         "another segment with this number was confirmed before",
         "An older copy of the log was put back and numbers were used again, or the device was cloned.",
     )
-    OLD_EPOCH = ("old epoch", "sealed in an earlier epoch than the one before it", "An old key was used again.")
+    OLD_EPOCH = (
+        "old epoch",
+        "signed with a key whose epoch had ended by then",
+        "An old key was used again: it was taken while it was in use, or an older copy of the device was started.",
+    )
+    SEALED_LATER = (
+        "sealed later",
+        "signed with a key that did not exist yet when this number was sealed",
+        "It was sealed anew by somebody who took the device over later.",
+    )
+    UNCERTIFIED = (
+        "unknown epoch",
+        "signed with a key of which no statement of the device is here",
+        "Statements travel with the segments of their epoch. Without it, nobody vouches for this segment.",
+    )
+    FORGED_EPOCH = (
+        "forged epoch",
+        "a statement about an epoch's key that this device did not make, or that contradicts another",
+        "Somebody certified a key of his own.",
+    )
     TIME_BACK = (
         "boot went back",
         "from an earlier start of the device than the segment before it",

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterable
 from hashlib import sha256
 
+from edgeguard.codec import cose
 from edgeguard.errors import DecodeError, SegmentRefused
-from edgeguard.records import memory, outbox, receipts, registry, renewal
+from edgeguard.records import memory, outbox, receipts, registry, renewal, wire
 from edgeguard.records.allowance import Allowance
 from edgeguard.records.link import RETRY_AFTER_MAX, Link, Target, UplinkError, refusal
 from edgeguard.records.memory import Known
@@ -24,6 +25,7 @@ from edgeguard.records.receipts import Head, Receipt
 BODY_MAX = 256 * 1024  # bytes of one POST; the collector takes no more
 ROUNDS_MAX = 10_000  # POSTs in one run: 2.5 GB, far beyond any quota; a loop that never ends would be our bug
 RUN_S = 420  # of one run, and the last exchange may take EXCHANGE_S more: the unit is killed after 600
+UNKNOWN_EPOCH = "unknown epoch"  # why a collector refuses a segment whose statement it does not have (defects.Name)
 INTRODUCE_MS = 24 * 3600 * 1000
 
 
@@ -38,6 +40,8 @@ class Delivery:
         self._allowance = allowance
         self._done: set[Name] = set()  # taken or refused in this run: not sent again in it
         self._taken: set[Name] = set()
+        self._told: set[int] = set()  # epochs whose statements were sent in this run
+        self._asked: set[int] = set()  # epochs that it refused as unknown, whatever its receipts said before
         self._newest = 0  # of security, as this run began: this and what comes meanwhile is not backlog
         self.refused: dict[str, str] = {}
         self.sent = 0
@@ -111,7 +115,8 @@ class Delivery:
         # The sealer may have named a segment a moment ago. If a power cut took that name after it was sent, another
         # segment would be sealed under the same number, and the collector would see a device with two histories.
         settle(self._outbox)
-        reply = link.post(b"".join(batch.values()))
+        statements = self._statements(batch)
+        reply = link.post(b"".join([*statements.values(), *batch.values()]))
         backlog = sum(len(data) for name, data in batch.items() if not self._urgent(name))
         self._allowance.spend(link.spent(), backlog)
         self._allowance.tick(now())
@@ -123,9 +128,12 @@ class Delivery:
             raise UplinkError("bad-reply", f"the collector's reply is no receipt: {error}") from error
         replace(self._receipt_file, reply.body)
         reasons = {refused.hash: refused.reason for refused in receipt.refused}
+        self._told.update(statements)
         for name, data in batch.items():
-            self._done.add(name)
             reason = reasons.get(sha256(data).digest())
+            if reason == UNKNOWN_EPOCH and self._missed(_epoch(data)):
+                continue  # again, with its statement
+            self._done.add(name)
             if reason is None:
                 self._taken.add(name)
                 self.sent += 1
@@ -137,10 +145,12 @@ class Delivery:
     def _batch(self, names: Iterable[Name]) -> dict[Name, bytes]:
         """The next portion: within the body's bound and the budgets, at least one segment where they leave anything."""
         batch: dict[Name, bytes] = {}
+        epochs = set(self._newest_epoch())
         size = backlog = self.rest = 0
+        beside = self._size(epochs)  # bytes of statements that go with the segments
         for name in names:
             urgent = self._urgent(name)
-            left = self._allowance.left(backlog=False) - size
+            left = self._allowance.left(backlog=False) - size - beside
             left_backlog = left if urgent else min(left, self._allowance.left(backlog=True) - backlog)
             if left_backlog <= 0:  # names after this one are no more urgent
                 self.rest = self._allowance.wait(backlog=not urgent)
@@ -148,12 +158,44 @@ class Delivery:
             data = self._read(name)
             if not data:
                 continue
-            if size + len(data) > BODY_MAX or (batch and len(data) > left_backlog):
+            more = self._size({_epoch(data)} - epochs)
+            if batch and (size + beside + len(data) + more > BODY_MAX or len(data) + more > left_backlog):
                 break
+            epochs.add(_epoch(data))
+            beside += more
             batch[name] = data
             size += len(data)
             backlog += 0 if urgent else len(data)
         return batch
+
+    def _statements(self, batch: dict[Name, bytes]) -> dict[int, bytes]:
+        """Who vouches for the keys of these segments, and for the key that comes next: it names where they end."""
+        return self._untold({*self._newest_epoch(), *map(_epoch, batch.values())}) if batch else {}
+
+    def _untold(self, epochs: set[int]) -> dict[int, bytes]:
+        receipt = self._receipt()
+        has = set(receipt.epochs) - self._asked if receipt is not None else set()
+        found = {}
+        for number in sorted(epochs - self._told - has):
+            try:
+                data = outbox.read_epoch(self._outbox, number)
+            except (OSError, SegmentRefused):  # gone with its segments, or damaged: the sealer looks at it
+                continue
+            if data.startswith(b"\xd2"):
+                found[number] = data
+        return found
+
+    def _size(self, epochs: set[int]) -> int:
+        return sum(map(len, self._untold(epochs).values()))
+
+    def _newest_epoch(self) -> list[int]:
+        return outbox.epochs(self._outbox)[-1:]
+
+    def _missed(self, number: int) -> bool:
+        """Was its statement kept back on the word of a receipt? Once for each epoch."""
+        missed = number not in self._told and number not in self._asked
+        self._asked.add(number)
+        return missed
 
     def _read(self, name: Name) -> bytes:
         """A segment; nothing if there is none that could be sent."""
@@ -201,6 +243,14 @@ class Delivery:
             return sha256(outbox.read(self._outbox, Name(head.stream, head.sequence))).digest() == head.hash
         except (OSError, SegmentRefused):
             return False
+
+
+def _epoch(data: bytes) -> int:
+    """In which epoch a segment says that it was sealed; 0: it does not say."""
+    try:
+        return wire.decode_header(cose.parse1(data).payload).epoch
+    except (DecodeError, SegmentRefused):
+        return 0
 
 
 def in_order(names: list[Name]) -> list[Name]:

@@ -46,8 +46,18 @@ class Eviction:
         self.written = 0  # bytes that this run cost the disk, whole blocks
         self.gone: list[Drop] = []  # let go in this run
 
-    def open(self, public: bytes, device: bytes, sign: Sign, receipt: Receipt | None) -> None:
-        """Read what was let go so far and the collector does not know yet; end what a killed run began."""
+    def open(
+        self,
+        public: bytes,
+        device: bytes,
+        sign: Sign,
+        receipt: Receipt | None,
+        epoch_key: Callable[[int], bytes | None],
+    ) -> None:
+        """Read what was let go so far and the collector does not know yet; end what a killed run began.
+
+        `public` is the identity key, which signs that word; `epoch_key` gives the key that signs segments of an epoch.
+        """
         self._device, self._sign = device, sign
         try:
             self._losses = losses.read(self._spool, [public], device)
@@ -61,7 +71,7 @@ class Eviction:
                 raise
         drops = self._losses.drops
         if not self._losses.generation or self._losses.spoiled:
-            drops = losses.merged([*drops, *self._told([public])])
+            drops = losses.merged([*drops, *self._told(epoch_key)])
         self._losses = Losses(self._losses.generation, losses.uncovered(drops, receipt))
         self._finish()
 
@@ -166,12 +176,14 @@ class Eviction:
         with contextlib.suppress(OSError):
             os.replace(source, os.path.join(self._spool, "quarantine", losses.FILE))
 
-    def _told(self, publics: Sequence[bytes]) -> list[Drop]:
+    def _told(self, epoch_key: Callable[[int], bytes | None]) -> list[Drop]:
         """The losses that the newest segments name, in place of a file that is not there or not ours."""
         found: list[Drop] = []
         for name in outbox.newest(outbox.listing(self._outbox)).values():
             try:
-                payload = cose.verify1(outbox.read(self._outbox, name), publics, cose.SEGMENT_AAD)
+                data = outbox.read(self._outbox, name)
+                public = epoch_key(wire.decode_header(cose.parse1(data).payload).epoch)  # nobody vouches for it yet
+                payload = cose.verify1(data, [public] if public else [], cose.SEGMENT_AAD)
                 found += wire.decode_segment(payload).drops
             except (OSError, DecodeError, SignatureError, SegmentRefused):
                 continue  # the sealer sets it aside in a moment

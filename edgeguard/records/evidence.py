@@ -7,18 +7,20 @@ work meanwhile, and what it lets go or sets aside is looked for again at the end
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, NamedTuple
 
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, EdgeGuardError, Incomplete, SignatureError
-from edgeguard.records import examine, journal, losses, outbox, receipts, wire
+from edgeguard.records import epoch, examine, journal, losses, outbox, receipts, wire
+from edgeguard.records.certify import Keys, Refused
 from edgeguard.records.chain import Chain, Known
 from edgeguard.records.defects import Defect, Name, Place, Report, reason_word
-from edgeguard.records.examine import Link, Refused
+from edgeguard.records.examine import Link
 from edgeguard.records.outbox import O_READ
 from edgeguard.records.spool import JOURNALS
 
@@ -33,7 +35,7 @@ class TooMany(EdgeGuardError):
 
 
 class Piece(NamedTuple):
-    """One segment as it was found: its bytes, or why there are none."""
+    """One segment or statement as it was found: its bytes, or why there are none."""
 
     folder: str
     source: str
@@ -45,18 +47,46 @@ class Piece(NamedTuple):
 # --- a directory -----------------------------------------------------------------------------------------------------
 
 
-def directory(path: str, publics: Sequence[bytes], known: Sequence[Known] = (), report: Report | None = None) -> Report:
-    """All segments in *.egs below `path`, of the devices whose keys are `publics`. Raises OSError or TooMany."""
+def directory(
+    path: str,
+    publics: Sequence[bytes],
+    known: Sequence[Known] = (),
+    report: Report | None = None,
+    statements: Sequence[bytes] = (),
+) -> Report:
+    """All segments in *.egs below `path`, of the devices whose identity keys are `publics`.
+
+    `statements` are known besides those that lie there. Raises OSError or TooMany.
+    """
     report = report or Report()
     follower = Chain(report, known)
-    _links(pieces(path, report), publics, follower)
+    keys = Keys(publics)
+    for data in statements:
+        with contextlib.suppress(Refused):
+            keys.admit(data)
+    _certify(path, keys, follower)
+    _links(pieces(path, report), keys, follower, lambda: None)
     return follower.finish()
 
 
-def _links(found: Iterator[Piece], publics: Sequence[bytes], follower: Chain) -> None:
-    """Examine each piece, then follow the links in their order."""
-    keys = examine.keys_by_kid(list(publics))
-    sole = cose.device_id(publics[0]) if len(publics) == 1 else None
+def _certify(path: str, keys: Keys, follower: Chain) -> None:
+    """First all statements, wherever they lie: a segment may come before the one that it needs."""
+    for piece in pieces(path, Report(), segments=False):
+        try:
+            if piece.bad:
+                raise Refused(*piece.bad)
+            number = keys.admit(piece.data).number
+            if outbox.parse_epoch(os.path.basename(piece.source)) not in {None, number}:
+                raise Refused(Name.REORDERED, f"it holds the statement of epoch {number}")
+        except Refused as refused:
+            follower.report.add(refused.defect(None, piece.source))
+    for device, line in sorted(keys.lines.items()):
+        follower.epochs(device, line, complete=False)
+
+
+def _links(found: Iterator[Piece], keys: Keys, follower: Chain, refresh: Callable[[], None]) -> None:
+    """Examine each piece, then follow the links in their order. `refresh` lets statements in that came meanwhile."""
+    sole = next(iter(keys.devices)) if len(keys.devices) == 1 else None
     links: list[Link] = []
     folders: dict[str, dict[bytes, int]] = {}
     homes: dict[str, str] = {}  # of links under outbox names: their folder, where several devices may be meant
@@ -67,7 +97,7 @@ def _links(found: Iterator[Piece], publics: Sequence[bytes], follower: Chain) ->
         try:
             if piece.bad:
                 raise Refused(*piece.bad)
-            segment = examine.opened(piece.data, keys)
+            segment = _opened(piece.data, keys, refresh)
         except Refused as refused:
             defect = refused.defect(named, piece.source)
             follower.report.add(defect)
@@ -79,6 +109,8 @@ def _links(found: Iterator[Piece], publics: Sequence[bytes], follower: Chain) ->
         elsewhere = piece.named.sequence if piece.named and piece.named != own else 0
         links.append(examine.link(piece.data, segment, piece.source, elsewhere))
         follower.lost(header.device, examine.losses(segment))
+        for head in examine.heads(segment):
+            follower.claim(header.device, head, f"the heartbeat in findings {header.sequence}")
         if piece.named and sole is None:
             folders.setdefault(piece.folder, {}).setdefault(header.device, 0)
             folders[piece.folder][header.device] += 1
@@ -95,16 +127,38 @@ def _links(found: Iterator[Piece], publics: Sequence[bytes], follower: Chain) ->
         follower.follow(link)
 
 
-def pieces(path: str, report: Report) -> Iterator[Piece]:
-    """Every segment in *.egs below `path`, by name. Raises OSError for the directory itself, TooMany."""
+def _opened(data: bytes, keys: Keys, refresh: Callable[[], None]) -> wire.Segment:
+    try:
+        return examine.opened(data, keys)
+    except Refused as refused:
+        if refused.name is not Name.UNCERTIFIED:
+            raise
+    refresh()
+    return examine.opened(data, keys)
+
+
+def pieces(path: str, report: Report, *, segments: bool = True) -> Iterator[Piece]:
+    """Every segment in *.egs below `path`, by name; or, the other way, every statement in *.ege and *.egs.
+
+    Raises OSError for the directory itself, TooMany.
+    """
     others = 0
     for folder, name in _files(path, report):
-        if not name.endswith(outbox.SUFFIX) or name.startswith("."):
+        if name.startswith(".") or not name.endswith((outbox.SUFFIX, outbox.EPOCH_SUFFIX)):
             others += 1
-            continue
-        yield from _file(path, folder, name)
+        elif segments and name.endswith(outbox.SUFFIX):
+            yield from (piece for piece in _file(path, folder, name) if piece.named or not _is_statement(piece))
+        elif not segments and name.endswith(outbox.EPOCH_SUFFIX):
+            yield from _file(path, folder, name)
+        elif not segments and outbox.parse_name(name) is None:
+            yield from (piece for piece in _file(path, folder, name) if _is_statement(piece))
     if others:
-        report.note(f"{others:,} other file{'s were' if others > 1 else ' was'} not looked at: only *.egs is.")
+        plural = "s were" if others > 1 else " was"
+        report.note(f"{others:,} other file{plural} not looked at: only *.egs and *.ege are.")
+
+
+def _is_statement(piece: Piece) -> bool:
+    return not piece.bad and epoch.is_statement(piece.data)
 
 
 def _files(path: str, report: Report) -> Iterator[tuple[str, str]]:
@@ -146,7 +200,8 @@ def _file(path: str, folder: str, name: str) -> Iterator[Piece]:
     try:
         file = _open(os.path.join(path, source))
     except FileNotFoundError:
-        yield bad(Name.UNREADABLE, "it vanished while we looked")
+        if named or outbox.parse_epoch(name) is None:  # a statement is let go after all of its segments
+            yield bad(Name.UNREADABLE, "it vanished while we looked")
         return
     except OSError as error:
         link = error.errno in {errno.ELOOP, errno.ENXIO}
@@ -157,7 +212,7 @@ def _file(path: str, folder: str, name: str) -> Iterator[Piece]:
         return
     with file:
         try:
-            if named:
+            if named or name.endswith(outbox.EPOCH_SUFFIX):
                 data = file.read(wire.SEGMENT_MAX + 1)
                 large = len(data) > wire.SEGMENT_MAX
                 yield (
@@ -248,7 +303,10 @@ def own(device: Device, report: Report | None = None) -> Report:
     identity = cose.device_id(device.public)
     follower = Chain(report, _receipts(device, identity, report))
     aside = set(outbox.listing(os.path.join(spool, "quarantine")))
-    _links((piece for piece in pieces(out, report) if not _let_go(device, piece, follower)), [device.public], follower)
+    keys = Keys([device.public])
+    _certify(out, keys, follower)
+    found = (piece for piece in pieces(out, report) if not _let_go(device, piece, follower))
+    _links(found, keys, follower, lambda: _refresh(out, keys))
     for head in _receipts(device, identity, Report()):
         follower.gone(head)
     for name in aside.union(outbox.listing(os.path.join(spool, "quarantine"))):
@@ -285,6 +343,13 @@ def _receipts(device: Device, identity: bytes, report: Report) -> list[Known]:
         except FileNotFoundError:
             continue
     return heads
+
+
+def _refresh(out: str, keys: Keys) -> None:
+    """Statements that a sealer made since we looked. For their keys only: what they name may be newer than our list."""
+    for piece in pieces(out, Report(), segments=False):
+        with contextlib.suppress(Refused):
+            keys.admit(piece.data)
 
 
 def _let_go(device: Device, piece: Piece, follower: Chain) -> bool:

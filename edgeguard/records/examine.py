@@ -5,17 +5,19 @@ The signature is verified before the payload is believed. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec import cose
 from edgeguard.errors import DecodeError, Incomplete, SegmentRefused, SignatureError, UnknownSigner
-from edgeguard.records import registry, wire
-from edgeguard.records.defects import Defect, Name, Place
+from edgeguard.records import epoch, registry, wire
+from edgeguard.records.certify import Keys, Refused
+from edgeguard.records.defects import Name, Place
 from edgeguard.records.wire import Drop, Segment
 
 MEMORY_FULL = registry.REASONS.index("memory full")
+HEARTBEAT = registry.STATES.index("heartbeat")
 
 
 class Link(NamedTuple):
@@ -43,31 +45,13 @@ class Losses(NamedTuple):
     records: tuple[tuple[int, int | None], ...] = ()  # (stream, how many) that never were in one; None: nobody counted
 
 
-class Refused(Exception):
-    """The bytes prove a defect. Never leaves the room: the caller makes a value of it."""
-
-    def __init__(self, name: Name, detail: str, claimed: Place | None = None) -> None:
-        super().__init__(detail)
-        self.name = name
-        self.claimed = claimed
-
-    def defect(self, place: Place | None, source: str) -> Defect:
-        return Defect(self.name, place or self.claimed, source=source, detail=str(self))
-
-
-def keys_by_kid(publics: list[bytes]) -> dict[bytes, bytes]:
-    """Key id -> public key."""
-    return {cose.kid_of(public): public for public in publics}
-
-
-def opened(
-    data: bytes, keys: Mapping[bytes, bytes], resolve: Callable[[bytes], wire.Resolve | None] | None = None
-) -> Segment:
-    """The segment in these bytes, signed by one of `keys` for the device of that key. Raises Refused."""
+def opened(data: bytes, keys: Keys, decode: Callable[[bytes], Segment] = wire.decode_segment) -> Segment:
+    """The segment in these bytes, signed by the key of an epoch of its device; `decode` gives what is in its payload.
+    Raises Refused."""
     try:
         kid = cose.parse1(data).kid
-        public = keys.get(kid)
-        payload = cose.verify1(data, [public] if public else [], cose.SEGMENT_AAD)
+        key = keys.find(kid)
+        payload = cose.verify1(data, [key.public] if key else [], cose.SEGMENT_AAD)
     except Incomplete as error:
         raise Refused(Name.TRUNCATED, str(error)) from error
     except DecodeError as error:
@@ -76,15 +60,17 @@ def opened(
         raise _stranger(data, keys, str(error)) from error
     except SignatureError as error:
         raise Refused(Name.ALTERED, str(error), _claimed(data)) from error
-    assert public is not None
+    assert key is not None
     try:
-        header = wire.decode_header(payload)
-        segment = wire.decode_segment(payload, resolve(header.baseline) if resolve else None)
+        segment = decode(payload)
     except SegmentRefused as error:
         raise Refused(Name.MALFORMED, str(error)) from error
-    if header.device != cose.device_id(public):
-        place = Place(header.device, header.stream, header.sequence)
+    header = segment.header
+    place = Place(header.device, header.stream, header.sequence)
+    if header.device != key.device:
         raise Refused(Name.FOREIGN, f"signed by key {kid.hex()} for device {header.device.hex()}", place)
+    if header.epoch != key.epoch:
+        raise Refused(Name.RESEALED, f"signed in epoch {key.epoch}, says that it is of {header.epoch}", place)
     return segment
 
 
@@ -126,6 +112,31 @@ def losses(segment: Segment) -> Losses:
     return Losses(tuple(drops), tuple(counted))
 
 
+def heads(segment: Segment) -> list[epoch.Head]:
+    """The newest segments that its heartbeats name."""
+    found = []
+    if segment.header.stream == registry.Stream.FINDINGS:
+        for record in segment.records:
+            if record.type == registry.STATE.number and record.fields[:1] == (HEARTBEAT,):
+                found += _heartbeat((*record.fields, *[None] * 3)[2])
+    return found
+
+
+def _heartbeat(columns: object) -> list[epoch.Head]:
+    """`segments`: the newest number of each stream; `hashes`: so many bytes of each that is not 0."""
+    if not isinstance(columns, dict):
+        return []
+    numbers, hashes = columns.get("segments"), columns.get("hashes")
+    if not isinstance(numbers, tuple) or not isinstance(hashes, bytes) or len(numbers) > len(registry.Stream):
+        return []
+    named = [(stream, number) for stream, number in enumerate(numbers) if _uint(number) and 0 < number < wire.COUNT_MAX]
+    size = len(hashes) // len(named) if named else 0
+    return [
+        epoch.Head(stream, number, hashes[at * size : (at + 1) * size][: epoch.HASH_SIZE])
+        for at, (stream, number) in enumerate(named)
+    ]
+
+
 def _uint(value: object) -> bool:
     return type(value) is int and value >= 0
 
@@ -139,17 +150,23 @@ def _claimed(data: bytes) -> Place | None:
     return Place(header.device, header.stream, header.sequence)
 
 
-def _stranger(data: bytes, keys: Mapping[bytes, bytes], why: str) -> Refused:
-    """Names a key that we do not know: ours with a flipped bit, another's in our name, or another device's."""
-    claimed = _claimed(data)
-    ours = {cose.device_id(public): (kid, public) for kid, public in keys.items()}
-    if claimed is None:
-        return Refused(Name.ALTERED, why)
-    if claimed.device not in ours:
-        return Refused(Name.FOREIGN, f"{why}; it says that it is of device {claimed.device.hex()}", claimed)
-    right, public = ours[claimed.device]
+def _stranger(data: bytes, keys: Keys, why: str) -> Refused:
+    """Names a key that we do not know: one of an epoch that is not here, ours with a flipped bit, another's in our
+    name, or another device's."""
     try:
-        cose.verify1(data.replace(cose.parse1(data).kid, right, 1), [public], cose.SEGMENT_AAD)
+        header = wire.decode_header(cose.parse1(data).payload)
+    except (DecodeError, SegmentRefused):
+        return Refused(Name.ALTERED, why)
+    claimed = Place(header.device, header.stream, header.sequence)
+    if header.device not in keys.devices:
+        return Refused(Name.FOREIGN, f"{why}; it says that it is of device {header.device.hex()}", claimed)
+    line = keys.lines.get(header.device)
+    statement = line.get(header.epoch) if line else None
+    if statement is None:
+        return Refused(Name.UNCERTIFIED, f"{why}; it says that it is of epoch {header.epoch}", claimed)
+    try:
+        right = data.replace(cose.parse1(data).kid, cose.kid_of(statement.public), 1)
+        cose.verify1(right, [statement.public], cose.SEGMENT_AAD)
     except (DecodeError, SignatureError):
         return Refused(Name.RESEALED, why, claimed)
     return Refused(Name.ALTERED, "the key id in its header was changed", claimed)

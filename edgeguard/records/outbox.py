@@ -1,4 +1,5 @@
-"""Sealed segments on disk: `<stream>-<seq:016d>.egs`. The directory is the index; there is no other.
+"""Sealed segments on disk: `<stream>-<seq:016d>.egs`, and the statements of the epochs in which they were sealed:
+`epoch-<number:016d>.ege`. The directory is the index; there is no other.
 
 Light, because the resident daemon and the uplink use it too. Writing segments is `seal`, sending them is `uplink`.
 """
@@ -15,6 +16,8 @@ from edgeguard.errors import DecodeError, SegmentRefused
 from edgeguard.records import wire
 
 SUFFIX = ".egs"
+EPOCH_PREFIX, EPOCH_SUFFIX = "epoch-", ".ege"
+EPOCH_MAX = 2048  # bytes of a statement (epoch.SIZE_MAX, which a reader checks)
 O_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither a link nor a FIFO leads us astray
 _NAME_LENGTH = 22  # "0-0000000000000001.egs"
 
@@ -38,6 +41,37 @@ def parse_name(file: str) -> Name | None:
     if len(file) != _NAME_LENGTH or len(stream) != 1 or not plain or dot + suffix != SUFFIX or stream > "3":
         return None
     return Name(int(stream), int(digits))
+
+
+def epoch_file(number: int) -> str:
+    """The name of an epoch's statement."""
+    return f"{EPOCH_PREFIX}{number:016d}{EPOCH_SUFFIX}"
+
+
+def parse_epoch(file: str) -> int | None:
+    """The epoch of a file name; None for any other file."""
+    digits = file.removeprefix(EPOCH_PREFIX).removesuffix(EPOCH_SUFFIX)
+    plain = len(digits) == 16 and digits.isascii() and digits.isdigit()
+    return int(digits) if plain and file == epoch_file(int(digits)) else None
+
+
+def epochs(directory: str) -> list[int]:
+    """All epochs of which a statement lies there, the oldest first."""
+    try:
+        files = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return sorted(number for number in map(parse_epoch, files) if number is not None)
+
+
+def read_epoch(directory: str, number: int) -> bytes:
+    """The bytes of one statement file, whatever they are. Raises SegmentRefused for a giant, OSError else."""
+    fd = os.open(os.path.join(directory, epoch_file(number)), O_READ)
+    with open(fd, "rb") as file:
+        data = file.read(EPOCH_MAX + 1)
+    if len(data) > EPOCH_MAX:
+        raise SegmentRefused(f"{epoch_file(number)}: larger than {EPOCH_MAX} bytes")
+    return data
 
 
 def listing(directory: str) -> list[Name]:

@@ -1,6 +1,6 @@
 """Receipts: the collector's signed word that segments are committed. Only a receipt lets the device delete one.
 
-    COSE_Sign1 over [version, device, heads, dictionaries, time, held, refused, baselines]
+    COSE_Sign1 over [version, device, heads, dictionaries, time, held, refused, baselines, epochs]
 
 A head is the last segment of a stream up to which the collector has them all (or knows why not), and its hash.
 `held` are segments beyond a head: safe there, but something before them is still missing. They are not deleted here,
@@ -21,10 +21,11 @@ from edgeguard.records.outbox import O_READ, Name
 FILE, SECOND_FILE = "receipt.egr", "receipt-2.egr"  # of the first collector and of a second, in inbox/ and spool/
 VERSION = 1
 SIZE_MAX = 4096  # bytes; a usual one has 350
-FIELDS = 8
+FIELDS = 9
 HELD_MAX = 16  # ranges
 REFUSED_MAX = 16
 BASELINES_MAX = 16
+EPOCHS_MAX = 16
 REASON_MAX = 64  # bytes
 HASH_SIZE = 32
 
@@ -56,6 +57,7 @@ class Receipt(NamedTuple):
     refused: tuple[Refusal, ...] = ()
     dictionaries: tuple[int, ...] = (0,)
     baselines: tuple[bytes, ...] = ()  # whose manifests the collector has: references to them may be used
+    epochs: tuple[int, ...] = ()  # the newest whose statements the collector has: they need not be sent again
 
     def head(self, stream: int) -> Head | None:
         return next((head for head in self.heads if head.stream == stream), None)
@@ -84,6 +86,7 @@ def encode(receipt: Receipt) -> bytes:
             [list(part) for part in receipt.held[:HELD_MAX]],
             [[refusal.hash, refusal.reason[:REASON_MAX]] for refusal in receipt.refused[:REFUSED_MAX]],
             list(receipt.baselines[:BASELINES_MAX]),
+            list(receipt.epochs[:EPOCHS_MAX]),
         ]
     )
 
@@ -92,12 +95,14 @@ def decode(payload: bytes) -> Receipt:
     """The receipt in a payload. Raises DecodeError."""
     parts = cbor.decode(payload, depth=3, size=SIZE_MAX)
     if not isinstance(parts, list) or len(parts) < FIELDS or type(parts[0]) is not int or parts[0] != VERSION:
-        raise DecodeError("receipt: not an array of eight of version 1")
-    _, device, heads, dictionaries, time, held, refused, baselines = parts[:FIELDS]
+        raise DecodeError("receipt: not an array of nine of version 1")
+    _, device, heads, dictionaries, time, held, refused, baselines, epochs = parts[:FIELDS]
     if not isinstance(device, bytes) or len(device) != cose.DEVICE_ID_SIZE or not _uint(time):
         raise DecodeError("receipt: device or time")
     if not _all(dictionaries, _uint) or not _all(baselines, lambda item: isinstance(item, bytes) and len(item) == 8):
         raise DecodeError("receipt: dictionaries or baselines")
+    if not _all(epochs, _uint):
+        raise DecodeError("receipt: epochs")
     if not _all(heads, _is_head) or len({head[0] for head in heads}) != len(heads):
         raise DecodeError("receipt: heads")
     if not _all(held, lambda item: isinstance(item, list) and len(item) == 3 and _all(item, _uint)):
@@ -112,6 +117,7 @@ def decode(payload: bytes) -> Receipt:
         tuple(Refusal(*refusal) for refusal in refused),
         tuple(dictionaries),
         tuple(baselines),
+        tuple(epochs),
     )
 
 

@@ -105,6 +105,7 @@ STATES = (
     "helper failed",
     "image",
     "spool",
+    "heartbeat",
 )
 REASONS = ("unknown", "damaged", "evicted", "memory full", "too large", "operator", "missing")
 

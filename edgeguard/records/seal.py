@@ -8,6 +8,9 @@ Before a chain is extended its newest segment is verified. One that is damaged i
 chain then goes on from the last good head, with the next free sequence number: a number is never used twice, because
 the collector may hold the undamaged original. Each new segment names in `drops` the damaged ones that no receipt
 covers, so that the collector knows that they will not come, and those that were let go for want of room (`eviction`).
+
+Segments are signed by the key of an epoch (`keyring`), which the identity key certifies and which does not outlive it.
+What was let go is written down under the identity key: no segment may carry that word before its own epoch is over.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from typing import Any, NamedTuple, cast
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
 from edgeguard.model import Severity
-from edgeguard.records import confirmed, dictionaries, journal, outbox, quota, receipts, registry, wire
+from edgeguard.records import confirmed, dictionaries, epoch, journal, outbox, quota, receipts, registry, wire
 from edgeguard.records.eviction import NO_ROOM, Eviction
+from edgeguard.records.keyring import Epoch, Keyring
 from edgeguard.records.losses import DAMAGED
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
@@ -46,8 +50,10 @@ NUMBER_MAX = 10**15  # of a segment; a device that seals ten a second for a mill
 COLLECTOR_KEY_MAX = 256  # bytes of a file that holds 64 hex digits
 STATUS_MAX = 64 * 1024
 REQUEST_MAX = 64 * 1024  # bytes of the daemon's question
+SHORT_HASH = 8  # bytes of the newest segments' hashes that the daemon puts into its heartbeats
 
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4  # linux/prctl.h
+_PR_SET_DUMPABLE = 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 
 
@@ -57,6 +63,7 @@ class Head(NamedTuple):
     sequence: int  # the highest number ever used
     hash: bytes  # of the last good segment
     record: int  # sequence number of the first record that is in no segment
+    good: int  # which segment that is; 0: none
 
 
 def run(
@@ -65,20 +72,23 @@ def run(
     audit: bool = False,
     drop_privileges: bool = True,
     manifest: str = "",
+    started: bool = False,
+    clock: int = 0,
 ) -> dict[str, Any]:
     """Do all that is to be done and say what was done, ready for JSON or CBOR.
 
     `audit`: verify every segment that waits, not just the newest. `manifest`: the file (<sha256>.egm) of the baseline
-    in force; its paths become numbers once a receipt says that the collector has that manifest.
+    in force; its paths become numbers once a receipt says that the collector has that manifest. `started`: the daemon
+    has just started, so a new epoch begins; `clock`: how good it believes the clock to be (registry.Clock).
     Raises OSError (nothing is lost, try again later), DecodeError (the device key is unusable).
     """
     if drop_privileges:
         give_up_capabilities()
-    sealer = Sealer(settings, manifest)
+    sealer = Sealer(settings, manifest, clock)
     lock = os.open(os.path.join(sealer.spool, "seal.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return sealer.run(audit=audit)
+        return sealer.run(audit=audit, started=started)
     except BlockingIOError:
         return {"v": 1, "busy": True}
     finally:
@@ -95,9 +105,13 @@ def main(argv: list[str]) -> int:
     try:
         settings = load(words[1] if words else DEFAULT_FILE)
         request = _request()
-        manifest = request.get("manifest")
+        manifest, clock = request.get("manifest"), request.get("clock")
         result = run(
-            settings, audit=request.get("audit") is True, manifest=manifest if isinstance(manifest, str) else ""
+            settings,
+            audit=request.get("audit") is True,
+            manifest=manifest if isinstance(manifest, str) else "",
+            started=request.get("started") is True,
+            clock=clock if type(clock) is int and clock in set(registry.Clock) else 0,
         )
     except OSError as error:
         result = {"error": str(error), "storage": True}
@@ -121,10 +135,12 @@ def _request() -> dict[str, Any]:
 
 
 class Sealer:
-    """One run. Holds the key, so it does not live long."""
+    """One run. Holds the keys, so it does not live long."""
 
-    def __init__(self, settings: Settings, manifest: str = "") -> None:
+    def __init__(self, settings: Settings, manifest: str = "", clock: int = 0) -> None:
         state, exchange = settings.paths.state, settings.paths.exchange
+        self._runtime = settings.paths.runtime
+        self._clock = clock
         self.spool = os.path.join(state, "spool")
         self.outbox = os.path.join(exchange, "outbox")
         self.inbox = os.path.join(exchange, "inbox")
@@ -141,9 +157,10 @@ class Sealer:
         self._manifest = manifest
         self._baseline = manifest_id(manifest) or wire.NO_BASELINE
         self._places: Places | None = None
-        self._seed = b""
-        self._signer: cose.Signer | None = None
-        self._public = b""
+        self._seed = b""  # of the identity key
+        self._ring: Keyring  # from the beginning of the run
+        self._epoch: Epoch  # while it seals
+        self._signer: cose.Signer | None = None  # with the epoch's key
         self._device = b""
         self._receipt: Receipt | None = None  # of two collectors, what counts of both
         self._received: list[Receipt] = []  # of each collector
@@ -153,25 +170,35 @@ class Sealer:
         self._spoiled = 0  # records that the disk lost out of a journal
         self._problems: list[str] = []
 
-    def run(self, *, audit: bool = False) -> dict[str, Any]:
+    def run(self, *, audit: bool = False, started: bool = False) -> dict[str, Any]:
         for directory, mode in ((self.outbox, 0o750), (self.quarantine, 0o700)):
             os.makedirs(directory, mode=mode, exist_ok=True)
         self._seed = cose.load_seed(self._keys)
-        self._public = cose.public_of(self._seed)
-        self._device = cose.device_id(self._public)
+        public = cose.public_of(self._seed)
+        self._device = cose.device_id(public)
+        self._ring = Keyring(self._runtime, self.outbox, self._seed, self._clock, _write_durably)
+        self._ring.load()
         self._receipt = self._take_receipts()
-        self._room.open(self._public, self._device, self._sign_losses, self._receipt)
-        self._tidy()
+        self._room.open(public, self._device, self._sign_losses, self._receipt, self._ring.public)
+        self._tidy(audit=audit)
         heads = self._heads(audit=audit)
         self._let_go()
-        released = [index for index, content in self._closed() if self._seal(content, heads)]
+        journals = self._journals()
+        closed = _closed(journals)
+        boot = max([0, *(content.boot for content in journals.values())])
+        self._ring.begin(_stated(heads), boot, fresh=started)
+        if closed:
+            self._epoch = self._ring.ready(_stated(heads), boot)
+        released = [index for index, content in closed if self._seal(content, heads)]
         if self._places is not None:
             self._places.close()
         if self._sealed or released:  # what is released may have been sealed by a run that was killed before this
             _sync(self.outbox)
+        self._ring.end(_stated(heads), boot)
         for index in released:
             self._release(index)
-        return self._result(released)
+        self._ring.let_go()
+        return self._result(released, heads)
 
     # --- receipts ------------------------------------------------------------------------------------------------
 
@@ -285,7 +312,7 @@ class Sealer:
     def _received_head(self, stream: int) -> Head:
         heads = [head for receipt in self._received if (head := receipt.head(stream)) is not None]
         head = max(heads, key=lambda head: head.sequence, default=None)  # a number is used once, whoever has it
-        return Head(head.sequence, head.hash, 1) if head else Head(0, wire.NO_PREVIOUS, 1)
+        return Head(head.sequence, head.hash, 1, head.sequence) if head else Head(0, wire.NO_PREVIOUS, 1, 0)
 
     def _look_at(self, name: Name, head: Head, *, anchored: bool) -> tuple[Head, bool]:
         """Verify one segment; a good one may become the head, a bad one goes to quarantine. Newest first."""
@@ -296,18 +323,24 @@ class Sealer:
             self._put_aside(name, str(error))
             return head._replace(sequence=max(head.sequence, name.sequence)), False
         if not anchored:
+            self._ring.used(header.epoch)
             newer = name.sequence >= self._received_head(name.stream).sequence
             return Head(
                 max(head.sequence, name.sequence),
                 sha256(data).digest() if newer else head.hash,
                 header.first + header.n,
+                name.sequence if newer else head.good,
             ), True
         return head, True
 
     def _believe(self, name: Name, data: bytes) -> Header:
         """The header of a segment that we signed ourselves. Raises SegmentRefused."""
         try:
-            header = wire.decode_header(cose.verify1(data, [self._public], cose.SEGMENT_AAD))
+            number = wire.decode_header(cose.parse1(data).payload).epoch  # nobody vouches for it yet
+            public = self._ring.public(number)
+            if public is None:
+                raise SegmentRefused(f"{name.file}: the statement of epoch {number} is damaged or gone")
+            header = wire.decode_header(cose.verify1(data, [public], cose.SEGMENT_AAD))
         except (DecodeError, SignatureError) as error:
             raise SegmentRefused(f"{name.file}: {error}") from error
         if (header.stream, header.sequence, header.device) != (*name, self._device):
@@ -333,16 +366,7 @@ class Sealer:
         return {name for name in names if name is not None}
 
     def _put_aside(self, name: Name, reason: str) -> None:
-        source, target = os.path.join(self.outbox, name.file), os.path.join(self.quarantine, name.file)
-        try:
-            os.replace(source, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:  # spool and outbox may be on two file systems
-                raise
-            shutil.copyfile(source, target, follow_symlinks=False)
-            os.unlink(source)
-        _sync(self.quarantine)
-        _sync(self.outbox)
+        _move(os.path.join(self.outbox, name.file), os.path.join(self.quarantine, name.file))
         covered = self._receipt is not None and self._receipt.covers(name)
         self._quarantined.append(
             {"name": name.file, "stream": name.stream, "seq": name.sequence, "why": reason, "delivered": covered}
@@ -351,8 +375,8 @@ class Sealer:
     def _set_aside(self) -> list[Name]:
         return outbox.listing(self.quarantine)
 
-    def _tidy(self) -> None:
-        """What a killed run left, and quarantine beyond its bound."""
+    def _tidy(self, *, audit: bool) -> None:
+        """What a killed run left, statements that are not whole, and quarantine beyond its bound."""
         for file in os.listdir(self.outbox):
             if file.startswith(".") and file.endswith(".tmp"):
                 with contextlib.suppress(IsADirectoryError):  # nobody's, and in nobody's way
@@ -363,20 +387,19 @@ class Sealer:
         for name in old:
             with contextlib.suppress(IsADirectoryError):
                 os.unlink(os.path.join(self.quarantine, name.file))
+        self._ring.tidy(self.quarantine, _move, audit=audit)
 
     # --- sealing -------------------------------------------------------------------------------------------------
 
-    def _closed(self) -> list[tuple[int, journal.Content]]:
-        """Journals that wait, oldest first."""
+    def _journals(self) -> dict[int, journal.Content]:
+        """Journals that are whole, by the number of their file."""
         found: dict[int, journal.Content] = {}
         for index, file in enumerate(JOURNALS):
             with contextlib.suppress(FileNotFoundError):
                 content = journal.parse(journal.read(os.path.join(self.spool, file)))
                 if content is not None:
                     found[index] = content
-        closed = [item for item in found.items() if item[1].header.state == journal.CLOSED]
-        closed.sort(key=lambda item: item[1].header.generation)
-        return [(index, journal.completed(content, found.values())) for index, content in closed]
+        return found
 
     def _seal(self, content: journal.Content, heads: dict[int, Head]) -> bool:
         """All of a journal into segments. True when nothing of it remains."""
@@ -409,7 +432,7 @@ class Sealer:
             device=self._device,
             stream=stream,
             sequence=head.sequence + 1,
-            epoch=0,
+            epoch=self._epoch.statement.number,
             boot=frames[0].boot,
             first=frames[0].sequence,
             n=len(records),
@@ -434,7 +457,7 @@ class Sealer:
         self._sealed.append(
             {"stream": stream, "seq": header.sequence, "first": header.first, "n": header.n, "bytes": len(data)}
         )
-        return Head(header.sequence, sha256(data).digest(), header.first + header.n)
+        return Head(header.sequence, sha256(data).digest(), header.first + header.n, header.sequence)
 
     def _encode(self, header: Header, records: list[Record], drops: tuple[Drop, ...]) -> bytes:
         reference = self._reference()
@@ -444,7 +467,7 @@ class Sealer:
 
     def _sign(self, payload: bytes) -> bytes:
         if self._signer is None:
-            self._signer = cose.Signer(self._seed)
+            self._signer = cose.Signer(self._epoch.seed)
         return self._signer.sign1(payload, cose.SEGMENT_AAD)
 
     def _dictionary(self) -> int:
@@ -483,7 +506,7 @@ class Sealer:
         finally:
             os.close(fd)
 
-    def _result(self, released: list[int]) -> dict[str, Any]:
+    def _result(self, released: list[int], heads: dict[int, Head]) -> dict[str, Any]:
         names = outbox.listing(self.outbox)
         receipt = self._receipt
         waiting = [name for name in names if name.sequence > self._sure.get(name.stream, 0)]
@@ -493,6 +516,8 @@ class Sealer:
             "quarantined": self._quarantined,
             "released": released,
             "problems": self._problems,
+            "key": self._ring.problem,
+            "heads": [[head.stream, head.sequence, head.hash[:SHORT_HASH]] for head in _stated(heads) if head.hash],
             "waiting": len(waiting),
             "aside": self._room.problem,
             "spoiled": self._spoiled,
@@ -502,6 +527,22 @@ class Sealer:
             if receipt is None
             else {"time": receipt.time, "heads": [[head.stream, head.sequence] for head in receipt.heads]},
         }
+
+
+def _stated(heads: dict[int, Head]) -> tuple[epoch.Head, ...]:
+    """As a statement names them: what has no good segment under its number has no hash."""
+    return tuple(
+        epoch.Head(stream, head.sequence, head.hash[: epoch.HASH_SIZE] if head.good == head.sequence else b"")
+        for stream, head in sorted(heads.items())
+        if head.sequence
+    )
+
+
+def _closed(journals: dict[int, journal.Content]) -> list[tuple[int, journal.Content]]:
+    """Journals that wait, oldest first."""
+    closed = [item for item in journals.items() if item[1].header.state == journal.CLOSED]
+    closed.sort(key=lambda item: item[1].header.generation)
+    return [(index, journal.completed(content, journals.values())) for index, content in closed]
 
 
 def _chunks(frames: Iterable[journal.Frame]) -> Iterator[list[tuple[journal.Frame, Record]]]:
@@ -548,6 +589,24 @@ def _parts(chunk: list[tuple[journal.Frame, Record]], frame: journal.Frame, reco
     return abs((record.wall - record.mono) - (first.wall - first.mono)) > CLOCK_STEP_MS
 
 
+def _move(source: str, target: str) -> None:
+    """For good. Raises OSError."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # spool and outbox may be on two file systems
+            raise
+        shutil.copyfile(source, target, follow_symlinks=False)
+        os.unlink(source)
+    _sync(os.path.dirname(target))
+    _sync(os.path.dirname(source))
+
+
+def _write_durably(path: str, data: bytes, mode: int) -> None:
+    _write(path, data, mode)
+    _sync(os.path.dirname(path))
+
+
 def _write(path: str, data: bytes, mode: int) -> None:
     """Beside, durable, renamed. The caller makes the directory durable."""
     directory, _, file = path.rpartition("/")
@@ -582,12 +641,13 @@ class _CapabilityData(ctypes.Structure):
 
 
 def give_up_capabilities() -> None:
-    """No capability, now and after any exec. Raises OSError."""
+    """No capability, now and after any exec; and nobody reads our memory, in a core or by ptrace. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = _CapabilityHeader(_LINUX_CAPABILITY_VERSION_3, 0)
     nothing = (_CapabilityData * 2)()
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)  # kernels without it have no ambient set either
     if libc.capset(ctypes.byref(header), ctypes.byref(nothing)) != 0:
         raise OSError(ctypes.get_errno(), "capset")

@@ -85,7 +85,7 @@ class Header(NamedTuple):
     device: bytes
     stream: int
     sequence: int
-    epoch: int
+    epoch: int  # whose key signed it (epoch.Statement)
     boot: int
     first: int  # sequence number of the first record
     n: int  # how many
@@ -380,6 +380,7 @@ def _header(parts: list[Any]) -> tuple[Header, int, bytes]:
     for name, value in (("seq", sequence), ("epoch", epoch), ("boot", boot), ("first", first), ("mono0", mono)):
         _need(_is_uint(value) and value < COUNT_MAX, f"payload: {name}")
     _need(sequence > 0, "payload: seq starts at 1")
+    _need(epoch > 0, "payload: epoch starts at 1")
     _need(_is_uint(count) and 0 < count <= RECORDS_MAX, "payload: number of records")
     _need(isinstance(previous, bytes) and len(previous) == 32, "payload: hash of the previous segment")
     _need(wall is None or (type(wall) is int and abs(wall) < COUNT_MAX), "payload: wall0")

@@ -33,20 +33,21 @@ def seed_of(number: int) -> bytes:
 
 
 def segments(number: int, count: int, events: int) -> list[bytes]:
-    """A device's chain: mixed records, one finding a segment."""
+    """A device's chain: mixed records; with the first segment goes the statement about the key that signed them."""
     from edgeguard.codec import cose
-    from edgeguard.records import wire
+    from edgeguard.records import epoch, wire
     from edgeguard.records.wire import Header
 
-    seed = seed_of(number)
-    device = cose.device_id(cose.public_of(seed))
+    identity, seed = seed_of(number), seed_of(-1 - number)
+    device = cose.device_id(cose.public_of(identity))
+    said = epoch.Statement(device, 1, cose.public_of(seed), 1, 0, WALL, 2, ())
     made, previous, first = [], wire.NO_PREVIOUS, 1
     for sequence in range(1, count + 1):
         mono = sequence * 60_000
         records = [_record(number, sequence, place, mono + place) for place in range(events)]
         header = Header(device, 1, sequence, 1, 1, first, 0, previous, mono, WALL + mono, 2, bytes(8), 0)
         part = cose.sign1(wire.encode_segment(header, records), seed, cose.SEGMENT_AAD)
-        made.append(part)
+        made.append(part if made else epoch.issue(said, identity, None) + part)
         previous, first = sha256(part).digest(), first + events
     return made
 

@@ -52,7 +52,7 @@ class Sealer:
         previous, made = wire.NO_PREVIOUS, []
         for at in range(0, len(stream), size):
             header = Header(
-                self._device, stream[at].stream, 1000 + len(made), 0, 30, 60_000 + at, 0, previous, 0, None, 0,
+                self._device, stream[at].stream, 1000 + len(made), 9_000, 30, 60_000 + at, 0, previous, 0, None, 0,
                 b"\x5a" * 8, self._dictionary,
             )  # fmt: skip
             payload = wire.encode_segment(header, stream[at : at + size], self._reference, (), self._digest)

@@ -23,7 +23,7 @@ from edgeguard.collector import enrolment, events
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.records import chain, defects, evidence, examine, journal, losses, memory, receipts, wire
+from edgeguard.records import certify, chain, defects, epoch, evidence, examine, journal, losses, memory, receipts, wire
 from edgeguard.records.link import RETRY_AFTER_MAX, Response, UplinkError, refusal, taken
 from edgeguard.remediations import client, undo
 from edgeguard.sensors import logbook, observed
@@ -31,7 +31,7 @@ from edgeguard.upgrades import deb, expected, overlay
 from tests.fuzz.each import each
 
 DEVICE = bytes(16)
-HEADER = [1, DEVICE, 0, 1, 0, 1, 1, 0, bytes(32), 1000, 1_790_000_000_000, 2, bytes(8), 0, wire.CODEC_RAW]
+HEADER = [1, DEVICE, 0, 1, 1, 1, 1, 0, bytes(32), 1000, 1_790_000_000_000, 2, bytes(8), 0, wire.CODEC_RAW]
 COUNT_AT = 7  # where the header says how many records there are
 GENERATION = 3
 READER = b"\x42" * 32
@@ -84,6 +84,41 @@ def shown(segment: wire.Segment) -> None:
 def baseline(data: bytes) -> None:
     found = Baseline.from_cbor(data)
     assert Baseline.from_cbor(found.to_cbor()) == found
+
+
+SEED = b"\x01" * 32  # of a device whose identity key signs whatever it is given
+NEXT = b"\x02" * 32
+
+
+def epoch_statement(data: bytes) -> None:
+    """Bytes as a statement, and as what a device with a good identity key says in one."""
+    each(data, epoch.unverified)
+    identity = cose.public_of(SEED)
+    keys = certify.Keys([identity])
+    for made in (data, cose.sign1(data, SEED, cose.EPOCH_AAD), _announced(data)):
+        epoch.is_statement(made)
+        with contextlib.suppress(certify.Refused):
+            said = keys.admit(made)
+            assert epoch.opened(made, identity) == said
+            assert keys.find(cose.kid_of(said.public)) is not None
+    report = defects.Report()
+    follower = chain.Chain(report)
+    for device, line in keys.lines.items():
+        follower.epochs(device, line, complete=True)
+        for said in line:
+            heads = []
+            for stream, sequence, _ in said.heads:
+                place, digests = (device, stream, sequence), (bytes(32), bytes(32))
+                heads.append(examine.Link(*place, *digests, 1, 1, said.number, said.boot, None, None))
+            for link in sorted(heads):
+                follower.follow(link)
+    follower.finish()
+    for line_ in defects.lines(report, events.iso, events.printable):
+        assert line_.isprintable(), "one line that is safe on a terminal"
+
+
+def _announced(core: bytes) -> bytes:
+    return cose.sign1(cose.sign1(core, NEXT, cose.NEXT_AAD), SEED, cose.EPOCH_AAD)
 
 
 def receipt(data: bytes) -> None:

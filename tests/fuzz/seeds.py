@@ -169,6 +169,15 @@ def memory_seeds() -> Seeds:
     yield from (b"[" * DEEP, b'{"books": [1e999]}', b"9" * DIGITS)
 
 
+def epoch_seeds() -> Seeds:
+    yield from _vectors("*.ege")
+    device, before = cose.device_id(cose.public_of(formats.SEED)), cose.public_of(formats.NEXT)
+    core = ["epoch", 1, device, 7, bytes(32), 2, 5, NOW, 1, [[0, 4, bytes(16)], [2, 9, b""]], [6, before]]
+    yield cbor.encode(core)
+    yield cbor.encode([*core[:10], None])
+    yield cbor.encode([*core[:3], 2**62 - 1, *core[4:9], [[3, 2**62 - 1, b"\x07" * 16]] * 2, [1, bytes(32)], "more"])
+
+
 def _finding(identifier: str, **columns: object) -> Finding:
     values: dict[str, object] = dict.fromkeys(Finding._fields, "")
     values |= {"id": identifier, "rule": "r", "kind": "file", "subject": "/etc/\udcff", "code": "EG-FILE-001"}
@@ -494,6 +503,7 @@ SEEDS = {
     "baseline": baseline_seeds,
     "evidence": evidence_seeds,
     "receipt": receipt_seeds,
+    "epoch": epoch_seeds,
     "ledger": ledger_seeds,
     "journal": journal_seeds,
     "manifest": manifest_seeds,

@@ -50,6 +50,7 @@ TABLE = (
     Harness("certificate", formats.certificate),
     Harness("enrolment", formats.enrolment_request),
     Harness("memory", formats.uplink_memory),
+    Harness("epoch", formats.epoch_statement),
     Harness("ledger", formats.ledger),
     Harness("evidence", formats.evidence_folder),
     Harness("journal", formats.journal_file),

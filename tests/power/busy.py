@@ -20,7 +20,7 @@ from edgeguard.collector import store
 from edgeguard.collector.ingest import Device, Ingest
 from edgeguard.daemon.authority import world as world_of
 from edgeguard.errors import ControlError
-from edgeguard.records import delivery, outbox, wire
+from edgeguard.records import delivery, epoch, outbox, wire
 from edgeguard.records.link import Reply
 from edgeguard.records.uplink import Uplink
 from edgeguard.records.wire import Record
@@ -97,6 +97,8 @@ class Receiver:
             public = bytes.fromhex(Path(f"{self._guarded.disk}/state/keys/device.pub").read_text())
             self._device = self._ingest.add_device("power", public)
         for data in wire.split(body):
+            if epoch.is_statement(data):
+                continue
             header = wire.decode_header(cose.parse1(data).payload)
             name = outbox.Name(header.stream, header.sequence).file
             if name not in self._facts.signed:

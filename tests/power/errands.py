@@ -123,6 +123,8 @@ class Errands:
         finally:
             done = seal.run(self.settings, drop_privileges=False)
             self._spool.refresh()
+        if done["key"]:
+            self._say("said", f"seal: {done['key']}")
         if done["problems"] or done["quarantined"] or done["evicted"] or done["spoiled"]:
             raise AssertionError(done)
         directory = f"{self.settings.paths.exchange}/outbox"

@@ -21,7 +21,8 @@ from edgeguard.daemon.signing import check_manifest, trust_of
 from edgeguard.daemon.sweeping import now_ms
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.records import outbox, receipts, seal, wire
+from edgeguard.records import examine, outbox, receipts, seal, wire
+from edgeguard.records.certify import Keys
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Receipt
 from edgeguard.records.spool import Spool
@@ -189,6 +190,7 @@ def _described(manifest: Path) -> bool:
 def _spool(settings: Settings, facts: Facts, promised: list[Fact]) -> Iterator[str]:
     """Opened, sealed to the last record, and then every record compared with what was written under its number."""
     exchange = settings.paths.exchange
+    Path(f"{settings.paths.runtime}/epoch.key").unlink(missing_ok=True)  # memory; the power was cut
     spool = Spool(f"{settings.paths.state}/spool", f"{exchange}/outbox", LAST_BOOT[:16])
     spool.open()
     for name in spool.damaged:
@@ -231,8 +233,10 @@ def _chain(
     settings: Settings, stream: int, receipt: Receipt | None, found: dict[tuple[int, int], Record]
 ) -> Iterator[str]:
     """One stream's segments: signed, in one chain, their records without a hole."""
-    public = _public(settings)
     directory = f"{settings.paths.exchange}/outbox"
+    keys = Keys([_public(settings)])
+    for number in outbox.epochs(directory):
+        keys.admit(outbox.read_epoch(directory, number))
     names = [name for name in outbox.listing(directory) if name.stream == stream]
     previous, following = wire.NO_PREVIOUS, 1
     if names and names[0].sequence > 1:
@@ -241,7 +245,7 @@ def _chain(
         previous, following = b"", 0
     for name in names:
         data = outbox.read(directory, name)
-        segment = wire.decode_segment(cose.verify1(data, [public], cose.SEGMENT_AAD))
+        segment = examine.opened(data, keys)
         header = segment.header
         if header.previous != previous and previous:
             yield f"{name.file} does not follow the one before it"

@@ -65,6 +65,8 @@ PURE = (
     "codec/cbor.py",
     "records/registry.py",
     "records/wire.py",
+    "records/epoch.py",
+    "records/certify.py",
     "records/defects.py",
     "records/examine.py",
     "records/chain.py",

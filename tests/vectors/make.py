@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """Makes the golden segments and receipts beside it: `tests/vectors/make.py`, from the top of the tree.
 
-They are checked in and frozen: a reader of any release reads them. When the writer changes on purpose (a new field),
-new vectors are added under new names; the old ones stay. Keys are the ones of the first test of RFC 8032 and of no
-use elsewhere.
+Segments are signed with the key of the first epoch. They are checked in and frozen: a reader of any release reads
+them. When the writer changes on purpose (a new field), new vectors are added under new names; the old ones stay. Keys
+are the ones of the tests of RFC 8032 and of no use elsewhere.
 """
 
 from __future__ import annotations
@@ -28,14 +28,19 @@ from edgeguard.model import (  # noqa: E402
     State,
     Transition,
 )
-from edgeguard.records import compose, receipts, wire  # noqa: E402
+from edgeguard.records import compose, epoch, receipts, wire  # noqa: E402
 from edgeguard.records.compose import Moment  # noqa: E402
 from edgeguard.records.receipts import Head, Range, Receipt, Refusal  # noqa: E402
 from edgeguard.records.wire import Drop, Header, Record  # noqa: E402
 
 DEVICE_SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
 COLLECTOR_SEED = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
+EPOCH_SEEDS = (
+    bytes.fromhex("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7"),
+    bytes.fromhex("f5e5767cf153319517630f226876b86c8160cc583bc013744c6bf255f5cc0ee5"),
+)
 PUBLIC = cose.public_of(DEVICE_SEED)
+EPOCH_PUBLIC = cose.public_of(EPOCH_SEEDS[0])
 DEVICE = cose.device_id(PUBLIC)
 WALL = 1_795_416_177_140
 
@@ -100,9 +105,9 @@ def vectors() -> dict[str, bytes]:
         dictionary: int = 0,
         digest: wire.Digest | None = None,
     ) -> bytes:
-        header = Header(DEVICE, stream, sequence, 0, 3, first, 0, before, 0, None, 0, wire.NO_BASELINE, dictionary)
+        header = Header(DEVICE, stream, sequence, 1, 3, first, 0, before, 0, None, 0, wire.NO_BASELINE, dictionary)
         payload = wire.encode_segment(header, records, reference, drops, digest)
-        return cose.sign1(payload, DEVICE_SEED, cose.SEGMENT_AAD)
+        return cose.sign1(payload, EPOCH_SEEDS[0], cose.SEGMENT_AAD)
 
     made["segment-0-1.egs"] = seal(0, 1, 1, findings(), previous)
     previous = sha256(made["segment-0-1.egs"]).digest()
@@ -125,30 +130,65 @@ def vectors() -> dict[str, bytes]:
         reference=lambda text: names.index(text) if text in names else None,
         digest=lambda number: held[names[number]], drops=(Drop(2, 2, 1, 0),),
     )  # fmt: skip
+    previous = sha256(made["segment-0-3.egs"]).digest()
+    heartbeat = compose.heartbeat(at(9500), [(0, 3, previous[:8]), (2, 1, b"short123")], 3600)
+    made["segment-0-4.egs"] = seal(0, 4, 10, [heartbeat], previous)
+    one = epoch.Statement(DEVICE, 1, EPOCH_PUBLIC, 3, 90, WALL + 90, 2, ())
+    heads = tuple(
+        epoch.Head(stream, sequence, sha256(made[f"segment-{stream}-{sequence}.egs"]).digest()[: epoch.HASH_SIZE])
+        for stream, sequence in ((0, 4), (1, 1), (2, 1))
+    )
+    two = epoch.Statement(
+        DEVICE,
+        2,
+        cose.public_of(EPOCH_SEEDS[1]),
+        3,
+        3_600_090,
+        WALL + 3_600_090,
+        2,
+        heads,
+        epoch.Before(1, EPOCH_PUBLIC),
+    )
+    made["epoch-1.ege"] = epoch.issue(one, DEVICE_SEED, None)
+    made["epoch-2.ege"] = epoch.issue(two, DEVICE_SEED, EPOCH_SEEDS[0])
     receipt = Receipt(
         DEVICE, WALL, (Head(0, 3, sha256(made["segment-0-3.egs"]).digest()),), (Range(1, 3, 4),),
-        (Refusal(bytes(32), "bad signature"),),
+        (Refusal(bytes(32), "altered"),), epochs=(2, 1),
     )  # fmt: skip
     made["receipt.egr"] = cose.sign1(receipts.encode(receipt), COLLECTOR_SEED, cose.RECEIPT_AAD)
     return made
 
 
 def decoded(data: bytes) -> list[dict[str, object]]:
-    segment = wire.decode_segment(cose.verify1(data, [PUBLIC], cose.SEGMENT_AAD))
+    segment = wire.decode_segment(cose.verify1(data, [EPOCH_PUBLIC], cose.SEGMENT_AAD))
     return [
         {"stream": record.stream, "mono": record.mono, "wall": record.wall, **events.body(record)}
         for record in segment.records
     ]
 
 
+def stated(data: bytes) -> dict[str, object]:
+    said = epoch.opened(data, PUBLIC)
+    return {
+        "device": said.device.hex(), "number": said.number, "public": said.public.hex(), "boot": said.boot,
+        "mono": said.mono, "wall": said.wall, "clock": said.clock,
+        "heads": [[head.stream, head.sequence, head.hash.hex()] for head in said.heads],
+        "before": [said.before.number, said.before.public.hex()] if said.before else None, "announced": said.announced,
+    }  # fmt: skip
+
+
 def main() -> None:
     made = vectors()
     for name, data in made.items():
         (HERE / name).write_bytes(data)
-    readable = {name: decoded(data) for name, data in made.items() if name.endswith(".egs")}
+    readable: dict[str, object] = {name: decoded(data) for name, data in made.items() if name.endswith(".egs")}
+    readable |= {name: stated(data) for name, data in made.items() if name.endswith(".ege")}
     (HERE / "decoded.json").write_text(json.dumps(readable, indent=1) + "\n")
     (HERE / "keys.json").write_text(
-        json.dumps({"device": PUBLIC.hex(), "collector": cose.public_of(COLLECTOR_SEED).hex()}) + "\n"
+        json.dumps(
+            {"device": PUBLIC.hex(), "epoch": EPOCH_PUBLIC.hex(), "collector": cose.public_of(COLLECTOR_SEED).hex()}
+        )
+        + "\n"
     )
 
 

@@ -1,6 +1,6 @@
 # Reads segments from docs/wire-format.md alone, with Ruby's cbor gem and OpenSSL: no code of ours, and not Python.
 #
-#   ruby read.rb PUBLIC-KEY-HEX DICTIONARIES SEGMENT...
+#   ruby read.rb IDENTITY-KEY-HEX EPOCH-KEY-HEX DICTIONARIES SEGMENT...
 #
 # One line of JSON for each: {"verified": ..., "stream", "seq", "dictionary", "rows": [[type, severity, mono, fields]]},
 # text fields with their strings in place of an index into the table.
@@ -36,8 +36,9 @@ def plain(value)
   end
 end
 
-public_hex, directory, *files = ARGV
-raw = [public_hex].pack("H*")
+identity_hex, epoch_hex, directory, *files = ARGV
+device = Digest::SHA256.digest([identity_hex].pack("H*"))[0, 16]
+raw = [epoch_hex].pack("H*")
 key = OpenSSL::PKey.read(SPKI + raw)
 
 files.each do |file|
@@ -52,7 +53,7 @@ files.each do |file|
 
   parts = CBOR.decode(payload)
   stream, seq, count, mono, number, codec, body = parts.values_at(2, 3, 7, 9, 13, 14, 15)
-  refuse "device" unless parts[1] == Digest::SHA256.digest(raw)[0, 16]
+  refuse "device" unless parts[1] == device
   dictionary = number.zero? ? nil : File.binread(File.join(directory, "#{number}.dict"))
   body = inflate(body, dictionary) if codec.odd?
   strings, rows, = content = CBOR.decode(body)

@@ -54,7 +54,7 @@ def test_there_and_back(device, world, tmp_path, capsys):
 
     assert collector_main(["import", world, stick, "--receipts", stick]) == 0
     said = capsys.readouterr().out
-    assert said.count(": stored") == 6
+    assert said.count(": stored") == 7  # six segments and a statement
     assert "pump-07.egr" in said
     assert {row[-1] for row in contents(world)["segments"]} == set(before.values())
     assert log(tmp_path, "import-receipt", f"{stick}/pump-07.egr") == 0
@@ -63,7 +63,7 @@ def test_there_and_back(device, world, tmp_path, capsys):
     assert (result["waiting"], result["problems"], len(device.segments())) == (0, [], 2)
 
     assert collector_main(["import", world, stick]) == 0  # the same stick once more
-    assert capsys.readouterr().out.count(": duplicate") == 6
+    assert capsys.readouterr().out.count(": duplicate") == 7
 
 
 def test_many_files_where_one_would_be_too_large(device, world, tmp_path, monkeypatch, capsys):

@@ -76,7 +76,8 @@ def test_ten_times_in_any_order_is_once_in_order(device, tmp_path):
     """Through the real server: single segments and batches, shuffled, each ten times; beside it, in order, once."""
     for number in range(6):
         device.record_and_seal(state(f"state {number}"), compose.text(f"text {number}", moment()))
-    parts = list(device.segments().values())
+    said = b"".join(device.statements().values())
+    parts = [said + part for part in device.segments().values()]
     straight = collector(str(tmp_path / "straight"), device)
     for part in parts:
         take(straight, device, part)

@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import finding, moment, state
+from small_world import EPOCH_SEED, finding, moment, state, statement
 
 from edgeguard.codec import cose
 from edgeguard.collector import events, store
@@ -25,9 +25,13 @@ PUBLIC = cose.public_of(SEED)
 DEVICE = cose.device_id(PUBLIC)
 
 
-def segment(sequence, previous, *, stream=0, seed=SEED, device=DEVICE, first=None, records=None, drops=(), boot=1):
+def segment(
+    sequence, previous, *, stream=0, seed=EPOCH_SEED, device=DEVICE, first=None, records=None, drops=(), boot=1, epoch=1
+):
     records = records or [compose.finding(finding(f"/{sequence}"), moment(sequence * 1000)), state(f"s{sequence}")]
-    header = Header(device, stream, sequence, 0, boot, first or sequence * 2 - 1, 0, previous, 0, None, 0, bytes(8), 0)
+    header = Header(
+        device, stream, sequence, epoch, boot, first or sequence * 2 - 1, 0, previous, 0, None, 0, bytes(8), 0
+    )
     return cose.sign1(wire.encode_segment(header, records, None, drops), seed, cose.SEGMENT_AAD)
 
 
@@ -47,6 +51,8 @@ class Collector:
         self.time = 1_000_000
         self.ingest = Ingest(self.db, COLLECTOR, lambda: self.time)
         self.device = self.ingest.add_device("pump-07", PUBLIC)
+        self.ingest.take(statement(boot=3), self.device)
+        self.db.execute("UPDATE devices SET seen = NULL, pace = NULL")  # as if it had not been heard yet
 
     def take(self, *parts):
         self.time += 1
@@ -152,7 +158,7 @@ def test_a_cut_and_rejoined_chain_is_named(collector):
     rejoined = segment(2, b"\x66" * 32)
     names, receipt = collector.take(one, rejoined)
     assert names == ["stored", "stored"]
-    assert ("chain broken", 0, 2) in collector.incidents()
+    assert ("spliced", 0, 2) in collector.incidents()
     assert receipt.head(0).sequence == 2
 
 
@@ -186,7 +192,7 @@ def test_a_loss_explained_by_a_record_counts_for_another_stream(collector):
     told = compose.drop(1, "damaged", moment(), first=2, last=2, name="1-0000000000000002.egs")
     _, receipt = collector.take(segment(1, wire.NO_PREVIOUS, records=[told], first=1))
     assert receipt.head(1).sequence == 3
-    assert "chain broken" not in {name for name, _, _ in collector.incidents()}
+    assert "spliced" not in {name for name, _, _ in collector.incidents()}
 
 
 def test_what_was_damaged_on_the_device_but_arrived_whole_is_kept(collector):
@@ -199,7 +205,7 @@ def test_what_was_damaged_on_the_device_but_arrived_whole_is_kept(collector):
         for part in order:
             fresh.take(part)
         assert fresh.db.execute("SELECT seq FROM heads").fetchall() == [(3,)]
-        assert "chain broken" not in {name for name, _, _ in fresh.incidents()}
+        assert "spliced" not in {name for name, _, _ in fresh.incidents()}
 
 
 def test_an_operator_ends_a_gap(collector):
@@ -220,7 +226,7 @@ def test_every_flipped_bit_is_refused_and_nothing_is_stored(collector):
             names, receipt = collector.take(bytes(damaged))
         except SegmentRefused:
             continue
-        assert names[0] in {"bad signature", "malformed"}
+        assert names[0] in {"altered", "truncated file"}
         assert receipt.refused
     assert collector.content() == before
 
@@ -228,13 +234,17 @@ def test_every_flipped_bit_is_refused_and_nothing_is_stored(collector):
 @pytest.mark.parametrize(
     ("made", "name"),
     [
-        (segment(1, wire.NO_PREVIOUS, seed=OTHER), "bad signature"),
-        (segment(1, wire.NO_PREVIOUS, device=bytes(16)), "wrong device"),
-        (cose.sign1(b"\x80", SEED, cose.SEGMENT_AAD), "malformed"),
-        (cose.sign1(b"\x9f" * 50, SEED, cose.SEGMENT_AAD), "malformed"),
-        (cose.sign1(b"\x81" * 5000, SEED, cose.SEGMENT_AAD), "malformed"),
-        (cose.sign1(cose.parse1(segment(1, wire.NO_PREVIOUS)).payload, SEED, cose.RECEIPT_AAD), "bad signature"),
+        (segment(1, wire.NO_PREVIOUS, seed=OTHER), "re-sealed"),
+        (segment(1, wire.NO_PREVIOUS, device=bytes(16)), "replayed"),
+        (cose.sign1(b"\x80", EPOCH_SEED, cose.SEGMENT_AAD), "malformed"),
+        (cose.sign1(b"\x9f" * 50, EPOCH_SEED, cose.SEGMENT_AAD), "malformed"),
+        (cose.sign1(b"\x81" * 5000, EPOCH_SEED, cose.SEGMENT_AAD), "malformed"),
+        (cose.sign1(cose.parse1(segment(1, wire.NO_PREVIOUS)).payload, EPOCH_SEED, cose.RECEIPT_AAD), "altered"),
+        (segment(1, wire.NO_PREVIOUS, epoch=2), "re-sealed"),
+        (segment(1, wire.NO_PREVIOUS, epoch=2, seed=OTHER), "unknown epoch"),
+        (segment(1, wire.NO_PREVIOUS, seed=SEED), "re-sealed"),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )  # fmt: skip
 def test_what_is_not_a_segment_of_this_device_is_refused_by_name(collector, made, name):
     good = chain(1)[0]
@@ -258,7 +268,7 @@ def test_any_body_is_an_answer_or_segmentrefused(data):
 @given(st.binary(max_size=150), st.integers(0, 4))
 def test_any_signed_payload_is_an_answer(payload, where):
     collector = Collector(":memory:")
-    names, _ = collector.take(cose.sign1(payload, SEED, cose.SEGMENT_AAD))
+    names, _ = collector.take(cose.sign1(payload, EPOCH_SEED, cose.SEGMENT_AAD))
     assert names == ["malformed"]
 
 

@@ -53,7 +53,7 @@ def test_what_stands_there(world):
     assert found["duplicates_total"] == 1
     assert found['incidents{name="gap"}'] == 1
     assert found["chains_with_gap"] == 1
-    assert found['refused_total{name="bad signature"}'] == 1
+    assert found['refused_total{name="re-sealed"}'] == 1
     assert found['findings_open{severity="critical"}'] == 1  # one finding, whatever it is seen on
     assert found['alerts_open{kind="finding"}'] == 1
     assert found['device_last_seen_timestamp_seconds{device="pump-07"}'] == world.time / 1000
@@ -81,14 +81,15 @@ def test_lag_is_how_old_the_newest_record_was(world):
     now = moment().wall + 90_000
     world.time = now
     world.db.execute("UPDATE devices SET lag = NULL")
-    from test_ingest import DEVICE, SEED
+    from small_world import EPOCH_SEED
+    from test_ingest import DEVICE
 
     from edgeguard.codec import cose
     from edgeguard.records.wire import Header
 
-    header = Header(DEVICE, 0, 1, 0, 1, 1, 0, wire.NO_PREVIOUS, moment().mono, moment().wall, 2, bytes(8), 0)
+    header = Header(DEVICE, 0, 1, 1, 1, 1, 0, wire.NO_PREVIOUS, moment().mono, moment().wall, 2, bytes(8), 0)
     records = [compose.finding(finding(), moment()), state("a")]
-    world.take(cose.sign1(wire.encode_segment(header, records), SEED, cose.SEGMENT_AAD))
+    world.take(cose.sign1(wire.encode_segment(header, records), EPOCH_SEED, cose.SEGMENT_AAD))
     assert parsed(metrics.text(world.db, now))['device_lag_seconds{device="pump-07"}'] == pytest.approx(90, abs=0.1)
 
 
@@ -101,12 +102,12 @@ def test_totals_of_an_older_database_are_counted_once(tmp_path, world):
     first, second = chain(2)
     world.take(first, second)
     before = parsed(metrics.text(world.db, world.time))
-    for table in ("findings", "alerts", "messages", "notices"):
+    for table in ("findings", "alerts", "messages", "notices", "epochs", "announced"):
         world.db.execute(f"DROP TABLE {table}")
     for column in ("pace", "beat", "beat_seq", "beat_boot", "beat_mono", "segments", "records", "bytes", "lag"):
         world.db.execute("DROP INDEX IF EXISTS devices_seen")
         world.db.execute(f"ALTER TABLE devices DROP COLUMN {column}")
-    for index in ("incidents_new", "incidents_over"):
+    for index in ("incidents_new", "incidents_over", "segments_of_epoch"):
         world.db.execute(f"DROP INDEX {index}")
     world.db.execute("ALTER TABLE incidents DROP COLUMN noted")
     world.db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")

@@ -12,6 +12,7 @@ import test_chainview
 import test_ingest
 import test_metrics
 from postgres_server import Server, missing
+from small_world import statement
 from test_ingest import COLLECTOR, PUBLIC, Collector, chain
 
 from edgeguard.codec import cose
@@ -97,7 +98,8 @@ def fleet():
     for number in range(DEVICES):
         seed = bytes([number + 1]) * 32
         device = cose.device_id(cose.public_of(seed))
-        made.append((seed, chain(LENGTH, seed=seed, device=device)))
+        said = statement(seed, boot=3)
+        made.append((seed, [said + part for part in chain(LENGTH, device=device)]))
     return made
 
 
@@ -257,7 +259,7 @@ def test_every_command_and_the_server_work_on_it(on_postgres, tmp_path, capsys, 
     device.record_and_seal(compose.finding(finding(), moment()))
     device.record_and_seal(compose.text("words", moment()))
     parts = tmp_path / "parts"
-    parts.write_bytes(next(iter(device.segments().values())))
+    parts.write_bytes(b"".join(device.statements().values()) + next(iter(device.segments().values())))
     assert main(["import", directory, str(parts)]) == 0
     serving = Serving(directory)
     try:

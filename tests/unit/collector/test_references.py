@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from small_world import Device, finding, moment
+from small_world import EPOCH_SEED, Device, finding, moment, statement
 
 from edgeguard.codec import cose
 from edgeguard.codec.manifest import Entry, Writer
@@ -86,7 +86,7 @@ def test_from_the_first_receipt_on_paths_are_numbers_and_events_show_them(tmp_pa
         payload = cose.parse1(newest).payload
         assert wire.decode_header(payload).baseline == wanted
         references.append(wire.decode_segment(payload).records[0].fields[4])
-        _, receipt = ingest.take(newest, known)
+        _, receipt = ingest.take(b"".join([newest, *device.statements().values()]), known)
         with open(f"{device.inbox}/receipt.egr", "wb") as file:
             file.write(receipt)
     assert references == ["/usr/sbin/sshd", "/usr/sbin/sshd", wire.Entry(5)]
@@ -107,9 +107,9 @@ def test_a_manifest_that_is_gone_leaves_numbers(tmp_path, manifest):
     device = Device(str(tmp_path / "device"))
     ingest = Ingest(store.connect(":memory:"), COLLECTOR, lambda: 5, Baselines(str(tmp_path / "none")))
     known = ingest.add_device("d", device.public)
-    header = wire.Header(device.id, 0, 1, 0, 1, 1, 0, bytes(32), 0, None, 0, b"\x07" * 8, 0)
+    header = wire.Header(device.id, 0, 1, 1, 1, 1, 0, bytes(32), 0, None, 0, b"\x07" * 8, 0)
     payload = wire.encode_segment(header, [compose.finding(finding("/usr/sbin/sshd"), moment())], lambda _text: 5)
-    ingest.take(cose.sign1(payload, device.seed, cose.SEGMENT_AAD), known)
+    ingest.take(statement() + cose.sign1(payload, EPOCH_SEED, cose.SEGMENT_AAD), known)
     assert next(iter(events.listing(ingest._db, 10)))["subject"] == "baseline:5"
 
 

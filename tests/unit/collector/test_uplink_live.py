@@ -132,14 +132,14 @@ def test_a_damaged_segment_is_refused_by_name_and_then_explained(device, collect
         data[-30] ^= 4
         Path(path).write_bytes(data)
         assert uplink.Uplink(device.settings).run() == 0
-        assert status(device)["refused"] == [{"name": "0-0000000000000002.egs", "reason": "bad signature"}]
+        assert status(device)["refused"] == [{"name": "0-0000000000000002.egs", "reason": "altered"}]
         result = device.record_and_seal(state("d"))
         assert [item["name"] for item in result["quarantined"]] == ["0-0000000000000002.egs"]
         assert uplink.Uplink(device.settings).run() == 0
         assert device.seal()["waiting"] == 0
     finally:
         said = serving.stop()
-    assert "bad signature" in said
+    assert "altered" in said
 
 
 def test_a_certificate_of_the_ca_is_needed_and_names_the_device(device, collector_directory, tmp_path):
@@ -338,7 +338,9 @@ def test_a_body_is_bounded(device, monkeypatch):
     for word in "abcd":
         device.record_and_seal(state(word * 200))
     size = len(outbox.read(device.outbox, Name(0, 1)))
-    monkeypatch.setattr(delivery, "BODY_MAX", 2 * size + 10)
+    (statement,) = outbox.epochs(device.outbox)
+    beside = len(outbox.read_epoch(device.outbox, statement))
+    monkeypatch.setattr(delivery, "BODY_MAX", 2 * size + 10 + beside)
     one = uplink.Uplink(device.settings).first
     assert list(one._batch(one.waiting())) == [Name(0, 1), Name(0, 2)]
 
@@ -395,10 +397,12 @@ def test_segments_on_a_stick(device, tmp_path, capsys):
     device.record_and_seal(state("a"))
     device.record_and_seal(state("b"))
     files = [f"{device.outbox}/{name}" for name in device.segments()]
-    capsys.readouterr()
-    assert collector_main(["import", directory, *files]) == 0
+    assert collector_main(["import", directory, *files]) == 1
+    assert capsys.readouterr().out.count("unknown epoch") == 2
+    assert collector_main(["import", directory, *files, f"{device.outbox}/{outbox.epoch_file(1)}"]) == 0
     assert collector_main(["import", directory, *files]) == 0
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == [
+        "stored",
         "stored",
         "stored",
         "duplicate",

@@ -36,12 +36,13 @@ class World:
         self.place.mkdir()
         (self.place / "collector.key").write_bytes(COLLECTOR)
         self.db = store.connect(str(self.place / verify.DATABASE))
-        self.ingest = Ingest(self.db, COLLECTOR, lambda: 1_000_000)
+        self.time = 1_000_000
+        self.ingest = Ingest(self.db, COLLECTOR, lambda: self.time)
         self.known = self.ingest.add_device("pump-07", self.device.public)
         self.ingest.add_device("pump-08", cose.public_of(OTHER))
 
     def take(self, parts=None):
-        for part in parts or self.device.segments().values():
+        for part in [*self.device.statements().values(), *(parts or self.device.segments().values())]:
             _, self.receipt = self.ingest.take(part, self.known)
         return self
 
@@ -53,12 +54,12 @@ class World:
     def part(self, sequence, stream=0):
         return self.device.segments()[File(stream, sequence).file]
 
-    def made(self, sequence, seed=None, drops=(), **changes):
-        """A segment made anew with a key."""
+    def made(self, sequence, seed=None, drops=(), records=None, **changes):
+        """A segment made anew with a key; without one, with that of the epoch."""
         segment = wire.decode_segment(cose.parse1(self.part(sequence)).payload)
-        records = [state("made anew")]
+        records = records or [state("made anew")]
         payload = wire.encode_segment(segment.header._replace(**changes), records, None, drops)
-        return cose.sign1(payload, seed or self.device.seed, cose.SEGMENT_AAD)
+        return cose.sign1(payload, seed or self.device.epoch_seed(), cose.SEGMENT_AAD)
 
     def put(self, sequence, data):
         """Over a row, with all that follows from the bytes."""

@@ -9,7 +9,7 @@ from typing import Any
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.telling import Telling
 from edgeguard.errors import SpoolError
-from edgeguard.records import compose
+from edgeguard.records import compose, examine, registry
 from edgeguard.records.spool import Spool
 
 
@@ -117,3 +117,32 @@ def test_what_may_wait_a_minute_does_not_make_the_next_wait(tmp_path: Path) -> N
     telling.state("start")
     loop.turn(0)
     assert spool.status.pending == 0
+
+
+def test_a_sign_of_life_names_what_is_sealed_and_is_sealed_at_once(tmp_path: Path) -> None:
+    telling, spool, helpers, _ = made(tmp_path, [])
+    spool.full = False
+    telling.run_sealer()
+    assert helpers.asked[-1]["started"] is True
+    helpers.end("seal", heads=[[0, 7, b"seven..."], [2, 3, b"three..."]])
+    telling.state("start")
+    asked = len(helpers.asked)
+    telling._heartbeat()
+    assert len(helpers.asked) == asked + 1
+    assert helpers.asked[-1]["started"] is False
+    _, _, record = telling.recent[-1]
+    assert record.fields[0] == registry.STATES.index("heartbeat")
+    assert record.fields[2] == {"seconds": 3600, "segments": (7, 0, 3, 0), "hashes": b"seven...three..."}
+    assert [(head.stream, head.sequence, head.hash) for head in examine._heartbeat(record.fields[2])] == [
+        (0, 7, b"seven..."),
+        (2, 3, b"three..."),
+    ]
+
+
+def test_a_sealer_that_failed_has_not_begun_the_epoch(tmp_path: Path) -> None:
+    telling, _, helpers, _ = made(tmp_path, [])
+    for answer in ({"error": "x"}, {"busy": True}):
+        telling.run_sealer()
+        helpers.end("seal", **answer)
+    telling.run_sealer()
+    assert [asked["started"] for asked in helpers.asked] == [True, True, True]

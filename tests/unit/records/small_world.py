@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-from edgeguard.codec import cose
+from edgeguard.codec import cbor, cose
 from edgeguard.model import Actor, Change, Finding, Origin, Severity, State, Transition
-from edgeguard.records import compose, seal
+from edgeguard.records import compose, epoch, examine, outbox, seal, wire
+from edgeguard.records.certify import Keys
 from edgeguard.records.compose import Moment
 from edgeguard.records.spool import Spool
 from edgeguard.settings import Budget, Paths, Settings, Uplink
@@ -36,6 +37,25 @@ def state(text: str = "hello", mono: int = 1000):
     return compose.state("start", moment(mono), text)
 
 
+EPOCH_SEED = b"\x07" * 32
+
+
+def statement(
+    identity: bytes = b"\x01" * 32,
+    number: int = 1,
+    seed: bytes = EPOCH_SEED,
+    *,
+    boot: int = 1,
+    heads: tuple[epoch.Head, ...] = (),
+    before: epoch.Before | None = None,
+    announced_by: bytes | None = None,
+) -> bytes:
+    """The word of an identity key about the key of an epoch."""
+    device = cose.device_id(cose.public_of(identity))
+    said = epoch.Statement(device, number, cose.public_of(seed), boot, 1000, WALL, 2, heads, before)
+    return epoch.issue(said, identity, announced_by)
+
+
 class Device:
     """Paths, key and the two halves of the spool of one device."""
 
@@ -46,7 +66,7 @@ class Device:
         self.outbox = f"{root}/exchange/outbox"
         self.inbox = f"{root}/exchange/inbox"
         self.size = size
-        for directory in (f"{root}/state/keys", self.inbox):
+        for directory in (f"{root}/state/keys", f"{root}/run", self.inbox):
             os.makedirs(directory, exist_ok=True)
         self.seed = b"\x01" * 32
         with open(f"{root}/state/keys/device.key", "wb") as file:
@@ -63,8 +83,8 @@ class Device:
     def spool(self, boot_id: bytes = BOOT_ID, files=None) -> Spool:
         return Spool(self.spool_directory, self.outbox, boot_id, size=self.size, files=files)
 
-    def seal(self, *, audit: bool = False) -> dict:
-        return seal.run(self.settings, audit=audit, drop_privileges=False)
+    def seal(self, *, audit: bool = False, started: bool = False) -> dict:
+        return seal.run(self.settings, audit=audit, drop_privileges=False, started=started)
 
     def record_and_seal(self, *records) -> dict:
         """Put records in, close the journal, seal it."""
@@ -75,6 +95,21 @@ class Device:
         spool.rotate(10_000_000, force=True)
         spool.close()
         return self.seal()
+
+    def statements(self) -> dict[str, bytes]:
+        return {outbox.epoch_file(n): outbox.read_epoch(self.outbox, n) for n in outbox.epochs(self.outbox)}
+
+    def epoch_seed(self) -> bytes:
+        """The private key that the next segment would be signed with."""
+        with open(f"{self.settings.paths.runtime}/epoch.key", "rb") as file:
+            return cbor.decode(file.read())[1]
+
+    def opened(self, data: bytes) -> wire.Segment:
+        """A segment, verified with what lies in the outbox."""
+        keys = Keys([self.public])
+        for said in self.statements().values():
+            keys.admit(said)
+        return examine.opened(data, keys)
 
     def segments(self) -> dict[str, bytes]:
         found = {}

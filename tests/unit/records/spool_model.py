@@ -187,7 +187,8 @@ class Life:
         parts += self.dice.sample(parts, min(len(parts), self.dice.choice((0, 0, 2))))
         receipt = b""
         for part in parts:
-            _, receipt = self.ingest.take(part, self.known) if part[:2] == b"\xd2\x84" else ([], receipt)
+            body = b"".join([*self.device.statements().values(), part])
+            _, receipt = self.ingest.take(body, self.known) if part[:2] == b"\xd2\x84" else ([], receipt)
         if receipt and self.dice.random() < 0.7:
             with open(os.path.join(self.device.inbox, "receipt.egr"), "wb") as file:
                 file.write(receipt)
@@ -301,7 +302,8 @@ class Life:
                 os.unlink(os.path.join(self.device.inbox, "receipt.egr"))
             receipt = b""
             for name in self._waiting():
-                _, receipt = self.ingest.take(outbox.read(self.device.outbox, name), self.known)
+                body = b"".join([*self.device.statements().values(), outbox.read(self.device.outbox, name)])
+                _, receipt = self.ingest.take(body, self.known)
             if receipt:
                 with open(os.path.join(self.device.inbox, "receipt.egr"), "wb") as file:
                     file.write(receipt)
@@ -341,7 +343,11 @@ class Life:
 
     def _gaps(self) -> Iterator[str]:
         rows = self.database.execute("SELECT name, stream, seq, detail FROM incidents WHERE resolved IS NULL")
-        told = ("explained loss", "late", *(("bad signature", "malformed", "records twice") if self.flipped else ()))
+        told = (
+            "explained loss",
+            "late",
+            *(("altered", "re-sealed", "unknown epoch", "malformed", "records twice") if self.flipped else ()),
+        )
         yield from (f"incident {row}" for row in rows.fetchall() if row[0] not in told)
         for stream, name in outbox.newest(outbox.listing(self.device.outbox)).items():
             head = self.database.execute("SELECT seq FROM heads WHERE stream = ?", (stream,)).fetchone()

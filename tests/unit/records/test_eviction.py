@@ -369,18 +369,27 @@ def collector(tmp_path, device):
     return database, ingest, ingest.add_device("d", device.public)
 
 
+def everything(device):
+    return b"".join([*device.statements().values(), *device.segments().values()])
+
+
 def test_the_collector_takes_the_gap_as_explained_and_its_head_goes_on(tmp_path):
     device = small(tmp_path, 12)
     device.with_collector(cose.public_of(COLLECTOR))
     database, ingest, known = collector(tmp_path, device)
-    ingest.take(b"".join(device.segments().values()), known) if device.segments() else None
+    ingest.take(
+        b"".join([*device.statements().values(), *device.segments().values()]), known
+    ) if device.segments() else None
     first = device.record_and_seal(*records(1))
     assert not first["evicted"]
-    ingest.take(b"".join(device.segments().values()), known)  # the receipt is lost on the way
+    ingest.take(
+        b"".join([*device.statements().values(), *device.segments().values()]), known
+    )  # the receipt is lost on the way
     for turn in range(2, 9):
         device.record_and_seal(*records(turn))
     assert said(device)
     device.record_and_seal(state("last"))
+    ingest.take(b"".join(device.statements().values()), known)
     for data in device.segments().values():
         verdicts, receipt = ingest.take(data, known)
         assert all(verdict.taken for verdict in verdicts)
@@ -412,7 +421,7 @@ def test_a_receipt_up_to_the_gap_is_no_splice(tmp_path):
     for turn in range(1, 7):
         device.record_and_seal(*records(turn))
     findings = [data for file, data in device.segments().items() if file.startswith("0-")]
-    _, receipt = ingest.take(b"".join(findings), known)
+    _, receipt = ingest.take(b"".join([*device.statements().values(), *findings]), known)
     with open(os.path.join(device.inbox, "receipt.egr"), "wb") as file:
         file.write(receipt)
     result = device.seal()
@@ -428,7 +437,7 @@ def test_a_hole_without_a_word_is_an_incident_still(tmp_path):
         device.record_and_seal(*records(turn))
     os.unlink(os.path.join(device.outbox, Name(1, 2).file))
     device.record_and_seal(*records(4))
-    ingest.take(b"".join(device.segments().values()), known)
+    ingest.take(everything(device), known)
     found = database.execute("SELECT name, stream, seq FROM incidents WHERE resolved IS NULL").fetchall()
     assert found == [("gap", 1, 2)]
     database.close()

@@ -25,12 +25,19 @@ def test_the_grammar_is_one(start):
     assert schema(start)
 
 
-def ruby(*files, key=KEYS["device"]):
+def ruby(*files, key=KEYS["epoch"]):
     if not shutil.which("ruby"):
         pytest.skip("no ruby: apt-get install ruby ruby-cbor")
     if subprocess.run(["ruby", "-e", "require 'cbor'"], capture_output=True, check=False).returncode:
         pytest.skip("no ruby-cbor: apt-get install ruby-cbor")
-    command = ["ruby", str(VECTORS / "read.rb"), key.hex(), dictionaries.DIRECTORY, *map(str, files)]
+    command = [
+        "ruby",
+        str(VECTORS / "read.rb"),
+        KEYS["device"].hex(),
+        key.hex(),
+        dictionaries.DIRECTORY,
+        *map(str, files),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -81,6 +81,7 @@ def arrived(device, made):
     spool.close()
     newest = outbox.newest(outbox.listing(device.outbox))
     receipt = b""
+    ingest.take(b"".join(device.statements().values()), known)
     for name in delivery.in_order(outbox.listing(device.outbox)):
         verdicts, receipt = ingest.take(outbox.read(device.outbox, name), known)
         assert verdicts[0].name == "stored"

@@ -11,7 +11,7 @@ import pytest
 from cbor2 import dumps
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small_world import Device, finding, moment, state
+from small_world import EPOCH_SEED, Device, finding, moment, state, statement
 from test_seal import COLLECTOR, opened
 from test_wire import SAMPLE, header, records
 
@@ -37,7 +37,7 @@ def known(text):
 def packed(content, dictionary=1, codec=2, n=1, **changes):
     """A payload around a packed body, whatever is in it."""
     parts = {
-        "ver": 1, "dev": bytes(16), "stream": 1, "seq": 1, "epoch": 0, "boot": 1, "first": 1, "n": n, "prev": bytes(32),
+        "ver": 1, "dev": bytes(16), "stream": 1, "seq": 1, "epoch": 1, "boot": 1, "first": 1, "n": n, "prev": bytes(32),
         "mono": 0, "wall": None, "clk": 0, "base": bytes(8), "dict": dictionary, "cod": codec,
         "body": content if isinstance(content, bytes) else dumps(content),
     }  # fmt: skip
@@ -281,10 +281,10 @@ def test_the_collector_offers_its_own_and_refuses_others_by_name(tmp_path):
     owner = ingest.add_device("d", device.public)
     mine = wire.encode_segment(header(device=device.id, sequence=1, dictionary=1), SAMPLE)
     later = packed([[], [[0, 15 << 4, "x"]], [], b""], dictionary=9, codec=3, dev=device.id, seq=2)
-    signed = [cose.sign1(payload, device.seed, cose.SEGMENT_AAD) for payload in (mine, later)]
-    verdicts, data = ingest.take(b"".join(signed), owner)
-    assert [verdict.name for verdict in verdicts] == ["stored", "unknown dictionary"]
-    assert "dictionary 9 is not here" in verdicts[1].detail
+    signed = [cose.sign1(payload, EPOCH_SEED, cose.SEGMENT_AAD) for payload in (mine, later)]
+    verdicts, data = ingest.take(statement(device.seed, boot=9) + b"".join(signed), owner)
+    assert [verdict.name for verdict in verdicts[1:]] == ["stored", "unknown dictionary"]
+    assert "dictionary 9 is not here" in verdicts[2].detail
     receipt = receipts.verified(data, [cose.public_of(COLLECTOR)], device.id)
     assert receipt.dictionaries == NUMBERS
     assert [refusal.reason for refusal in receipt.refused] == ["unknown dictionary"]

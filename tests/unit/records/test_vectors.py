@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeguard.codec import cose
-from edgeguard.records import dictionaries, receipts, wire
+from edgeguard.records import dictionaries, epoch, receipts, wire
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 KEYS = {name: bytes.fromhex(key) for name, key in json.loads((VECTORS / "keys.json").read_text()).items()}
@@ -39,7 +39,34 @@ def test_the_writer_still_writes_them_so(name):
 def test_the_golden_receipt_reads():
     receipt = receipts.verified((VECTORS / "receipt.egr").read_bytes(), [KEYS["collector"]], make.DEVICE)
     assert receipt.heads[0].sequence == 3
-    assert receipt.refused[0].reason == "bad signature"
+    assert receipt.refused[0].reason == "altered"
+    assert receipt.epochs == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["epoch-1.ege", "epoch-2.ege"])
+def test_golden_statements_read_as_they_always_did(name):
+    data = (VECTORS / name).read_bytes()
+    assert make.stated(data) == DECODED[name]
+    assert make.vectors()[name] == data
+    assert epoch.is_statement(data)
+    assert not any(epoch.is_statement((VECTORS / segment).read_bytes()) for segment in SEGMENTS)
+
+
+def test_the_statement_of_the_next_epoch_is_signed_twice():
+    """By hand: the identity key over the announcement, the key of the epoch before over the statement."""
+    cbor = foreign_cbor()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    data = (VECTORS / "epoch-2.ege").read_bytes()
+    for key, purpose in (("device", b"EGEPOC1"), ("epoch", b"EGNEXT1")):
+        protected, unprotected, data, signature = cbor.loads(data).value
+        assert (cbor.loads(protected)[4], unprotected) == (hashlib.sha256(KEYS[key]).digest()[:8], {})
+        Ed25519PublicKey.from_public_bytes(KEYS[key]).verify(
+            signature, cbor.dumps(["Signature1", protected, purpose, data])
+        )
+    parts = cbor.loads(data)
+    assert parts[:4] == ["epoch", 1, make.DEVICE, 2]
+    assert parts[10] == [1, KEYS["epoch"]]
 
 
 def foreign_cbor():
@@ -56,8 +83,8 @@ def test_pycose_verifies_our_segments(name):
 
     data = (VECTORS / name).read_bytes()
     message = CoseMessage.decode(data)
-    assert message.phdr[KID] == cose.kid_of(KEYS["device"])
-    message.key = OKPKey(crv=Ed25519, x=KEYS["device"])
+    assert message.phdr[KID] == cose.kid_of(KEYS["epoch"])
+    message.key = OKPKey(crv=Ed25519, x=KEYS["epoch"])
     message.external_aad = b"EGSEG1"
     assert message.verify_signature()
     message.external_aad = b"EGRCPT1"
@@ -73,10 +100,10 @@ def test_the_signature_verifies_from_the_rfc_alone(name):
     tag = cbor.loads((VECTORS / name).read_bytes())
     assert tag.tag == 18
     protected, unprotected, payload, signature = tag.value
-    assert cbor.loads(protected) == {1: -8, 4: hashlib.sha256(KEYS["device"]).digest()[:8]}
+    assert cbor.loads(protected) == {1: -8, 4: hashlib.sha256(KEYS["epoch"]).digest()[:8]}
     assert unprotected == {}
     signed = cbor.dumps(["Signature1", protected, b"EGSEG1", payload])
-    Ed25519PublicKey.from_public_bytes(KEYS["device"]).verify(signature, signed)
+    Ed25519PublicKey.from_public_bytes(KEYS["epoch"]).verify(signature, signed)
 
 
 @pytest.mark.parametrize("name", SEGMENTS)
@@ -103,6 +130,6 @@ def test_python_cwt_verifies_our_segments():
     from cwt import COSE, COSEKey
 
     data = (VECTORS / "segment-1-1.egs").read_bytes()
-    key = COSEKey.new({1: 1, 3: -8, 2: cose.kid_of(KEYS["device"]), -1: 6, -2: KEYS["device"]})
+    key = COSEKey.new({1: 1, 3: -8, 2: cose.kid_of(KEYS["epoch"]), -1: 6, -2: KEYS["epoch"]})
     payload = COSE.new().decode(data, key, external_aad=b"EGSEG1")
     assert payload == cose.parse1(data).payload

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_world import BOOT_ID, Device, moment, state
+from small_world import BOOT_ID, Device, moment, state, statement
 
 from edgeguard.codec import cbor, cose
-from edgeguard.records import compose, evidence, receipts, wire
+from edgeguard.records import compose, epoch, evidence, outbox, receipts, wire
 from edgeguard.records.defects import Name, Report
 from edgeguard.records.outbox import Name as File
 from edgeguard.records.receipts import Head, Receipt
@@ -36,7 +36,15 @@ def grow(device, words, boot_id=BOOT_ID):
         spool.rotate(10_000_000, force=True)
         spool.close()
         device.seal()
+        keep_key(device)
     return device
+
+
+def keep_key(device):
+    """As a thief does who comes by in time."""
+    device.keys = getattr(device, "keys", {})
+    if os.path.exists(f"{device.settings.paths.runtime}/epoch.key"):
+        device.keys[max(outbox.epochs(device.outbox))] = device.epoch_seed()
 
 
 def confirm(device, upto, *, seed=COLLECTOR, owner=None, stream=0, place="inbox"):
@@ -89,16 +97,17 @@ class Copy:
         known = evidence.receipt(source, [cose.public_of(COLLECTOR)], self.device.id, "r", report)
         return evidence.directory(str(self.out), [self.device.public], known, report)
 
-    def header(self, sequence):
-        return wire.decode_segment(cose.parse1(self.file(sequence).read_bytes()).payload)
+    def header(self, sequence, stream=0):
+        return wire.decode_segment(cose.parse1(self.file(sequence, stream).read_bytes()).payload)
 
     def rewrite(self, sequence, seed=None, under=None, drops=(), records=None, **changes):
-        """A segment made anew, as somebody with a key can make it."""
-        segment = self.header(sequence)
+        """A segment made anew, as somebody can make it who has the key of the epoch."""
+        stream = changes.get("stream", 0)
+        segment = self.header(sequence, stream)
         header = segment.header._replace(**changes)
         payload = wire.encode_segment(header, records or segment.records, None, drops)
-        data = cose.sign1(payload, seed or self.device.seed, cose.SEGMENT_AAD)
-        self.file(under or sequence).write_bytes(data)
+        data = cose.sign1(payload, seed or self.device.keys[header.epoch], cose.SEGMENT_AAD)
+        self.file(under or sequence, stream).write_bytes(data)
         return sha256(data).digest()
 
 
@@ -125,15 +134,15 @@ def swap(copy):
 
 def splice(copy):
     """Made anew with the device's own key, and joined to what was never there."""
-    copy.rewrite(4, previous=b"\x66" * 32)
-    delete(copy, 5, 6, 7, 8)
+    copy.rewrite(7, previous=b"\x66" * 32)
+    delete(copy, 8)
     copy.root.joinpath("exchange/inbox/receipt.egr").unlink()
 
 
 def pass_over(copy):
-    """It names the one before the one before it, as after damage, but nobody said that 3 was damaged."""
-    copy.rewrite(4, previous=sha256(copy.file(2).read_bytes()).digest())
-    delete(copy, 5, 6, 7, 8)
+    """It names the one before the one before it, as after damage, but nobody said that 6 was damaged."""
+    copy.rewrite(7, previous=sha256(copy.file(5).read_bytes()).digest())
+    delete(copy, 8)
     copy.root.joinpath("exchange/inbox/receipt.egr").unlink()
 
 
@@ -151,11 +160,104 @@ def for_another(copy):
     copy.rewrite(4, device=bytes(16))
 
 
-def old_epoch(copy):
-    """The third says that it is of epoch 1, the fourth of 0 again."""
+def unconfirmed(copy):
     copy.root.joinpath("exchange/inbox/receipt.egr").unlink()
-    delete(copy, 5, 6, 7, 8)
-    copy.rewrite(4, previous=copy.rewrite(3, epoch=1))
+
+
+def old_epoch(copy):
+    """The key of the first epoch was taken while it was in use, and signs in the second."""
+    unconfirmed(copy)
+    delete(copy, 8)
+    copy.rewrite(7, epoch=1)
+
+
+def later_key(copy):
+    """Who has the key of the second epoch seals anew what was sealed in the first."""
+    unconfirmed(copy)
+    previous = sha256(copy.file(2).read_bytes()).digest()
+    for sequence in range(3, LENGTH + 1):
+        previous = copy.rewrite(sequence, epoch=2, boot=2, previous=previous)
+
+
+def with_the_identity_key(copy):
+    """It certifies keys; segments that it signs itself are nobody's."""
+    copy.rewrite(4, seed=copy.device.seed)
+
+
+def statement_file(copy, number=1):
+    return copy.out / outbox.epoch_file(number)
+
+
+def spoiled_statement(copy):
+    data = bytearray(statement_file(copy, 2).read_bytes())
+    data[-5] ^= 1
+    statement_file(copy, 2).write_bytes(data)
+
+
+def others_statement(copy):
+    """Somebody without the identity key certifies his own."""
+    other = statement(OTHER, 2)
+    core = cose.parse1(other).payload.replace(cose.device_id(cose.public_of(OTHER)), copy.device.id)
+    statement_file(copy, 2).write_bytes(cose.sign1(core, OTHER, cose.EPOCH_AAD))
+
+
+def announced_by_another(copy):
+    """Who has the identity key, but not the key of the epoch before, cannot announce an epoch in its name."""
+    first = epoch.unverified(statement_file(copy, 1).read_bytes())
+    made = statement(number=2, seed=OTHER, before=epoch.Before(1, first.public), announced_by=OTHER)
+    statement_file(copy, 2).write_bytes(made)
+
+
+def another_before(copy):
+    """He names another key as that of the epoch before, and signs with it."""
+    before = epoch.Before(1, cose.public_of(OTHER))
+    seal_anew(copy, statement(number=2, seed=OTHER, before=before, announced_by=OTHER, boot=2, heads=heads(copy, 4)))
+
+
+def twice_the_same_epoch(copy):
+    """A clone begins an epoch of the same number."""
+    (copy.out / "clone").mkdir()
+    (copy.out / "clone" / outbox.epoch_file(2)).write_bytes(
+        statement(number=2, seed=OTHER, boot=2, heads=heads(copy, 4))
+    )
+
+
+def heads(copy, sequence):
+    """As after the fourth segment of both streams."""
+    return tuple(
+        epoch.Head(stream, sequence, sha256(copy.file(sequence, stream).read_bytes()).digest()[: epoch.HASH_SIZE])
+        for stream in (0, 3)
+    )
+
+
+def seal_anew(copy, said):
+    """All of the second epoch, with another key and its statement."""
+    unconfirmed(copy)
+    statement_file(copy, 2).write_bytes(said)
+    for stream in (0, 3):
+        previous = sha256(copy.file(4, stream).read_bytes()).digest()
+        for sequence in range(5, LENGTH + 1):
+            previous = copy.rewrite(sequence, seed=OTHER, previous=previous, stream=stream)
+
+
+def tail_of_a_heartbeat(copy):
+    """The last of the verbose is cut off; a sign of life among the findings had named it."""
+    unconfirmed(copy)
+    named = [(3, 8, sha256(copy.file(8, 3).read_bytes()).digest()[:8])]
+    copy.rewrite(8, records=[compose.heartbeat(moment(), named, 3600), state("x")])
+    copy.file(8, 3).unlink()
+
+
+def other_than_the_heartbeat(copy):
+    """The last of the verbose is another than the sign of life had named."""
+    unconfirmed(copy)
+    copy.rewrite(8, records=[compose.heartbeat(moment(), [(3, 7, b"\x55" * 8)], 3600), state("x")])
+
+
+def tail_of_a_statement(copy):
+    """The end of the first epoch is cut off; the second begins behind it."""
+    unconfirmed(copy)
+    delete(copy, 4, 5, 6, 7, 8)
 
 
 def earlier_boot(copy):
@@ -253,6 +355,17 @@ TAMPERING = {
     "a cloned device": (clone, {Name.EQUIVOCATION}),
     "a drop that does not cover the gap": (short_drop, {Name.MISSING}),
     "an edited drop": (edited_drop, {Name.ALTERED, Name.MISSING}),
+    "sealed anew with a later key": (later_key, {Name.SEALED_LATER, Name.ROLLED_BACK}),
+    "signed with the identity key": (with_the_identity_key, {Name.RESEALED}),
+    "a statement with a flipped bit": (spoiled_statement, {Name.ALTERED, Name.UNCERTIFIED}),
+    "no statement": (lambda copy: statement_file(copy, 2).unlink(), {Name.UNCERTIFIED}),
+    "another's statement": (others_statement, {Name.FORGED_EPOCH, Name.UNCERTIFIED}),
+    "announced by another": (announced_by_another, {Name.FORGED_EPOCH, Name.UNCERTIFIED}),
+    "another epoch before": (another_before, {Name.FORGED_EPOCH}),
+    "two epochs with one number": (twice_the_same_epoch, {Name.EQUIVOCATION}),
+    "the end cut off, after a sign of life": (tail_of_a_heartbeat, {Name.TAIL}),
+    "another end than the sign of life named": (other_than_the_heartbeat, {Name.ROLLED_BACK}),
+    "the end cut off, before another epoch": (tail_of_a_statement, {Name.TAIL}),
     "records left out": (records_left_out, {Name.RECORDS_MISSING}),
     "records numbered again": (records_again, {Name.RECORDS_TWICE}),
     "a forged receipt": (forged_receipt, {Name.FORGED_RECEIPT}),
@@ -518,9 +631,11 @@ def test_hostile_names_and_shapes_end_in_a_list(honest, tmp_path):
 
 
 def test_a_file_of_many_segments_and_its_broken_end(honest, tmp_path):
-    parts = [honest.segments()[File(0, number).file] for number in range(1, LENGTH + 1)]
+    parts = [*honest.segments().values(), *honest.statements().values()]  # a statement may come last
     (tmp_path / "export.egs").write_bytes(b"".join(parts))
-    assert evidence.directory(str(tmp_path), [honest.public]).segments == LENGTH
+    report = evidence.directory(str(tmp_path), [honest.public])
+    assert (report.clean, report.segments) == (True, 2 * LENGTH)
+    parts = [honest.statements()[outbox.epoch_file(1)], *parts[:4]]
     (tmp_path / "export.egs").write_bytes(b"".join(parts)[:-10])
     assert evidence.directory(str(tmp_path), [honest.public]).counts == {Name.TRUNCATED: 1}
     (tmp_path / "export.egs").write_bytes(b"".join(parts[:3]) + bytes(3 << 20))
@@ -549,14 +664,18 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 from hashlib import sha256
 from edgeguard.codec import cose
-from edgeguard.records import compose, evidence, wire
+from edgeguard.records import compose, epoch, evidence, wire
 from edgeguard.records.wire import Header
 seed = b"\\x01" * 32
 public = cose.public_of(seed)
+key = b"\\x02" * 32
+said = epoch.Statement(cose.device_id(public), 1, cose.public_of(key), 1, 1, 1, 0, ())
+with open(f"{sys.argv[2]}/epoch-0000000000000001.ege", "wb") as file:
+    file.write(epoch.issue(said, seed, None))
 previous, record = wire.NO_PREVIOUS, compose.text("x" * 900, compose.Moment(1, 1, 1))
 for number in range(1, 10_001):
-    header = Header(cose.device_id(public), 3, number, 0, 1, number, 1, previous, 1, 1, 1, bytes(8), 0)
-    data = cose.sign1(wire.encode_segment(header, [record]), seed, cose.SEGMENT_AAD)
+    header = Header(cose.device_id(public), 3, number, 1, 1, number, 1, previous, 1, 1, 1, bytes(8), 0)
+    data = cose.sign1(wire.encode_segment(header, [record]), key, cose.SEGMENT_AAD)
     previous = sha256(data).digest()
     with open(f"{sys.argv[2]}/3-{number:016d}.egs", "wb") as file:
         file.write(data)
@@ -592,7 +711,7 @@ def test_the_command_says_what_it_found_and_what_it_cannot_see(honest, tmp_path)
     done = command(copy)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("No defect.\n")
-    assert "holds this device's key" in " ".join(done.stdout.split())
+    assert "who holds this device's key" in " ".join(done.stdout.split())
     flip(copy)
     delete(copy, 6)
     done = command(copy)

@@ -62,7 +62,7 @@ def records(draw):
 
 
 def header(**changes):
-    given_ = Header(bytes(16), 1, 7, 0, 3, 100, 0, bytes(32), 0, None, 0, bytes(8), 0)
+    given_ = Header(bytes(16), 1, 7, 1, 3, 100, 0, bytes(32), 0, None, 0, bytes(8), 0)
     return given_._replace(**changes)
 
 
@@ -123,7 +123,7 @@ SAMPLE = [
 
 def _payload(body, codec=0, n=1, **changes):
     parts = {
-        "ver": 1, "dev": bytes(16), "stream": 1, "seq": 1, "epoch": 0, "boot": 1, "first": 1, "n": n, "prev": bytes(32),
+        "ver": 1, "dev": bytes(16), "stream": 1, "seq": 1, "epoch": 1, "boot": 1, "first": 1, "n": n, "prev": bytes(32),
         "mono": 0, "wall": None, "clk": 0, "base": bytes(8), "dict": 0, "cod": codec, "body": body,
     }  # fmt: skip
     return dumps(list((parts | changes).values()))
@@ -155,6 +155,7 @@ def test_a_bomb_is_refused_before_it_is_whole():
         ({"dev": bytes(15)}, "device"),
         ({"stream": 4}, "stream"),
         ({"seq": 0}, "seq"),
+        ({"epoch": 0}, "epoch"),
         ({"seq": -1}, "seq"),
         ({"prev": b""}, "hash"),
         ({"wall": "x"}, "wall0"),

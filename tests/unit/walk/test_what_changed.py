@@ -77,7 +77,9 @@ def collected(walk: Walk) -> list[dict[str, Any]]:
     connection = store.connect(":memory:")
     ingest = Ingest(connection, b"\x02" * 32, lambda: 1)
     ingest.add_device("walk", bytes.fromhex((walk.base / "state/keys/device.pub").read_text()))
-    verdicts = ingest.take_files([path.read_bytes() for path in walk.segments()])
+    segments = walk.segments()
+    statements = segments[0].parent.glob("*.ege") if segments else ()
+    verdicts = ingest.take_files([path.read_bytes() for path in (*segments, *statements)])
     assert all(verdict.taken for verdict in verdicts)
     return [event for _, event in events.page(connection, 0)]
 
