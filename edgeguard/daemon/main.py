@@ -16,7 +16,8 @@ import signal
 import sys
 
 from edgeguard import settings as settings_module
-from edgeguard.control_server import Rights, Server
+from edgeguard.control_server.peers import Rights
+from edgeguard.control_server.server import Server
 from edgeguard.daemon import verbs
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop

@@ -14,12 +14,15 @@ import os
 import struct
 import tempfile
 
-from edgeguard import control, control_server
+from edgeguard import control
 from edgeguard.baseline.document import Baseline
 from edgeguard.cli import enroll
 from edgeguard.codec import cbor, certificates, cose, encrypt, manifest
 from edgeguard.codec.values import columns_from_plain
 from edgeguard.collector import enrolment, events
+from edgeguard.control_server.client import Request
+from edgeguard.control_server.peers import Peer, Rights
+from edgeguard.control_server.server import Server
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
@@ -252,9 +255,9 @@ def helper_frames(data: bytes) -> None:
 class _Client:
     """Who asks, for a server without sockets."""
 
-    peer = control_server.Peer(1, 0, 0)
+    peer = Peer(1, 0, 0)
     gone = False
-    request: control_server.Request | None = None
+    request: Request | None = None
 
     def __init__(self) -> None:
         self.said = b""
@@ -268,18 +271,18 @@ class _Client:
         self.said += control.dump({"error": error.name, "parameters": {"message": str(error)}})
 
 
-class _Server(control_server.Server):
+class _Server(Server):
     """The server's way with a line, without its sockets; handlers take every text to the file system's bytes."""
 
     def __init__(self) -> None:
-        self.rights = control_server.Rights()
+        self.rights = Rights()
         self.denied = 0
         self._on_bug = None
         self._clients = {}
         self.handlers = dict.fromkeys(control.VERBS, _answer)
 
 
-def _answer(request: control_server.Request) -> None:
+def _answer(request: Request) -> None:
     for value in request.parameters.values():
         for text in value if isinstance(value, list) else (value,):
             if isinstance(text, str):

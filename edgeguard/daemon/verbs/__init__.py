@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgeguard.control_server import Handler
+from edgeguard.control_server.server import Handler
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.verbs.acting import Acting
 from edgeguard.daemon.verbs.baselines import BaselineVerbs

@@ -8,7 +8,7 @@ from typing import Any
 from edgeguard.cli.jsonform import finding_document, mark
 from edgeguard.cli.text import escape
 from edgeguard.codec.values import columns_to_plain, to_plain
-from edgeguard.control_server import Request
+from edgeguard.control_server.client import Request
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.sensing import now_ms
 from edgeguard.daemon.sweeps import Request as SweepRequest

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeguard.cli.text import escape
 from edgeguard.codec.values import to_plain
-from edgeguard.control_server import Request
+from edgeguard.control_server.client import Request
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.verbs.shared import passing, person
 from edgeguard.errors import ControlError

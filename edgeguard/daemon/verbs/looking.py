@@ -11,7 +11,7 @@ from typing import Any
 from edgeguard import __version__
 from edgeguard.cli.jsonform import finding_document, watch_document, why_document
 from edgeguard.cli.text import escape
-from edgeguard.control_server import Request
+from edgeguard.control_server.client import Request
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.logview import record_document
 from edgeguard.daemon.sensing import now_ms

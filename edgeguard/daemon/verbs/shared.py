@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeguard.cli.text import escape
-from edgeguard.control_server import Request
+from edgeguard.control_server.client import Request
 from edgeguard.daemon.guard import Guard
 from edgeguard.errors import ControlError
 from edgeguard.model import Finding

@@ -9,7 +9,8 @@ from loopers import Serving
 
 from edgeguard.cli import render
 from edgeguard.control import dump
-from edgeguard.control_server import Rights, Server
+from edgeguard.control_server.peers import Rights
+from edgeguard.control_server.server import Server
 from edgeguard.errors import ControlError
 
 NOW = 1_800_000_000_000

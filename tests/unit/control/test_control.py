@@ -13,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopers import Serving, connect, read_all, until
 
-from edgeguard import control, control_server
+from edgeguard import control
 from edgeguard.control import VERBS, Access, call, dump, load
-from edgeguard.control_server import Peer, Rights, Server, check_parameters, peer_of
+from edgeguard.control_server import client as its_client
+from edgeguard.control_server import server as its_server
+from edgeguard.control_server.parameters import check_parameters
+from edgeguard.control_server.peers import Peer, Rights, peer_of
+from edgeguard.control_server.server import Server
 from edgeguard.errors import ControlError, DaemonSilent, DecodeError, NotPermitted, OlderRevision
 
 READER, ADMIN = 4001, 4002
@@ -155,16 +159,16 @@ def test_three_hundred_idle_connections_do_not_delay_status(world):
         began = time.monotonic()
         assert ask(world, "Status")
         assert time.monotonic() - began < 1
-        until(lambda: world.clients <= control_server.CLIENTS_MAX)
+        until(lambda: world.clients <= its_server.CLIENTS_MAX)
     finally:
         for client in idle:
             client.close()
 
 
 def test_busy_is_said_when_everybody_is_served(world, monkeypatch):
-    monkeypatch.setattr(control_server, "STREAMS_MAX", 100)
+    monkeypatch.setattr(its_server, "STREAMS_MAX", 100)
     followers = []
-    for number in range(control_server.CLIENTS_MAX):
+    for number in range(its_server.CLIENTS_MAX):
         follower = connect(world.path)
         follower.sendall(dump({"method": "org.edgeguard.Log", "parameters": {"follow": True}}))
         followers.append(follower)
@@ -174,16 +178,16 @@ def test_busy_is_said_when_everybody_is_served(world, monkeypatch):
     for follower in followers:
         follower.close()
     until(lambda: world.clients == 0)
-    assert world.held.left == control_server.CLIENTS_MAX
+    assert world.held.left == its_server.CLIENTS_MAX
 
 
 def test_followers_leave_room_for_questions(world):
     followers = []
-    for _ in range(control_server.STREAMS_MAX):
+    for _ in range(its_server.STREAMS_MAX):
         follower = connect(world.path)
         follower.sendall(dump({"method": "org.edgeguard.Log"}))
         followers.append(follower)
-    until(lambda: len(world.held.requests) == control_server.STREAMS_MAX)
+    until(lambda: len(world.held.requests) == its_server.STREAMS_MAX)
     with pytest.raises(ControlError, match="following"):
         ask(world, "Log")
     assert ask(world, "Status")
@@ -192,7 +196,7 @@ def test_followers_leave_room_for_questions(world):
 
 
 def test_slow_line_is_cut_off(world, monkeypatch):
-    monkeypatch.setattr(control_server, "LINE_S", 0.2)
+    monkeypatch.setattr(its_client, "LINE_S", 0.2)
     with connect(world.path) as client:
         client.sendall(b'{"method":')
         assert error_of(read_all(client)) == "TimedOut"
@@ -200,7 +204,7 @@ def test_slow_line_is_cut_off(world, monkeypatch):
 
 
 def test_a_reader_that_takes_nothing_is_cut_off(world, monkeypatch):
-    monkeypatch.setattr(control_server, "STUCK_S", 0.2)
+    monkeypatch.setattr(its_client, "STUCK_S", 0.2)
     with connect(world.path) as client:
         client.sendall(dump({"method": "org.edgeguard.Findings"}))
         until(lambda: world.clients == 1)

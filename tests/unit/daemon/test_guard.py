@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeguard.control_server import Peer
+from edgeguard.control_server.peers import Peer
 from edgeguard.daemon.baselines import InForce, Upgraded
 from edgeguard.daemon.guard import Guard
 from edgeguard.daemon.loop import Loop
