@@ -1,4 +1,6 @@
-"""Processes: every program that starts, and what its file looks like. Columns and ladder; the table is in running.py.
+"""Processes: every program that starts, and what its file looks like. The ladder and the flow.
+
+The table is in running.py, what is said of a process in process_columns.py.
 
 Ladder, and why these rungs:
 * "proc connector": the kernel tells of every exec. Missing in stock Raspberry Pi kernels.
@@ -22,48 +24,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from edgeguard.errors import Unavailable
-from edgeguard.linux import pidfd
 from edgeguard.linux.procconn import ProcConnector
 from edgeguard.linux.procfs import Process, Procfs
 from edgeguard.linux.timerfd import Timer
-from edgeguard.model import Actor, Columns, Observation, Origin, Status
+from edgeguard.model import Observation, Origin, Status
 from edgeguard.sensors import Column, Context, Rung
 from edgeguard.sensors.actors import Actors
+from edgeguard.sensors.exec_proof import prove, run_nothing
+from edgeguard.sensors.holding import Holding
+from edgeguard.sensors.process_columns import COLUMNS, LASTING, VOLATILE, Describer, crowd, lasting
 from edgeguard.sensors.programs import Program, Programs, interprets
 from edgeguard.sensors.running import Running, Table
 
-COLUMNS: Mapping[str, Column] = {
-    "exe": Column("str", "path of the program as the kernel names it; memfd:NAME for one that runs from memory"),
-    "exe_state": Column(
-        "str",
-        "ok; deleted; replaced (another file has the path now); memfd; foreign (a container's file, not the one at"
-        " this path here); private (the same behind a mount that only it has); unknown",
-    ),
-    "writable_dir": Column(
-        "bool", "others than root and the user who runs it can put files there; in homes: anybody can"
-    ),
-    "exe_known": Column("bool", "the file is in the baseline"),
-    "package": Column("str", "Debian package of the file; only looked up for unusual programs"),
-    "pid": Column("int", "process number"),
-    "ppid": Column("int", "number of the parent"),
-    "uid": Column("int", "real user id"),
-    "user": Column("str", "its name"),
-    "login_uid": Column("int", "user who logged in, whatever became of the process since; empty for services"),
-    "tty": Column("str", "terminal, below /dev"),
-    "unit": Column("str", "systemd unit"),
-    "argv": Column("list", "command line; secrets covered, cut to 2048 characters"),
-    "parents": Column("list", "programs of the parents, nearest first, at most 8"),
-    "start": Column("int", "when the process started, ms since 1970"),
-    "script": Column("str", "the script that an interpreter runs"),
-    "script_writable": Column("bool", "writable_dir, for that script"),
-    "running": Column("int", "processes of this program now"),
-    "repeats": Column("int", "further starts since the last observation that are only counted"),
-}
-LASTING = ("exe", "exe_state", "writable_dir", "exe_known")  # Program without its subject, in this order
-VOLATILE = frozenset(COLUMNS) - {*LASTING, "package", "script_writable"}
-
-SELF_TEST_S = 0.5  # for the event of our own exec; it comes within a millisecond
-HELD_MAX = 64  # suspicious processes whose end is told at once; of others the next look tells
 POLLING_S, CROSS_CHECK_S = 1, 30
 PRUNE_AFTER = 256  # new processes after which those that ended are dropped, without waiting for the next look
 YOUNG_LOOKS = 10  # polling: a process found between fork and exec is looked at again this often
@@ -77,8 +49,6 @@ HINT_LOOKS = 10  # seconds, with one look a second, in which the first hint must
 HINTS_MISS = "Statically linked programs that run for less than 30 s may be missed."
 VEILED = "Processes of other users are not seen: /proc hides them (hidepid), and we have no CAP_SYS_PTRACE."
 POLLING_MISSES = "Programs that run for less than a second are missed."
-
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Unsettled(NamedTuple):
@@ -116,8 +86,8 @@ class Processes:
         self._epoll: select.epoll | None = None
         self._timer: Timer | None = None
         self._armed = False
-        self._held: dict[int, int] = {}  # pidfd -> pid
-        self._holds: dict[int, int] = {}  # pid -> pidfd
+        self._holding = Holding(self._procfs)
+        self._describer = Describer(self._procfs, self._programs, context.package_of)
         self._ignored: set[int] = set()  # kernel threads, and what we may not see
         self._young: dict[int, int] = {}  # pid -> looks left
         self._unsettled: dict[int, Unsettled] = {}
@@ -129,6 +99,8 @@ class Processes:
 
     def start(self) -> Rung:
         self._epoll = select.epoll()
+        if self._real:
+            self._holding.begin(self._epoll)
         tried: list[tuple[str, str]] = []
         try:
             self._timer = Timer()
@@ -155,8 +127,8 @@ class Processes:
             elif self._timer is not None and fd == self._timer.fileno():
                 self._timer.expired()
                 self._armed = False
-            elif fd in self._held:
-                found += self._ended(self._held[fd], now)
+            elif (pid := self._holding.pid_of(fd)) is not None:
+                found += self._ended(pid, now)
         found += self._settle(now)
         found += self._check_files(now)
         found += self._due(now)
@@ -173,10 +145,7 @@ class Processes:
                 yield observed
 
     def close(self) -> None:
-        for fd in self._held:
-            os.close(fd)
-        self._held.clear()
-        self._holds.clear()
+        self._holding.close()
         for part in (self._connector, self._timer, self._programs, self._epoll):
             if part is not None:
                 part.close()
@@ -233,7 +202,7 @@ class Processes:
     def _expect_hint(self) -> None:
         """On the rung "fanotify exec": make an event, and if none comes in ten looks, take the last rung."""
         if not self._test_pid:
-            self._test_pid = _run_nothing()
+            self._test_pid = run_nothing()
         elif self._looks > HINT_LOOKS:
             self.no_hints()
 
@@ -241,7 +210,7 @@ class Processes:
         if self._real:
             try:
                 self._connector = ProcConnector()
-                self._prove_connector(self._connector)
+                prove(self._connector)
             except Unavailable as error:
                 tried.append(("proc connector", str(error)))
                 if self._connector is not None:
@@ -258,19 +227,6 @@ class Processes:
         if self._real:
             tried.append(("fanotify exec", "the files sensor reports no executions"))
         return Rung("polling", proven=True, blind=self._blind(POLLING_MISSES), tried=tuple(tried))
-
-    def _prove_connector(self, connector: ProcConnector) -> None:
-        """Run a program and wait for the kernel to tell of it. In a container it tells of other pids, or nothing."""
-        pid = _run_nothing()
-        if not pid:
-            raise Unavailable("no program to prove it with")
-        poll = select.poll()
-        poll.register(connector.fileno(), select.POLLIN)
-        deadline = time.monotonic() + SELF_TEST_S
-        while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
-            if pid in list(connector.execs()):
-                return
-        raise Unavailable("proc connector: our own exec was not reported (another pid namespace?)")
 
     def _hidden(self, pid: int) -> bool:
         try:
@@ -371,7 +327,7 @@ class Processes:
         program = self._programs.judge(process.pid, process.link, process.uid)
         if program.suspicious or program.exe_state != "ok" or not interprets(process.link):
             return program
-        script = self._script(process)
+        script = self._describer.script(process)
         if script and self._programs.writable(script, process.uid):
             return program._replace(subject=script)
         return program
@@ -382,13 +338,13 @@ class Processes:
         program = self._judged(process)
         before = self._table.processes.get(pid)
         if before is not None and before.start != process.start:
-            self._release(pid)
+            self._holding.release(pid)
         left = self._table.enter(pid, Running(process.start, process.link, process.uid, program))
         ended = False
         if program.suspicious:
-            ended = not self._hold(pid, process.start)
+            ended = not self._holding.hold(pid, process.start)
         else:
-            self._release(pid)
+            self._holding.release(pid)
         found = self._reconsider(left, now) if left and tell else []
         if tell and self._table.tell(program, time.monotonic()):
             found += self._tell(program.subject, now, origin, process)
@@ -397,7 +353,7 @@ class Processes:
         return found
 
     def _ended(self, pid: int, now: int) -> list[Observation]:
-        self._release(pid)
+        self._holding.release(pid)
         self._young.pop(pid, None)
         name = self._table.leave(pid, time.monotonic())
         return self._reconsider(name, now) if name else []
@@ -417,7 +373,7 @@ class Processes:
     def _check_files(self, now: int) -> list[Observation]:
         """Suspicious programs whose file is still there: is it?"""
         found: list[Observation] = []
-        for pid in [pid for pid in self._holds if self._may_be_deleted(pid)]:
+        for pid in [pid for pid in self._holding if self._may_be_deleted(pid)]:
             found += self._recheck(pid, now, tell=True)
         return found
 
@@ -432,10 +388,10 @@ class Processes:
         for name in self._table.repeated(mono):
             found += self._tell(name, now, Origin.LIVE, None)
         crowds, quiet = self._table.take_crowds(mono)
-        found += [_crowd(name, count, now) for name, count in crowds.items()]
+        found += [crowd(name, count, now) for name, count in crowds.items()]
         for name in (*self._table.gone(mono), *quiet):
             found.append(Observation("process", name, {}, now, Status.ABSENT))
-        waiting = self._table.waiting() or any(self._may_be_deleted(pid) for pid in self._holds)
+        waiting = self._table.waiting() or any(self._may_be_deleted(pid) for pid in self._holding)
         if self._timer is not None and not self._armed and waiting:
             self._timer.arm(1.0)
             self._armed = True
@@ -500,28 +456,6 @@ class Processes:
         process = self._procfs.look(pid)
         return self._enter(process, now, Origin.SWEEP, tell=tell) if process and process.link else []
 
-    # -- holding on to suspicious processes
-
-    def _hold(self, pid: int, start: int) -> bool:
-        """Get told of the end of this process. False if it has ended already."""
-        if pid in self._holds or len(self._held) >= HELD_MAX or not self._real or self._epoll is None:
-            return True
-        try:
-            fd = pidfd.open_same(pid, start, self._procfs)
-        except ProcessLookupError:
-            return False
-        except (OSError, Unavailable):  # no descriptors left, or an old kernel: the next look tells
-            return True
-        self._epoll.register(fd, select.EPOLLIN)
-        self._held[fd], self._holds[pid] = pid, fd
-        return True
-
-    def _release(self, pid: int) -> None:
-        fd = self._holds.pop(pid, None)
-        if fd is not None:
-            del self._held[fd]
-            os.close(fd)
-
     # -- observations
 
     def _tell(self, name: str, now: int, origin: Origin, process: Process | None) -> list[Observation]:
@@ -543,7 +477,7 @@ class Processes:
     def _current(self, name: str, pid: int, running: Running, now: int) -> Observation | None:
         """For a full look: the last observation while nothing that lasts has changed, else a new one."""
         last = self._table.subjects[name].last
-        if last is not None and last.columns.get("pid") == pid and _lasting(last) == running.program[1:]:
+        if last is not None and last.columns.get("pid") == pid and lasting(last) == running.program[1:]:
             return last
         process = self._procfs.look(pid)
         return self._observation(name, process, running, now, Origin.SWEEP) if process else None
@@ -551,73 +485,8 @@ class Processes:
     def _observation(self, name: str, process: Process, running: Running, now: int, origin: Origin) -> Observation:
         actor = self._actors.describe(process)
         subject = self._table.subjects[name]
-        columns = self._columns(process, running.program, actor)
+        columns = self._describer.columns(process, running.program, actor)
         columns["running"] = len(subject.pids)
         columns["repeats"] = self._table.take_repeats(name)
         subject.last = Observation("process", name, columns, now, Status.PRESENT, origin, actor)
         return subject.last
-
-    def _columns(self, process: Process, program: Program, actor: Actor) -> dict[str, Any]:
-        script = self._script(process)
-        look_up = program.suspicious and program.exe_state in ("ok", "replaced", "deleted")
-        return {
-            "exe": program.exe,
-            "exe_state": program.exe_state,
-            "writable_dir": program.writable_dir,
-            "exe_known": program.exe_known,
-            "package": self._context.package_of(program.exe) if look_up else "",
-            "pid": process.pid,
-            "ppid": process.ppid,
-            "uid": process.uid,
-            "user": actor.user,
-            "login_uid": process.login_uid,
-            "tty": process.tty,
-            "unit": process.unit,
-            "argv": actor.argv,
-            "parents": tuple(exe for _, exe in actor.parents),
-            "start": _started_at(process.start),
-            "script": script,
-            "script_writable": bool(script) and self._programs.writable(script, process.uid),
-        }
-
-    def _script(self, process: Process) -> str:
-        try:
-            cwd: str | None = os.readlink(f"{self._procfs.path}/{process.pid}/cwd")
-        except OSError:
-            cwd = None
-        return self._programs.script_of(process, cwd)
-
-
-def _lasting(observation: Observation) -> tuple[Any, ...]:
-    columns = observation.columns
-    return tuple(columns.get(name) for name in LASTING)
-
-
-def _crowd(directory: str, count: int, now: int) -> Observation:
-    """Too many different programs from one directory to tell each."""
-    columns: Columns = {
-        "exe": directory,
-        "exe_state": "memfd" if directory.startswith("memfd:") else "unknown",
-        "writable_dir": not directory.startswith("memfd:"),
-        "exe_known": False,
-        "repeats": count - 1,
-    }
-    return Observation("process", directory, columns, now, note="many programs in a short time; counted, not listed")
-
-
-def _started_at(start: int) -> int:
-    """Clock ticks since boot as ms since 1970, by the clock as it is set now."""
-    boot_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return boot_ns // 1_000_000 + start * 1000 // _TICKS
-
-
-def _run_nothing() -> int:
-    """Run a program that does nothing and wait for its end; its pid, 0 if there is none to run."""
-    for path in ("/bin/true", "/usr/bin/true"):
-        try:
-            pid = os.posix_spawn(path, ["true"], {})
-        except OSError:
-            continue
-        os.waitpid(pid, 0)
-        return pid
-    return 0
