@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.machinery
 import importlib.util
+import contextlib
 import json
 import os
 import socket
@@ -67,7 +68,8 @@ class Place:
                     said = answer(number)
                     if said == b"never":
                         time.sleep(5)
-                    connection.sendall(said)
+                    with contextlib.suppress(BrokenPipeError):  # who waited long enough has hung up
+                        connection.sendall(said)
 
         threading.Thread(target=serve, daemon=True).start()
 
