@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.machinery
 import importlib.util
-import contextlib
 import json
 import os
 import socket
