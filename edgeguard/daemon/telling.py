@@ -16,6 +16,7 @@ from typing import Any
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.loop import Loop, Timer
 from edgeguard.errors import SpoolError
+from edgeguard.linux.procfs import Procfs
 from edgeguard.model import Columns, Observation, Severity
 from edgeguard.records import compose
 from edgeguard.records.compose import Moment
@@ -37,12 +38,13 @@ def boot_ms() -> int:
 
 
 def boot_id() -> bytes:
-    """Which run of the device this is."""
+    """Which run of the device this is. Containers share the kernel's word for it; each start of one has a new init."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return bytes.fromhex(file.read().strip().replace("-", ""))
+            kernel = int(file.read().strip().replace("-", ""), 16)
     except (OSError, ValueError):
-        return (time.time_ns() // 1_000_000 - boot_ms()).to_bytes(16, "big")
+        kernel = time.time_ns() // 1_000_000 - boot_ms()
+    return (kernel ^ (Procfs("/").start(1) or 0)).to_bytes(16, "big")
 
 
 class Telling:
@@ -84,6 +86,7 @@ class Telling:
         self._guard(self.spool.open)
         for name in self.spool.damaged:
             self.record(compose.drop(0, "damaged", self.moment(), name=name))
+        self.spool.told()
         self._later_heartbeat()
         self._later_key()
 

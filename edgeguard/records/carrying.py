@@ -32,7 +32,7 @@ def parts(directory: str, left_out: list[str]) -> Iterator[tuple[bytes, int]]:
         except (OSError, SegmentRefused) as error:
             left_out.append(f"{name.file}: {error}")
             continue
-        if not data.startswith(b"\xd2"):
+        if not outbox.is_one(data):
             left_out.append(f"{name.file}: not a segment")
             continue
         if batch and size + len(data) > PART_MAX:
@@ -59,7 +59,7 @@ def _statements(directory: str, segments: list[bytes]) -> Iterator[bytes]:
             raise
         except (OSError, SegmentRefused):  # gone with its segments; or the next one names its key
             continue
-        if data.startswith(b"\xd2"):
+        if outbox.is_one(data):
             yield data
 
 

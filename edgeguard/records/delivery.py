@@ -181,7 +181,7 @@ class Delivery:
                 data = outbox.read_epoch(self._outbox, number)
             except (OSError, SegmentRefused):  # gone with its segments, or damaged: the sealer looks at it
                 continue
-            if data.startswith(b"\xd2"):
+            if outbox.is_one(data):
                 found[number] = data
         return found
 
@@ -205,7 +205,7 @@ class Delivery:
             return b""
         except (OSError, SegmentRefused) as error:
             return self._pass_over(name, f"cannot be read: {error}")
-        if not data.startswith(b"\xd2"):  # would spoil the whole sequence; the sealer looks at it
+        if not outbox.is_one(data):  # would spoil the whole sequence; the sealer looks at it
             return self._pass_over(name, "not a segment")
         return data
 

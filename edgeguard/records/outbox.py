@@ -55,6 +55,14 @@ def parse_epoch(file: str) -> int | None:
     return int(digits) if plain and file == epoch_file(int(digits)) else None
 
 
+def is_one(data: bytes) -> bool:
+    """Is it one item of the sequence that is sent, from its first byte to its last?"""
+    try:
+        return wire.split(data) == [data]
+    except SegmentRefused:
+        return False
+
+
 def epochs(directory: str) -> list[int]:
     """All epochs of which a statement lies there, the oldest first."""
     try:

@@ -9,6 +9,7 @@ and recorded as a drop. The directory: journal.0, journal.1, quarantine/, receip
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import deque
@@ -22,6 +23,7 @@ from edgeguard.records.journal import ACTIVE, CLOSED, FRAMES_AT, FREE, STREAMS, 
 from edgeguard.records.wire import Record
 
 JOURNALS = ("journal.0", "journal.1")
+UNTOLD = ".untold"  # behind the name of one that was set aside, until a durable record says so
 SEAL_RECORDS = 256
 SEAL_BYTES = 48 * 1024
 COMMIT_BYTES = 4 * 1024
@@ -90,7 +92,8 @@ class Spool:
         self._retry: int | None = None  # mono ms of the next attempt after a failure
         self._unreadable = [0, 0]  # times that a journal could not be read
         self.written = 0  # bytes that this cost the disk: whole blocks, each time they were written
-        self.damaged: list[str] = []  # journals that could not be read at `open` and were set aside
+        self.damaged: list[str] = []  # journals that were set aside, of which no durable record tells yet
+        self._told = False  # they are among the records that the next commit makes durable
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -135,6 +138,13 @@ class Spool:
             self._drain()
         if self._queue:
             raise SpoolError("both journals wait to be sealed; records are kept in memory")
+        if self._told:
+            self._told = False
+            self._have_told()
+
+    def told(self) -> None:
+        """Records about all of `damaged` were appended: once they are durable, these journals are not named again."""
+        self._told = True
 
     def commit_due(self, now_mono: int) -> int | None:
         """Milliseconds until `commit` should be called, 0 for now, None when all is durable."""
@@ -217,6 +227,7 @@ class Spool:
             self._fd = -1
         found = [self._load(index) for index in range(len(JOURNALS))]
         self._headers = [content.header if content else None for content in found]
+        self.damaged = [name for name in JOURNALS if os.path.lexists(self._aside(name + UNTOLD))]
         self._recover_counters([content for content in found if content])
         actives = [index for index, content in enumerate(found) if content and content.header.state == ACTIVE]
         actives.sort(key=self._generation)
@@ -251,10 +262,14 @@ class Spool:
         return content
 
     def _put_aside(self, index: int) -> None:
-        aside = os.path.join(self._directory, "quarantine")
-        os.makedirs(aside, mode=0o700, exist_ok=True)
-        os.replace(self._path(index), os.path.join(aside, JOURNALS[index]))
-        self.damaged.append(JOURNALS[index])
+        aside = self._aside(JOURNALS[index] + UNTOLD)
+        os.makedirs(os.path.dirname(aside), mode=0o700, exist_ok=True)
+        os.replace(self._path(index), aside)
+
+    def _have_told(self) -> None:
+        for name in self.damaged:
+            with contextlib.suppress(OSError):  # it is named twice then, which is better than never
+                os.replace(self._aside(name + UNTOLD), self._aside(name))
 
     def _read_header(self, index: int) -> Header | None:
         try:
@@ -455,6 +470,9 @@ class Spool:
 
     def _path(self, index: int) -> str:
         return os.path.join(self._directory, JOURNALS[index])
+
+    def _aside(self, name: str) -> str:
+        return os.path.join(self._directory, "quarantine", name)
 
     def _capacity(self) -> int:
         return min(os.fstat(self._fd).st_size, journal.SIZE_MAX)

@@ -19,7 +19,7 @@ from small_world import Device, finding, moment, state
 from edgeguard.codec import cose
 from edgeguard.collector import authority
 from edgeguard.collector.main import main as collector_main
-from edgeguard.records import compose, delivery, link, outbox, receipts, uplink
+from edgeguard.records import compose, delivery, link, outbox, receipts, uplink, wire
 from edgeguard.records.outbox import Name
 from edgeguard.settings import Uplink
 
@@ -356,6 +356,25 @@ def test_a_hostile_outbox_and_inbox(device, collector_directory):
     one = uplink.Uplink(device.settings).first
     assert list(one._batch(one.waiting())) == [Name(0, 1)]
     assert len(one.refused) == 4
+
+
+@pytest.mark.parametrize("file", ["0-0000000000000002.egs", "epoch-0000000000000001.ege"])
+def test_a_flipped_bit_spoils_no_other_part_of_the_body(device, collector_directory, file):
+    """The collector tells parts by their lengths and types: one that is not whole would make all unreadable."""
+    for name in "abc":
+        device.record_and_seal(state(name))
+    path = Path(device.outbox, file)
+    whole = path.read_bytes()
+    others = {Path(device.outbox, f"0-000000000000000{number}.egs").read_bytes() for number in (1, 3)}
+    passed_over = 0
+    for bit in range(8 * len(whole)):
+        path.write_bytes(whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
+        one = uplink.Uplink(device.settings).first
+        batch = one._batch(one.waiting())
+        sent = wire.split(b"".join([*one._statements(batch).values(), *batch.values()]))
+        assert others <= set(sent)
+        passed_over += path.read_bytes() not in sent
+    assert passed_over
 
 
 def test_the_launcher_says_what_is_wrong(tmp_path, device):

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edgeguard.daemon import telling
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.telling import Telling
 from edgeguard.errors import SpoolError
@@ -146,3 +147,12 @@ def test_a_sealer_that_failed_has_not_begun_the_epoch(tmp_path: Path) -> None:
         helpers.end("seal", **answer)
     telling.run_sealer()
     assert [asked["started"] for asked in helpers.asked] == [True, True, True]
+
+
+def test_each_start_of_a_container_is_a_start(tmp_path, monkeypatch):
+    """Containers share the kernel's boot id; the init of each start is another process."""
+    starts = iter([4711, 4711, 9000, None])
+    monkeypatch.setattr(telling.Procfs, "start", lambda _self, _pid: next(starts))
+    first, same, restarted, hidden = (telling.boot_id() for _ in range(4))
+    assert first == same != restarted
+    assert len({len(first), len(hidden), 16}) == 1

@@ -188,7 +188,7 @@ class Life:
         receipt = b""
         for part in parts:
             body = b"".join([*self.device.statements().values(), part])
-            _, receipt = self.ingest.take(body, self.known) if part[:2] == b"\xd2\x84" else ([], receipt)
+            _, receipt = self.ingest.take(body, self.known) if outbox.is_one(part) else ([], receipt)
         if receipt and self.dice.random() < 0.7:
             with open(os.path.join(self.device.inbox, "receipt.egr"), "wb") as file:
                 file.write(receipt)
@@ -258,7 +258,7 @@ class Life:
             self.clock += 1
             with contextlib.suppress(SpoolError):
                 self.spool.append(compose.drop(0, "damaged", moment(self.clock), name=name))
-        self.spool.damaged.clear()
+        self.spool.told()
 
     def _after(self, result: dict[str, Any]) -> None:
         for row in result.get("quarantined", []):

@@ -203,7 +203,7 @@ def test_whatever_lies_in_place_of_a_journal_is_set_aside(device, what, monkeypa
                 one.open()
     one.open()
     assert one.damaged == ["journal.0"]
-    assert os.path.lexists(os.path.join(device.spool_directory, "quarantine", "journal.0"))
+    assert os.path.lexists(os.path.join(device.spool_directory, "quarantine", "journal.0.untold"))
     one.append(state("b"))
     one.commit()
 
@@ -260,9 +260,35 @@ def test_a_journal_without_any_header_is_set_aside_and_named(device):
     again = device.spool()
     again.open()
     assert again.damaged == ["journal.0"]
-    assert os.listdir(os.path.join(device.spool_directory, "quarantine")) == ["journal.0"]
     again.append(state("b"))
     again.commit()
+
+
+def test_a_journal_that_was_set_aside_is_named_until_a_durable_record_says_so(device):
+    """Whoever is killed between setting it aside and telling has told nobody."""
+    one = device.spool()
+    one.open()
+    one.append(state("a"))
+    one.close()
+    with open(os.path.join(device.spool_directory, "journal.0"), "r+b") as file:
+        file.write(b"\xee" * 1024)
+    killed = device.spool()
+    killed.open()
+    killed.append(state("journal.0"))
+    killed.told()
+    os.close(killed._fd)  # before the commit
+    again = device.spool()
+    again.open()
+    assert again.damaged == ["journal.0"]
+    again.append(state("journal.0"))
+    again.commit()  # of other records; that all are told of is said after the last
+    again.told()
+    again.commit()
+    again.close()
+    assert os.listdir(os.path.join(device.spool_directory, "quarantine")) == ["journal.0"]
+    last = device.spool()
+    last.open()
+    assert last.damaged == []
 
 
 def test_an_old_frame_of_an_earlier_generation_never_passes(device):
