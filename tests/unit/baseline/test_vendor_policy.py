@@ -216,6 +216,7 @@ CASES = [
     ("file", "/usr/lib/python3/dist-packages/x.pth", None, file(), {"file.new.hook": "MEDIUM"}),
     ("file", "/usr/lib/python3/dist-packages/x.py", None, file(), {"file.new.other": "LOW"}),
     ("file", "/usr/lib/aarch64-linux-gnu/security/pam_x.so", None, file(), {"file.new.hook": "MEDIUM"}),
+    ("file", "/usr/lib/modules/6.1.0-1-arm64/updates/x.ko.xz", None, file(), {"file.new.hook": "MEDIUM"}),
     ("file", "/usr/lib/aarch64-linux-gnu/libx.so.1", None, file(), {"file.new.other": "LOW"}),
     ("file", "/etc/pam.d/x", None, file("config"), {"file.new.hook": "MEDIUM"}),
     ("file", "/etc/pam.d", None, file("config", type="directory", sha256=None), {}),
