@@ -271,11 +271,16 @@ def _counts(_path: str, _accepted: Columns | None) -> bool:
     return False
 
 
+def _as_learned(_subject: str, known: Columns | None) -> Columns | None:
+    return known
+
+
 class References:
     """The reference values of a baseline as the engine asks for them.
 
     `manifest_columns` gives the manifest's columns of a path. Files that were accepted since lie in the baseline and
-    win over it, unless a package has changed them since (`superseded`).
+    win over it, unless a package has changed them since (`superseded`). `account` gives what holds of an account that
+    came or went with a package since, from what the baseline says of it.
     """
 
     def __init__(
@@ -283,11 +288,13 @@ class References:
         baseline: Baseline,
         manifest_columns: Callable[[str], Columns | None] = _no_manifest,
         superseded: Callable[[str, Columns | None], bool] = _counts,
+        account: Callable[[str, Columns | None], Columns | None] = _as_learned,
     ) -> None:
         self._tables = baseline.references
         self._files: Mapping[str, Columns | None] = baseline.references.get("file", {})
         self._manifest = manifest_columns
         self._superseded = superseded
+        self._account = account
         self._learned = frozenset(baseline.references) | ({"file"} if baseline.files is not None else set())
 
     def expected(self, kind: str, subject: str) -> Columns | None:
@@ -297,7 +304,8 @@ class References:
                 return self._files[subject]
             return self._manifest(subject)
         table = self._tables.get(kind)
-        return None if table is None else table.get(subject)
+        known = None if table is None else table.get(subject)
+        return self._account(subject, known) if kind == "account" else known
 
     def learned(self, kind: str) -> bool:
         """Does the baseline say anything about this kind? If not, "unknown" means nothing."""

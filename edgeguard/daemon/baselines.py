@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from edgeguard.baseline.document import Baseline, for_judging
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.errors import DecodeError
-from edgeguard.upgrades.overlay import Notable
+from edgeguard.upgrades.overlay import Account, Notable, accounts
 
 LOAD_S = 120.0  # seconds; an armhf board imports cryptography in ten
 LEARN_S = 4 * 3600.0  # a slow card with a million files
@@ -51,15 +51,16 @@ class Upgraded(NamedTuple):
     size: int
     notable: tuple[Notable, ...]
     superseded: dict[str, bytes]  # accepted files that a package has changed since, with what was accepted
+    accounts: dict[str, Account] = {}  # noqa: RUF012 - never changed; that came or went with packages
 
 
 def upgraded(plain: Any) -> Upgraded | None:
     """As a helper says it."""
     if plain is None:
         return None
-    base, digest, size, notable, superseded = plain
+    base, digest, size, notable, superseded, *more = plain
     accepted = {os.fsdecode(path): value for path, value in superseded}
-    return Upgraded(base, digest, size, tuple(Notable(*row) for row in notable), accepted)
+    return Upgraded(base, digest, size, tuple(Notable(*row) for row in notable), accepted, accounts(*more))
 
 
 class Refusal(NamedTuple):

@@ -225,7 +225,9 @@ class Guard:
             self.telling.manifest = path
         if old is None:
             self.telling.run_sealer(audit=True)  # what the last run left; before the first load there may be no key
-        references = References(new.baseline, self.judging.file_reference, self.judging.superseded)
+        references = References(
+            new.baseline, self.judging.file_reference, self.judging.superseded, self.judging.account
+        )
         for change in self.river.judge_by(new.baseline, references, now_ms()):
             self.told(change)
         self.telling.state("baseline installed", f"revision {new.baseline.revision} ({new.trust})")
@@ -279,7 +281,7 @@ class Guard:
         if self.judging.in_force is None:
             return
         baseline = self.judging.in_force.baseline
-        references = References(baseline, self.judging.file_reference, self.judging.superseded)
+        references = References(baseline, self.judging.file_reference, self.judging.superseded, self.judging.account)
         for change in self.river.judge_by(baseline, references, now_ms()):
             self.told(change)
         self.sensors.refer(self.judging.manifest)

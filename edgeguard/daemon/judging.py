@@ -242,6 +242,12 @@ class Judging:
         known = self.upgraded.superseded.get(path) if self.upgraded is not None else None
         return known is not None and known == fingerprint(accepted)
 
+    def account(self, subject: str, known: Columns | None) -> Columns | None:
+        """What holds of an account, of which the baseline says `known`: a package may have brought it since, or taken
+        it away. What was said of it later than that counts."""
+        since = self.upgraded.accounts.get(subject) if self.upgraded is not None else None
+        return since.columns if since is not None and since.instead == fingerprint(known) else known
+
     def came(self, package: str) -> Notable | None:
         """What somebody should know of a package that came since, if anything."""
         notable = self.upgraded.notable if self.upgraded is not None else ()

@@ -23,7 +23,7 @@ from edgeguard.sensors.actors import Actors
 from edgeguard.sensors.health import Health
 from edgeguard.sensors.processes import Processes
 from edgeguard.sensors.walk import resolved
-from edgeguard.sensors.watching import Plan, literal_root
+from edgeguard.sensors.watching import Plan
 from edgeguard.settings import Settings
 
 DAY_S = 86_400.0
@@ -247,11 +247,10 @@ def attention(watches: Sequence[Watch], places: Iterable[str]) -> tuple[Watch, .
 
 def concerning(watches: Sequence[Watch], points: Iterable[str]) -> Iterator[str]:
     """Mount points in or above what is watched. Watches for set-id programs stay on their own file system."""
-    plan = Plan(watches)
-    roots = [literal_root(watch.path) for watch in watches if not watch.only]
+    plan, others = Plan(watches), Plan([watch for watch in watches if not watch.only])
     for point in points:
         watch = plan.decide(point)
-        if (watch is not None and not watch.only) or any(_within(root, point) for root in roots):
+        if (watch is not None and not watch.only) or others.zone(point).nodes:
             yield point
 
 

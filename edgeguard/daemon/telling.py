@@ -28,6 +28,9 @@ SEAL_S = 120.0
 KEY_S = 3600  # at least so often the sealer runs: it replaces the key of an epoch that has sealed something
 RECENT_MAX = 200  # records kept for `edgeguard log`
 RETRY_S = 5.0
+SOON_S = 1.0  # until what is due and could not be begun is tried again
+AGAIN_S = 60.0  # between two tries to seal, at most
+EARLY_S = 0.05  # seconds by which two timers are the same
 
 Clock = Callable[[], int]  # registry.Clock: how far the wall clock can be believed
 
@@ -185,8 +188,12 @@ class Telling:
             nonlocal ready
             ready = self.spool.rotate(boot_ms(), force=force)
 
-        if self._guard(rotate) and ready:
+        if not self._guard(rotate):
+            return  # the commit that is tried again leads here again
+        if ready:
             self.run_sealer()
+        else:
+            self._later_seal(SOON_S)
 
     def _later_heartbeat(self) -> None:
         self._loop.later(self._heartbeat_s, self._heartbeat, slack=self._heartbeat_s / 60)
@@ -241,18 +248,29 @@ class Telling:
             )
             self.record(lost)
         self._sealed(answer)
-        self._later_seal()
+        if self._seal_timer is not None:
+            self._seal_timer.cancel()
+        self._later_seal(EARLY_S)
         self._plan()
         if self._asked_again:
             audit, self._asked_again, self._audit_again = self._audit_again, False, False
             self.run_sealer(audit=audit)
 
-    def _later_seal(self) -> None:
-        """Look again soon: more may have gathered while the sealer ran, or it failed and must be tried again."""
-        if self._seal_timer is not None:
+    def _later_seal(self, least: float) -> None:
+        """When the oldest record that waits has waited long enough, or what could not be sealed is to be tried again.
+        Where nothing waits nobody is woken: what comes leads here when it is durable. `least`: seconds, where it is
+        time already."""
+        wait = self.spool.seal_in(boot_ms())
+        if wait is None:
+            return
+        seconds = wait / 1000 or least
+        if self.spool.status.waiting:
+            seconds = min(seconds, AGAIN_S)
+        if self._seal_timer is not None and self._seal_timer.callback is not None:
+            if self._seal_timer.due <= time.monotonic() + seconds + EARLY_S:
+                return  # that one is in time, and looks again
             self._seal_timer.cancel()
-        again = 0.05 if self.spool.seal_due(boot_ms()) else 60.0
-        self._seal_timer = self._loop.later(again, self.seal, slack=10.0 if again > 1 else 0.0)
+        self._seal_timer = self._loop.later(seconds, self.seal, slack=seconds / 60)
 
     def close(self) -> None:
         """Last words are made durable; they are sealed at the next start."""

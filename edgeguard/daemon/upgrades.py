@@ -39,6 +39,7 @@ BEHIND_S = 120.0  # how long it is waited for then that the sensor tells what ha
 STARTING_S = 30.0  # so long its caller counts as at work even where dpkg has no lock yet
 UNREAD_S = 300.0  # how long any difference is held while nobody knows yet what the packages will do
 HOLD_S = 600.0  # how long a difference is held at all
+ACCOUNTS_MAX = 256  # accounts that are held; beyond, they are told
 HELD_MAX = 8192  # paths that are held, 250 bytes each; beyond, they are found by a sweep afterwards
 RELEASE_S = 0.05  # of looking in one turn of the loop
 OPEN_S = 7200.0  # then a transaction has ended, whoever holds dpkg's lock
@@ -95,6 +96,8 @@ class Upgrades:
         self._readers: dict[str, Reader] = {}  # of those that are prepared
         self._fds: dict[str, int] = {}
         self._held: dict[str, _Held] = {}
+        self._accounts: dict[str, tuple[Observation, float]] = {}  # that came or went, and since when they wait
+        self._asked: dict[str, tuple[Observation, float]] = {}  # those that the running helper is asked about
         self._anchors: dict[str, Observation] = {}  # held ones that decide which packages are believed
         self._batch: dict[str, _Held] = {}  # what the running helper is asked about
         self._release: list[tuple[str, _Held]] = []
@@ -157,7 +160,10 @@ class Upgrades:
         return bool(self._open)
 
     def holds(self, observation: Observation) -> bool:
-        """Does this difference wait? Only files do, only while packages are installed, only what these may explain."""
+        """Does this difference wait? Only files and quiet accounts do, only while packages are installed, only what
+        these may explain."""
+        if observation.kind == "account" and (self._open or self._asked):
+            return self._holds_account(observation)
         if not self._open or observation.kind != "file":
             return False
         if observation.subject in self._anchors and not self._river.deviates(observation, now_ms()):
@@ -176,6 +182,25 @@ class Upgrades:
         actor = observation.actor if observation.actor != NOBODY or before is None else before.actor
         since = before.since if before is not None else time.monotonic()
         self._held[observation.subject] = _Held(actor, observation.origin, since)
+        return True
+
+    def _holds_account(self, observation: Observation) -> bool:
+        """One that came and can do nothing, or one that went. What amounts to more is told at once, and so is a change
+        of one that was there."""
+        subject = observation.subject
+        self._accounts.pop(subject, None)
+        self._asked.pop(subject, None)
+        if not self._open or len(self._accounts) >= ACCOUNTS_MAX or not self._river.deviates(observation, now_ms()):
+            return False
+        from edgeguard.upgrades.kinds import BY_OTHERS, quiet_account
+
+        references = self._river.references
+        known = references.expected("account", subject) if references is not None else None
+        came = observation.status is Status.PRESENT and known is None and quiet_account(subject, observation.columns)
+        went = observation.status is Status.ABSENT and known is not None and known.get("uid") != 0
+        if not (came or went) or _maker(observation.actor) == BY_OTHERS:
+            return False
+        self._accounts[subject] = (observation, time.monotonic())
         return True
 
     def _may_be_explained(self, observation: Observation) -> bool:
@@ -241,7 +266,8 @@ class Upgrades:
         now = time.monotonic()
         if self._at_work(now):
             self._quiet_since = now
-        oldest = min((held.since for held in self._held.values()), default=now)
+        waiting = (*(held.since for held in self._held.values()), *(since for _, since in self._accounts.values()))
+        oldest = min(waiting, default=now)
         ready = all(name in self._readers for name in self._open)
         quiet = now - self._quiet_since
         ended = quiet >= SETTLE_S and not self._sweeping() and (self._caught_up() or quiet >= BEHIND_S)
@@ -273,6 +299,7 @@ class Upgrades:
         self._batch, self._held = self._held, {}
         if not names:
             self._let_go(self._batch)
+            self._let_accounts_go()
             return
         try:
             held = [
@@ -287,8 +314,14 @@ class Upgrades:
                 self._drop(name)
             self._let_go(batch)
             return
+        self._asked, self._accounts = self._accounts, {}
         answer: dict[str, Any] = {}
-        request = {"transactions": names, "held": held, **self._judging.for_sweeps()}
+        request = {
+            "transactions": names,
+            "held": held,
+            "accounts": [_plain(observation) for observation, _ in self._asked.values()],
+            **self._judging.for_sweeps(),
+        }
         self._helpers.start(
             "explain",
             request,
@@ -317,9 +350,12 @@ class Upgrades:
             batch.setdefault(os.fsdecode(path), _Held(NOBODY, Origin.SWEEP, 0.0))
         self._overflowed = self._overflowed or answer.get("compare") is True
         self._let_go(batch)
+        asked, self._asked = self._asked, {}
+        self._judge_accounts(asked)
         if not self._open:
             self._let_go(self._held)
             self._held = {}
+            self._let_accounts_go()
         if self._overflowed:
             self._overflowed = False
             self._compare()
@@ -341,8 +377,19 @@ class Upgrades:
         if not self._open and "explain" not in self._helpers.running:
             self._let_go(self._held)
             self._held = {}
+            self._let_accounts_go()
 
     # -- letting go
+
+    def _let_accounts_go(self) -> None:
+        waiting, self._accounts = self._accounts, {}
+        self._judge_accounts(waiting)
+
+    def _judge_accounts(self, waiting: dict[str, tuple[Observation, float]]) -> None:
+        """As they are: another look at one that changed meanwhile has taken it off the list."""
+        for observation, _ in waiting.values():
+            deviates = self._river.deviates(observation, now_ms())
+            self._judge(observation._replace(note=NOT_BY_IT) if deviates and not observation.note else observation)
 
     def _let_go(self, held: dict[str, _Held]) -> None:
         start = not self._release
@@ -367,6 +414,16 @@ class Upgrades:
             self._judge(seen)
         if self._release:
             self._loop.later(0, self._look)
+
+
+def _plain(account: Observation) -> list[Any]:
+    """As the helper takes it."""
+    from edgeguard.codec.values import columns_to_plain, to_plain
+    from edgeguard.upgrades.kinds import ACCOUNT_COLUMNS
+
+    columns = {name: account.columns.get(name) for name in ACCOUNT_COLUMNS}
+    there = account.status is Status.PRESENT
+    return [to_plain(account.subject), _maker(account.actor), columns_to_plain(columns) if there else None]
 
 
 def _maker(actor: Actor) -> int:

@@ -7,7 +7,7 @@ explain  look at these paths, and at others that may be made of them; sign the r
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edgeguard.baseline import store
@@ -15,18 +15,20 @@ from edgeguard.baseline.document import Baseline
 from edgeguard.codec import cbor, cose
 from edgeguard.codec.layers import ABSENT, Layers, Lookup
 from edgeguard.codec.manifest import Block, Entry, Reader, order, split
+from edgeguard.codec.values import columns_from_plain, from_plain
 from edgeguard.daemon.frames import Out, watches_from_plain
 from edgeguard.daemon.signing import keep_copies, trust_of
 from edgeguard.daemon.sweeping import now_ms, opened_manifest
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.linux import priority
+from edgeguard.model import Columns
 from edgeguard.settings import Settings
-from edgeguard.upgrades import expected, judge, overlay, transactions, versions
+from edgeguard.upgrades import accounts, expected, judge, overlay, transactions, versions
 from edgeguard.upgrades.archive import NOBODY
 from edgeguard.upgrades.derived import Derived, Held
 from edgeguard.upgrades.expected import Owner
 from edgeguard.upgrades.judge import Judge, Pending, Tally
-from edgeguard.upgrades.overlay import Notable, Overlay
+from edgeguard.upgrades.overlay import Account, Notable, Overlay
 
 OTHERS_TOLD = 20  # paths of one package that go into the summary
 
@@ -60,7 +62,8 @@ def prepare(settings: Settings, request: dict[str, Any], out: Out) -> None:
 
 
 def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
-    """Request {"transactions", "held": [[path, maker], ...], "watches", "manifest", "overlay"}; answers {"overlay":
+    """Request {"transactions", "held": [[path, maker], ...], "accounts": [[subject, maker, columns or
+    None], ...], "watches", "manifest", "overlay"}; answers {"overlay":
     [...], "packages": [...]}, with one map for each package."""
     priority.background()
     state, root = settings.paths.state, settings.paths.root
@@ -100,14 +103,19 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
         if made:
             digest, size = _over(state, digest, made)
         superseded = _superseded(standing, before, new, top)
-    found = Overlay(base_digest, digest, size, came, notable, superseded)
+        rows = [
+            accounts.Held(str(from_plain(subject)), maker, None if columns is None else columns_from_plain(columns))
+            for subject, maker, columns in request.get("accounts", ())
+        ]
+        people = accounts.Accounts(eye, pending).explained(rows) if rows and happened else {}
+    found = Overlay(base_digest, digest, size, came, notable, superseded, _accounts(standing, before, people))
     _keep(state, found, past._replace(brought=eye.brought, gone=gone), trust.seed)
     overlay.install(state, found, trust.seed)
     _tidy(state, found)
     out.say(
         {
             "overlay": plain(found),
-            "packages": [_told(owner, tally) for owner, tally in _once(owners, tallies)],
+            "packages": [_told(owner, tally, people) for owner, tally in _once(owners, tallies)],
             "look": eye.others[: judge.LOOK_MAX],
             "compare": len(eye.others) > judge.LOOK_MAX,
             "derived": len(made),
@@ -216,7 +224,8 @@ def blocks_of(entries: dict[bytes, Entry]) -> list[Block]:
 def plain(found: Overlay) -> list[Any]:
     """An overlay as the daemon is told of it (`baselines.upgraded`)."""
     superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
-    return [found.base, found.sha256, found.size, [list(item) for item in found.notable], superseded]
+    accounts_ = overlay.accounts_to_plain(found.accounts)
+    return [found.base, found.sha256, found.size, [list(item) for item in found.notable], superseded, accounts_]
 
 
 def _superseded(standing: Baseline | None, before: Overlay | None, new: Reader, old: Reader | None) -> dict[str, bytes]:
@@ -290,7 +299,20 @@ def _once(owners: Sequence[Owner], tallies: Sequence[Tally]) -> list[tuple[Owner
     return told[::-1]
 
 
-def _told(owner: Owner, tally: Tally) -> dict[str, Any]:
+def _accounts(
+    standing: Baseline | None, before: Overlay | None, people: Mapping[str, tuple[str, Columns | None]]
+) -> dict[str, Account]:
+    """The accounts of earlier packages, and these."""
+    found = dict(before.accounts) if before is not None else {}
+    learned = standing.references.get("account", {}) if standing is not None else {}
+    for subject, (_, columns) in people.items():
+        if subject in found or len(found) < overlay.ACCOUNTS_MAX:
+            found[subject] = Account(overlay.fingerprint(learned.get(subject)), columns)
+    return found
+
+
+def _told(owner: Owner, tally: Tally, people: Mapping[str, tuple[str, Columns | None]]) -> dict[str, Any]:
+    its = [(subject, columns) for subject, (package, columns) in sorted(people.items()) if package == owner.name]
     return {
         "name": owner.name,
         "architecture": owner.architecture,
@@ -304,5 +326,10 @@ def _told(owner: Owner, tally: Tally) -> dict[str, Any]:
         "removed": tally.removed,
         "missed": tally.missed,
         "others": [path.decode("utf-8", "backslashreplace") for path in tally.others[:OTHERS_TOLD]],
-        "text": judge.summed(owner, tally),
+        "text": ", ".join(
+            (
+                judge.summed(owner, tally),
+                *(subject if columns is not None else f"{subject} gone" for subject, columns in its),
+            )
+        ),
     }

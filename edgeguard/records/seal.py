@@ -176,7 +176,7 @@ class Sealer:
         self._seed = cose.load_seed(self._keys)
         public = cose.public_of(self._seed)
         self._device = cose.device_id(public)
-        self._ring = Keyring(self._runtime, self.outbox, self._seed, self._clock, _write_durably)
+        self._ring = Keyring(self._runtime, self.outbox, self._seed, self._clock, self._write_statement)
         self._ring.load()
         self._receipt = self._take_receipts()
         self._room.open(public, self._device, self._sign_losses, self._receipt, self._ring.public)
@@ -424,6 +424,17 @@ class Sealer:
 
     def _sign_losses(self, payload: bytes) -> bytes:
         return cose.sign1(payload, self._seed, cose.LOSSES_AAD)
+
+    def _write_statement(self, path: str, data: bytes, mode: int) -> None:
+        """About a key: nothing is sealed without it, so a full disk makes room for it as for a segment."""
+        while True:
+            try:
+                _write_durably(path, data, mode)
+            except OSError as error:
+                if error.errno not in NO_ROOM or not self._room.force(len(data)):
+                    raise
+            else:
+                break
 
     def _write_segment(self, stream: int, head: Head, chunk: list[tuple[journal.Frame, Record]]) -> Head:
         frames, records = [frame for frame, _ in chunk], [record for _, record in chunk]

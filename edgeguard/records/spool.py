@@ -158,15 +158,20 @@ class Spool:
             return 0
         return max(0, self._deadline - now_mono)
 
-    def seal_due(self, now_mono: int) -> bool:
-        """Should `rotate` be called and a sealer be started?"""
+    def seal_in(self, now_mono: int) -> int | None:
+        """Milliseconds until `rotate` should be called and a sealer be started, 0 for now, None while nothing waits."""
         if self._closed():
             pause = min(RETRY_MS_MAX, 1_000 << min(self._failures, 20)) if self._failures else 0
-            return now_mono >= self._attempted + pause
-        if self._records == 0 or self._free() is None:
-            return False
-        old = self._oldest is not None and now_mono - self._oldest >= self._flush_ms
-        return self._urgent or old or self._records >= SEAL_RECORDS or self._end - FRAMES_AT >= SEAL_BYTES
+            return max(0, self._attempted + pause - now_mono)
+        if self._records == 0 or self._oldest is None or self._free() is None:
+            return None
+        if self._urgent or self._records >= SEAL_RECORDS or self._end - FRAMES_AT >= SEAL_BYTES:
+            return 0
+        return max(0, self._oldest + self._flush_ms - now_mono)
+
+    def seal_due(self, now_mono: int) -> bool:
+        """Is it time for that?"""
+        return self.seal_in(now_mono) == 0
 
     def rotate(self, now_mono: int, *, force: bool = False) -> bool:
         """Close the active journal if a free one can take over. True when a sealer has something to do.

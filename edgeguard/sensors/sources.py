@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from edgeguard.errors import Unavailable
 from edgeguard.model import Watch
 from edgeguard.sensors import Rung
-from edgeguard.sensors.touches import RESTLESS, RESTLESS_WHY, FanotifySource, InotifySource, OnExec, Touch
+from edgeguard.sensors.touches import (
+    BEYOND_WHY,
+    RESTLESS,
+    RESTLESS_WHY,
+    FanotifySource,
+    InotifySource,
+    OnExec,
+    Touch,
+)
 from edgeguard.sensors.watching import Plan
 
 LADDER = ("fanotify", "inotify", "sweep")
@@ -80,7 +88,7 @@ class Sources:
         fan = FanotifySource(self._plan, self._root, self._on_exec)
         try:
             failed = fan.mark(self._plan.watches)
-            if len(failed) == len(self._plan.watches):
+            if sum(why != BEYOND_WHY for _, why in failed) == len(self._plan.watches):
                 raise Unavailable(failed[0][1] if failed else "no path is watched")
             self._prove_fanotify(fan)
         except (Unavailable, OSError) as why:

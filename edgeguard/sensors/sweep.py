@@ -318,7 +318,7 @@ class Sweep:
         if not self._inside(path):
             if out is not None:
                 out.keep(record)  # only another tree was asked for
-        elif self._walker.is_blocked(path):
+        elif self._walker.is_closed(path):
             if out is not None:
                 out.keep(record)  # it could not be looked at: nothing is claimed
         else:
@@ -334,7 +334,7 @@ class Sweep:
 
     def _missing(self, block: Block) -> None:
         """A directory of the manifest that was not visited."""
-        if self._walker.is_blocked(os.fsdecode(block.directory)):
+        if self._walker.is_closed(os.fsdecode(block.directory)):
             return
         for name in block.names:
             self._absent(block.directory, name)

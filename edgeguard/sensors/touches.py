@@ -30,6 +30,9 @@ WATCHES_MAX = 8192  # inotify watches: 1 KiB of kernel memory and 250 bytes here
 RESTLESS = "/run/"
 RESTLESS_WHY = "too much happens there"
 
+# The mark on one file system says nothing of what is mounted below it, and which mounts a wildcard means changes.
+BEYOND_WHY = "other file systems are mounted below it"
+
 OnExec = Callable[[int, str], None]
 
 
@@ -107,9 +110,23 @@ class FanotifySource:
                 results[device] = self._mark_one(path, table)
             if results[device]:
                 failed.append((watch, results[device]))
+        failed += self._reaching_further(table, {watch for watch, _ in failed}, results)
         if self._on_exec is not None:
             self._mark_programs(table)
         return failed
+
+    def _reaching_further(
+        self, table: list[mounts.Mount], failed: set[Watch], marked: dict[int, str]
+    ) -> list[tuple[Watch, str]]:
+        """Watches whose wildcards mean something on a file system that is not marked."""
+        start = self._prefix + "/"
+        others = [
+            mount.point[len(self._prefix) :]
+            for mount in table
+            if mount.point.startswith(start) and _number(mount.device) not in marked
+        ]
+        wild = [watch for watch in self._plan.watches if watch not in failed and literal_root(watch.path) != watch.path]
+        return [(watch, BEYOND_WHY) for watch in wild if any(_means(watch, others))]
 
     def _hear_writes(self) -> None:
         """Whoever hears of each write must be able to say where it does not matter: else every log would wake us."""
@@ -472,6 +489,21 @@ def _mounts() -> list[mounts.Mount]:
         return mounts.read()
     except (OSError, DecodeError):
         return []
+
+
+def _number(device: str) -> int:
+    """ "8:1" as in st_dev."""
+    major, _, minor = device.partition(":")
+    return os.makedev(int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else -1
+
+
+def _means(watch: Watch, points: list[str]) -> Iterator[bool]:
+    """Does a watch with wildcards begin on a file system that is mounted there, or below?"""
+    literal = literal_root(watch.path).rstrip("/") + "/"
+    plan = Plan([watch])
+    for point in points:
+        if point.startswith(literal):
+            yield not plan.zone(point).beyond(plan.zone(point[: point.rfind("/")])).dead
 
 
 def _mount_of(path: str, table: list[mounts.Mount]) -> str:

@@ -1,7 +1,8 @@
 """Walking watched trees in a fixed order, each directory once, robustly and with little work per file.
 
-A walk stays on the file systems that watches lie on; it says what it did not enter. It never follows a symlink, never
-recurses (a tree 2,000 levels deep is a list here), and checks that the directory it opened is the one it saw listed.
+A walk stays on the file systems that watches lie on; it says what it did not enter. Where others are mounted it passes
+through to the watches below, and sees nothing else there. It never follows a symlink, never recurses (a tree 2,000
+levels deep is a list here), and checks that the directory it opened is the one it saw listed.
 Kinds of trouble that are part of life (a directory vanishes) are silent; the others are told.
 """
 
@@ -59,15 +60,33 @@ class Walker:
         self._devices = {self._device(literal_root(watch.path)) for watch in plan.watches}
         self._types: dict[str, str] | None = None
         self.troubles: list[tuple[str, str]] = []  # (path, why); the consumer takes them
-        self.skipped: list[tuple[str, str]] = []  # mounts that were not entered
-        self.blocked: set[str] = set()  # nothing may be said about what is below these
+        self.skipped: list[tuple[str, str]] = []  # mounts that were not entered, or not for all watches
+        # Nothing may be said about what is below these, but for what the zone, where there is one, still watches.
+        self._blocked: dict[str, Zone | None] = {}
 
     def is_blocked(self, path: str) -> bool:
         """Does `path` lie in a place that could not be looked at?"""
-        return any(path == place or path.startswith(place + "/") for place in self.blocked)
+        place = self._place(path)
+        if place is None:
+            return False
+        zone = self._blocked[place]
+        return zone is None or path == place or zone.down(place, path[: path.rfind("/")]).decide(path) is None
+
+    def is_closed(self, directory: str) -> bool:
+        """May nothing be said about whatever lies directly in `directory`?"""
+        place = self._place(directory)
+        if place is None:
+            return False
+        zone = self._blocked[place]
+        return zone is None or zone.down(place, directory).dead
+
+    def _place(self, path: str) -> str | None:
+        """The nearest of the blocked ones."""
+        places = [place for place in self._blocked if path == place or path.startswith(place + "/")]
+        return max(places, key=len, default=None)
 
     def __iter__(self) -> Iterator[Visit]:
-        stack: list[tuple[str, Zone, tuple[int, int] | None]] = [(self._start, self._plan.zone(self._start), None)]
+        stack: list[tuple[str, Zone, tuple[int, int] | None]] = [(self._start, self._beginning(), None)]
         try:
             while stack:
                 path, zone, identity = stack.pop()
@@ -217,7 +236,9 @@ class Walker:
         for name, on, inode in directories:
             below = f"{path}/{name}"
             inner = zone if zone.plain else zone.child(below)
-            if not inner.dead and (on == device or self._enter(below, on)):
+            if on != device and on not in self._devices and not inner.dead:
+                inner = self._pass(below, zone, inner)
+            if not inner.dead:
                 deeper.append((below, inner, (on, inode)))
 
     @staticmethod
@@ -240,16 +261,34 @@ class Walker:
         )
         return Visit(path, fd, names, joined, [stats[at] for at in chosen], bits, None, watches)
 
-    def _enter(self, path: str, device: int) -> bool:
-        """May the walk enter what is mounted here? Only if a watch lies on that file system."""
+    def _beginning(self) -> Zone:
+        """What holds where the walk starts. Whoever asks for a place wants to know all of it; but a watch for set-id
+        programs above it stays on its own file system, as it does when the walk comes from above."""
+        zone = self._plan.zone(self._start)
+        if not self._start or zone.watch is None or not zone.watch.only:
+            return zone
+        device = self._device(self._start)
         if device in self._devices:
-            return True
+            return zone
+        point = self._start
+        while (parent := point[: point.rfind("/")]) and self._device(parent) == device:
+            point = parent
+        outside = self._plan.zone(parent)
+        return self._pass(point, outside, outside.child(point)).down(point, self._start)
+
+    def _pass(self, path: str, outside: Zone, inside: Zone) -> Zone:
+        """What holds inside the directory `path`, where a file system is mounted that no watch is known to lie on:
+        the watch around it ends there, and those that begin there or below do not."""
+        zone = inside.beyond(outside)
+        if zone is inside:
+            return zone
         if self._types is None:
             self._types = _types()
         kind = self._types.get(self._prefix + path, "unknown")
-        self.skipped.append((path, f"{kind} is mounted there and no watch names it"))
-        self.blocked.add(path)
-        return False
+        rest = " and no watch names it" if zone.dead else ", and only what watches name below it is looked at"
+        self.skipped.append((path, f"{kind} is mounted there{rest}"))
+        self._blocked[path] = None if zone.dead else zone
+        return zone
 
     def _device(self, path: str) -> int:
         """The file system that a watch begins on (what does not exist yet would come to lie on its parent's)."""
@@ -263,7 +302,7 @@ class Walker:
 
     def _trouble(self, path: str, why: str) -> None:
         self.troubles.append((path or "/", why))
-        self.blocked.add(path)
+        self._blocked[path] = None
 
 
 def _rights(at: os.stat_result) -> bytes:

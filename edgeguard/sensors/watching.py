@@ -99,6 +99,21 @@ class Zone:
         nodes = tuple(node for node in nodes if node.names or node.globs)
         return Zone(watch, nodes, tuple(item for item in exclusions if _may_match_below(item, path)))
 
+    def beyond(self, outside: Zone) -> Zone:
+        """This zone, of a child of `outside`'s directory, without the watch that began further up."""
+        if self.watch is None or self.watch is not outside.watch:
+            return self
+        return Zone(None, self.nodes, ())
+
+    def down(self, directory: str, below: str) -> Zone:
+        """The zone inside `below`, which lies in `directory`, that of this zone, or is it."""
+        zone, at = self, len(directory)
+        while at < len(below) and not (zone.plain or zone.dead):
+            at = below.find("/", at + 1)
+            at = len(below) if at < 0 else at
+            zone = zone.child(below[:at])
+        return zone
+
     def own(self, name: str) -> Watch | None:
         """The deepest watch whose path ends with this name here."""
         found = None

@@ -108,10 +108,10 @@ class Judge:
         self.signed_scripts = {owner.name: owner.scripts for owner in came}
         self.came = {self.name(owner) for owner in owners if self._came(owner)}
         tallies += [
-            Tally(stood=self._stands(owner) if owner.version else self._went(self.name(owner), when))
+            Tally(stood=self.stands(owner) if owner.version else self._went(self.name(owner), when))
             for owner, when in zip(owners, began, strict=True)
         ]
-        self.scripts = b"\n".join(owner.scripts for owner in came if self._stands(owner))
+        self.scripts = b"\n".join(owner.scripts for owner in came if self.stands(owner))
         for directory, names in together(*streams):
             found: dict[bytes, Entry] = {}
             for name, entry in names.items():
@@ -127,7 +127,7 @@ class Judge:
 
     def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, began: int, tally: Tally) -> Entry | None:
         """The reference value of a path from now on; None: as before."""
-        stands = self._stands(owner)
+        stands = self.stands(owner)
         if signed.sha256 and owner.word != NOBODY and stands:
             self.vouched.add(signed.sha256)
         watch = self.plan.decide(os.fsdecode(path))
@@ -217,7 +217,7 @@ class Judge:
     def _may_go(self, path: bytes, owner: Owner, began: int) -> bool:
         """Anybody can say that a package goes, and what was its own. dpkg must have come to it."""
         name = self.name(owner)
-        if owner.word == NOBODY and owner.version and self._stands(owner):
+        if owner.word == NOBODY and owner.version and self.stands(owner):
             return self.brought.get(path) == name
         return name in self.came or self._went(name, began)
 
@@ -234,7 +234,7 @@ class Judge:
     def _came(self, owner: Owner) -> bool:
         """The same version once more takes nothing away."""
         other = owner.version != (self.known or {}).get(self.name(owner), "")
-        return bool(owner.version) and owner.word != NOBODY and other and self._stands(owner)
+        return bool(owner.version) and owner.word != NOBODY and other and self.stands(owner)
 
     def _went(self, name: str, began: int) -> bool:
         """A package that this device knew and that dpkg no longer calls installed. Each goes once: what is told again
@@ -245,6 +245,10 @@ class Judge:
         return not any(
             self.world.installed(package, where) for where in ((foreign,) if foreign else (self.native, "all"))
         )
+
+    def took_away(self, owner: Owner, began: int) -> bool:
+        """Did it go, and is what its postrm says what this device knew?"""
+        return self._went(self.name(owner), began) and self._known_postrm(owner)
 
     def _diverts(self, path: bytes, place: bytes, package: str) -> bool:
         """dpkg's diversions are a list that anybody with root may write. One counts if something lies there that is
@@ -286,7 +290,8 @@ class Judge:
             return None
         return masked(signed._replace(category=watch.category, size=0), watch)
 
-    def _stands(self, owner: Owner) -> bool:
+    def stands(self, owner: Owner) -> bool:
+        """Does dpkg call it installed in just this version?"""
         return self.world.installed(owner.name, owner.architecture) == owner.version
 
     def wanted(

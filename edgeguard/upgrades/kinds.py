@@ -6,6 +6,7 @@ Whether a file at such a path really is what it should be is found out in `deriv
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 BY_OTHERS, BY_DPKG, BY_UNKNOWN = 0, 1, 2
 """Who made a file: somebody else, dpkg or a child of it, or the kernel did not say."""
@@ -65,6 +66,25 @@ CACHES = re.compile(
         )
     )
 )
+
+
+ACCOUNT_COLUMNS = ("uid", "gid", "home", "shell", "password", "members")
+"""What of an account is a reference value."""
+
+
+def quiet_account(subject: str, columns: Mapping[str, object]) -> bool:
+    """An account of the system with which nobody can log in and that gives nobody more rights: only such ones wait for
+    an explanation. A second line of a name, and a group that already has members, are none."""
+    number = columns.get("uid" if subject.startswith("user ") else "gid")
+    more = ("privileged", "reaching", "nis", "members", "admins")
+    return (
+        "#" not in subject
+        and columns.get("system") is True
+        and isinstance(number, int)
+        and number > 0
+        and columns.get("password") == "locked"
+        and not any(columns.get(name) for name in more)
+    )
 
 
 def may_be(path: bytes, target: bytes, category: str, maker: int) -> bool:

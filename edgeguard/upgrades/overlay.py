@@ -11,18 +11,20 @@ with another manifest, has said what is right. A power cut leaves the old one or
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from edgeguard.codec import cbor, cose, sha
 from edgeguard.codec.layers import together
 from edgeguard.codec.manifest import Block, Reader, Writer
+from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.model import Columns
 from edgeguard.sensors.reading import read
 
 SIZE_MAX = 8 << 20  # bytes of the signed part; a version for each of 50,000 packages has 3 MB
+ACCOUNTS_MAX = 2000  # beyond, accounts that come with packages are told; a package brings one or two
 ENTRIES_MAX = 2_000_000  # files; beyond, the device has to be learned anew
 
 
@@ -36,6 +38,13 @@ class Notable(NamedTuple):
     before: str  # the later version that was installed before, "" if this is no way back
 
 
+class Account(NamedTuple):
+    """An account that came or went with a package."""
+
+    instead: bytes  # `fingerprint` of what the baseline says of it; where that is another, the baseline counts
+    columns: Columns | None  # None: it went
+
+
 class Overlay(NamedTuple):
     base: bytes  # SHA-256 of the file manifest that it lies over
     sha256: bytes
@@ -43,6 +52,7 @@ class Overlay(NamedTuple):
     versions: dict[str, str]  # of every package that came since
     notable: tuple[Notable, ...]
     superseded: dict[str, bytes]  # path -> what was accepted of it (`fingerprint`) and no longer counts
+    accounts: dict[str, Account] = {}  # noqa: RUF012 - never changed; subject -> what packages made of it
 
 
 def fingerprint(columns: Columns | None) -> bytes:
@@ -89,14 +99,22 @@ def load(state: str, public: bytes, base: bytes) -> Overlay | None:
 
 def unpack(plain: Any) -> Overlay:
     try:
-        version, base, digest, size, versions, notable, superseded = plain
-        if version != 1:
+        version, base, digest, size, versions, notable, superseded, *more = plain
+        if (version, len(more)) not in ((1, 0), (2, 1)):
             raise ValueError(version)
         known = {str(name): str(value) for name, value in versions}
         accepted = {os.fsdecode(path): bytes(value) for path, value in superseded if not isinstance(value, int)}
         if isinstance(base, int) or isinstance(digest, int) or len(accepted) != len(superseded):
             raise TypeError("a number where bytes should be")  # bytes(number) would take that much memory
-        return Overlay(bytes(base), bytes(digest), int(size), known, tuple(Notable(*row) for row in notable), accepted)
+        return Overlay(
+            bytes(base),
+            bytes(digest),
+            int(size),
+            known,
+            tuple(Notable(*row) for row in notable),
+            accepted,
+            accounts(*more),
+        )
     except (TypeError, ValueError) as error:
         raise DecodeError(f"upgrades/overlay: {error}") from error
 
@@ -105,7 +123,29 @@ def pack(overlay: Overlay) -> bytes:
     versions = [list(pair) for pair in sorted(overlay.versions.items())]
     notable = [list(item) for item in overlay.notable]
     superseded = [[os.fsencode(path), value] for path, value in sorted(overlay.superseded.items())]
-    return cbor.encode([1, overlay.base, overlay.sha256, overlay.size, versions, notable, superseded])
+    plain = [overlay.base, overlay.sha256, overlay.size, versions, notable, superseded]
+    if not overlay.accounts:
+        return cbor.encode([1, *plain])
+    return cbor.encode([2, *plain, accounts_to_plain(overlay.accounts)])
+
+
+def accounts_to_plain(found: Mapping[str, Account]) -> list[Any]:
+    rows = sorted(found.items())
+    return [
+        [to_plain(subject), one.instead, None if one.columns is None else columns_to_plain(one.columns)]
+        for subject, one in rows
+    ]
+
+
+def accounts(rows: Iterable[Any] = ()) -> dict[str, Account]:
+    """As `accounts_to_plain` wrote them. Raises DecodeError, TypeError, ValueError."""
+    found: dict[str, Account] = {}
+    for subject, instead, columns in rows:
+        name = from_plain(subject)
+        if not isinstance(name, str) or not isinstance(instead, bytes):
+            raise TypeError("an account's name is a text, what it is instead of bytes")
+        found[name] = Account(instead, None if columns is None else columns_from_plain(columns))
+    return found
 
 
 def write_manifest(state: str, *streams: Iterable[Block]) -> tuple[bytes, int]:

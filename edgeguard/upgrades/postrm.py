@@ -5,6 +5,7 @@ it had made, and that no list of files names. Pure, and no shell: only what stan
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 SCRIPT_MAX = 1 << 16  # bytes; the largest of Debian 13 has 20 KB
 PATHS_MAX = 1000  # of one script
@@ -21,22 +22,30 @@ _PATH = re.compile(rb"(?<![\w./*?\[\]{}$-])/[\w.+@:/-]+(?![\w.+@:/*?\[\]{}$-])")
 def removed(script: bytes) -> list[bytes]:
     """The paths that the script names whole where it removes something (rm, ucf --purge), simple variables written
     out. Patterns are left out. [] for a script that is too large."""
-    if len(script) > SCRIPT_MAX:
-        return []
-    values: dict[bytes, bytes] = {}
     found: dict[bytes, None] = {}
-    for line in script.replace(b"\\\n", b" ").split(b"\n"):
-        if line.lstrip().startswith(b"#"):
-            continue
-        written = _written(line, values)
-        if (assigned := _ASSIGNED.fullmatch(written)) is not None:
-            values[assigned[1]] = assigned[2].strip(b"\"'")
-        elif (removes := _REMOVES.search(written)) is not None:
-            names = (match[0].rstrip(b"/") for match in _PATH.finditer(written, removes.end()))
+    for line in written(script):
+        if (removes := _REMOVES.search(line)) is not None:
+            names = (match[0].rstrip(b"/") for match in _PATH.finditer(line, removes.end()))
             found.update(dict.fromkeys(name for name in names if _whole(name)))
         if len(found) >= PATHS_MAX:
             break
     return list(found)[:PATHS_MAX]
+
+
+def written(script: bytes) -> Iterator[bytes]:
+    """The lines of a script that are no remarks and no assignments, simple variables written out. None for a script
+    that is too large."""
+    if len(script) > SCRIPT_MAX:
+        return
+    values: dict[bytes, bytes] = {}
+    for line in script.replace(b"\\\n", b" ").split(b"\n"):
+        if line.lstrip().startswith(b"#"):
+            continue
+        whole = _written(line, values)
+        if (assigned := _ASSIGNED.fullmatch(whole)) is not None:
+            values[assigned[1]] = assigned[2].strip(b"\"'")
+        else:
+            yield whole
 
 
 def _whole(path: bytes) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from edgeguard.codec.manifest import Entry
-from edgeguard.sensors import parse_dpkg, reading
+from edgeguard.sensors import parse_accounts, parse_dpkg, reading
 from edgeguard.sensors.packages import DIVERSIONS_MAX, STATUS
 
 TEXT_MAX = 4 << 20
@@ -105,6 +105,14 @@ class World:
         users, groups = self._users or {}, self._groups or {}
         user = next((name for name, number in users.items() if number == uid), str(uid))
         return user, next((name for name, number in groups.items() if number == gid), str(gid))
+
+    def alone(self, kind: str, name: str, number: int) -> bool:
+        """Has this "user" or "group" its number for itself?"""
+        if kind == "user":
+            users = parse_accounts.users(self._read("/etc/passwd", TEXT_MAX))
+            return [user.name for user in users if user.uid == number] == [name]
+        groups = parse_accounts.groups(self._read("/etc/group", TEXT_MAX))
+        return [group.name for group in groups if group.gid == number] == [name]
 
     def _numbers(self, path: str) -> dict[str, int]:
         found: dict[str, int] = {}

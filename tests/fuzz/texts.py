@@ -19,7 +19,7 @@ from edgeguard.errors import Corrupt
 from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
 from edgeguard.sensors.changes import SENTENCE_MAX, SENTENCES_MAX, compare, secrets
 from edgeguard.sensors.changes.unified import BYTES_MAX, SHOWN_MAX
-from edgeguard.upgrades import archive, postrm, transactions, versions
+from edgeguard.upgrades import account_lines, archive, postrm, transactions, versions
 from tests.fuzz.each import each
 
 NOW = 1_790_000_000_000
@@ -103,6 +103,8 @@ def dpkg(data: bytes) -> None:
     for path in parse_dpkg.diversions(data):
         assert path in parse_dpkg.aliases(path)
     assert all(path.startswith(b"/") and b"/../" not in path + b"/" for path in postrm.removed(data))
+    for found in (account_lines.made(data), account_lines.declared(data), account_lines.taken(data)):
+        assert all(subject.startswith(("user ", "group ")) and subject.isprintable() for subject in found)
 
 
 def sshd(data: bytes) -> None:

@@ -46,7 +46,8 @@ def own_place() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def world(own_place: Path) -> Iterator[Path]:
-    """A small ext4 for what is watched: a mark on the file system hears of nothing else."""
+    """A small ext4 for what is watched: a mark on the file system hears of nothing else. It lies below a tmpfs that no
+    watch names."""
     image = own_place / "world.raw"
     with open(image, "wb") as file:
         file.truncate(64 << 20)

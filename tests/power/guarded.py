@@ -182,7 +182,11 @@ class Guarded:
     def settled(self) -> bool:
         """A baseline is in force, and the first look at the files is over."""
         status = self.status()
-        return status["policy"] is not None and status["areas"]["files"]["checked"] is not None
+        if status["policy"] is None or status["areas"]["files"]["checked"] is None:
+            return False
+        watched = status["areas"]["files"]["watched"]
+        assert watched >= TOOLS, f"what was learned is no baseline: {watched} files"
+        return True
 
     def until(self, what: Callable[[], T]) -> T:
         """Wait on a condition; the log says why it did not come."""

@@ -14,12 +14,13 @@ WATCHES = (
 
 
 def test_mounts_in_and_above_what_is_watched() -> None:
-    points = ["/etc/passwd", "/usr", "/usr/sbin/sshd", "/home", "/home/anna/.ssh", "/etc"]
+    points = ["/etc/passwd", "/usr", "/usr/sbin/sshd", "/home", "/home/anna", "/home/anna/.ssh", "/etc"]
     assert list(concerning(WATCHES, points)) == points
 
 
 def test_mounts_elsewhere() -> None:
     points = ["/run/user/1000", "/var/lib/docker/overlay2/1/merged", "/media/usb", "/usr/sbin2", "/etcetera"]
+    points += ["/home/anna/mail"]
     assert list(concerning(WATCHES, points)) == []
 
 

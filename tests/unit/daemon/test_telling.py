@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from edgeguard.daemon import telling
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.telling import Telling
 from edgeguard.errors import SpoolError
-from edgeguard.records import compose, examine, registry
+from edgeguard.records import compose, examine, journal, registry
 from edgeguard.records.spool import Spool
 
 
@@ -41,9 +45,11 @@ class FullSpool(Spool):
         return super().append(record)
 
 
-def made(tmp_path: Path, reports: list[tuple[str, str]]) -> tuple[Telling, FullSpool, FakeHelpers, Loop]:
+def made(
+    tmp_path: Path, reports: list[tuple[str, str]], flush_s: int = 3600
+) -> tuple[Telling, FullSpool, FakeHelpers, Loop]:
     loop, helpers = Loop(), FakeHelpers()
-    spool = FullSpool(f"{tmp_path}/spool", f"{tmp_path}/outbox", bytes(16))
+    spool = FullSpool(f"{tmp_path}/spool", f"{tmp_path}/outbox", bytes(16), flush_s=flush_s)
 
     def report(subject: str, detail: str) -> None:
         reports.append((subject, detail))
@@ -156,3 +162,85 @@ def test_each_start_of_a_container_is_a_start(tmp_path, monkeypatch):
     first, same, restarted, hidden = (telling.boot_id() for _ in range(4))
     assert first == same != restarted
     assert len({len(first), len(hidden), 16}) == 1
+
+
+def freed(tmp_path: Path) -> None:
+    """What a sealer does with a journal that waits."""
+    for number in range(2):
+        path = tmp_path / f"spool/journal.{number}"
+        header = journal.parse_header(path.read_bytes()[: journal.FRAMES_AT]) if path.exists() else None
+        if header is not None and header.state == journal.CLOSED:
+            with open(path, "r+b") as file:
+                journal.write_header(os, file.fileno(), header._replace(state=journal.FREE))  # type: ignore[arg-type]
+
+
+def turns_until(loop: Loop, done: Callable[[], bool], seconds: float) -> float:
+    """Seconds that it took, of so many at most."""
+    began = time.monotonic()
+    while not done() and time.monotonic() - began < seconds:
+        loop.turn(min(loop._timeout() % 1e9, seconds - (time.monotonic() - began)))
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_ordinary_records_are_sealed_when_their_time_is_over(tmp_path: Path, before: bool) -> None:
+    telling, spool, helpers, loop = made(tmp_path, [], flush_s=1)
+    spool.full = False
+    telling.run_sealer()
+    helpers.end("seal")
+    if before:  # a sealing that was asked for, and one that was in time
+        telling.state("start")
+        telling.seal(force=True)
+        freed(tmp_path)
+        helpers.end("seal")
+    asked, woken = len(helpers.asked), loop.wakeups
+    for number in range(3):
+        telling.state("start", f"{number}")
+        loop.turn(0)
+    took = turns_until(loop, lambda: len(helpers.asked) > asked, 10)
+    assert 0.9 < took < 1.5
+    assert loop.wakeups - woken <= 3 + 2
+    freed(tmp_path)
+    helpers.end("seal")
+    telling.state("start", "and again")
+    assert 0.9 < turns_until(loop, lambda: len(helpers.asked) > asked + 1, 10) < 1.5
+
+
+def test_where_nothing_waits_nobody_wakes(tmp_path: Path) -> None:
+    telling, spool, helpers, loop = made(tmp_path, [], flush_s=1)
+    spool.full = False
+    telling.run_sealer()
+    helpers.end("seal")
+    telling.state("start")
+    telling.seal(force=True)
+    freed(tmp_path)
+    helpers.end("seal")
+    loop.turn(0)
+    assert loop._timeout() > 3500, "the heartbeat is next"
+    assert telling._seal_timer is None
+
+
+def test_many_commits_make_one_timer(tmp_path: Path) -> None:
+    telling, spool, helpers, loop = made(tmp_path, [])
+    spool.full = False
+    telling.run_sealer()
+    helpers.end("seal")
+    for number in range(100):
+        telling.state("start", f"{number}")
+        loop.turn(0)
+    assert spool.status.pending == 0
+    assert len(loop._timers) <= 4
+
+
+def test_a_journal_that_cannot_be_sealed_is_tried_again_and_does_not_spin(tmp_path: Path) -> None:
+    telling, spool, helpers, _ = made(tmp_path, [])
+    spool.full = False
+    telling.state("start")
+    telling.seal(force=True)
+    waits = []
+    for _ in range(8):
+        helpers.end("seal", "[Errno 5] Input/output error", storage=True)
+        assert telling._seal_timer is not None
+        waits.append(round(telling._seal_timer.due - time.monotonic()))
+        telling.seal()
+    assert waits == [2, 4, 8, 16, 32, 60, 60, 60]

@@ -395,3 +395,109 @@ def test_whoever_holds_dpkgs_lock_for_ever_gains_hours_at_most(desk: Desk) -> No
     desk.pass_time(module.OPEN_S + 1)
     desk.helpers.answer("explain", ANSWER)
     assert not desk.upgrades.active
+
+
+# -- accounts
+
+COLUMNS: dict[str, Any] = {
+    "name": "broker", "type": "user", "uid": 112, "gid": 118, "home": "/var/lib/broker", "shell": "/usr/sbin/nologin",
+    "password": "locked", "members": (), "groups": ("broker",), "admins": (), "system": True, "privileged": False,
+    "reaching": False, "nis": False,
+}  # fmt: skip
+
+
+def account(subject: str = "user broker", *, actor: Actor = DPKG, gone: bool = False, **more: Any) -> Observation:
+    status = Status.ABSENT if gone else Status.PRESENT
+    return Observation("account", subject, {} if gone else {**COLUMNS, **more}, 1, status, Origin.SWEEP, actor)
+
+
+class Known:
+    """Reference values: these accounts."""
+
+    def __init__(self, **accounts: Any) -> None:
+        self.accounts = {f"user {name}": columns for name, columns in accounts.items()}
+
+    def expected(self, kind: str, subject: str) -> Any:
+        return self.accounts.get(subject) if kind == "account" else None
+
+
+def test_an_account_waits_and_is_judged_when_packages_have_explained_it(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    assert desk.take(account())
+    assert desk.take(account("group broker", type="group", uid=None, actor=NOBODY))
+    request = desk.end()
+    columns = {name: COLUMNS[name] for name in ("uid", "gid", "home", "shell", "password")} | {"members": []}
+    assert request["accounts"] == [["user broker", 1, columns], ["group broker", 2, {**columns, "uid": None}]]
+    assert [(one.subject, one.note) for one in desk.judged] == [("user broker", NOT_BY_IT), ("group broker", NOT_BY_IT)]
+    desk.judged.clear()
+    desk.arrive("/usr/bin/a")
+    assert desk.take(account())
+    desk.busy = ""
+    desk.stub.wrong.clear()  # as with new reference values
+    desk.pass_time(SETTLE_S + 1)
+    desk.helpers.answer("explain", ANSWER)
+    assert [(one.subject, one.note) for one in desk.judged] == [("user broker", "")]
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        account(uid=0, privileged=True),
+        account(password="set"),
+        account(password="none"),
+        account(password="unknown"),
+        account(privileged=True),
+        account(reaching=True),
+        account(nis=True),
+        account(system=False, uid=1001),
+        account("user broker#2"),
+        account(actor=SHELL),
+        account("group broker", type="group", members=("eve",)),
+        account("group broker", type="group", admins=("eve",)),
+        account("user root", gone=True),
+        account("user anna", gone=True, actor=SHELL),
+        account("user anna", shell="/bin/bash"),
+        account("group sudo", type="group", gid=27, privileged=True, members=("eve",)),
+    ],
+)
+def test_what_amounts_to_more_or_is_anothers_is_told_at_once(desk: Desk, observation: Observation) -> None:
+    references: Any = Known(anna=COLUMNS, root={**COLUMNS, "uid": 0})
+    desk.stub.references = references
+    desk.arrive("/usr/bin/a")
+    assert not desk.take(observation)
+    assert desk.end()["accounts"] == []
+
+
+def test_an_account_that_changes_while_it_waits_is_told_as_it_is(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    assert desk.take(account())
+    assert not desk.take(account(password="set"))
+    assert desk.end()["accounts"] == []
+    desk.arrive("/usr/bin/a")
+    assert desk.take(account())
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)  # the helper has been asked
+    assert not desk.take(account(shell="/bin/sh", privileged=True))
+    desk.helpers.answer("explain", ANSWER)
+    assert desk.judged == [], "the caller tells the newer one, and nobody the older"
+
+
+def test_accounts_that_went_wait_and_without_an_answer_all_are_told(desk: Desk) -> None:
+    references: Any = Known(broker=COLUMNS)
+    desk.stub.references = references
+    desk.arrive("/usr/bin/a")
+    assert desk.take(account(gone=True))
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    request = desk.helpers.answer("explain", error="killed")
+    assert request["accounts"] == [["user broker", 1, None]]
+    assert [one.note for one in desk.judged] == [NOT_BY_IT]
+    assert not desk.take(account("user other"))
+
+
+def test_only_so_many_accounts_wait(desk: Desk) -> None:
+    desk.arrive("/usr/bin/a")
+    assert all(desk.take(account(f"user a{number}")) for number in range(module.ACCOUNTS_MAX))
+    assert not desk.take(account("user more"))
+    desk.pass_time(HOLD_S + 1)
+    assert len(desk.helpers.answer("explain", ANSWER)["accounts"]) == module.ACCOUNTS_MAX

@@ -257,6 +257,34 @@ def test_a_full_disk_gives_up_the_least_and_takes_the_rest(tmp_path, monkeypatch
     assert own(device).clean
 
 
+@pytest.mark.parametrize("full", [0, 1])
+def test_a_full_disk_makes_room_for_the_word_about_a_new_key_too(tmp_path, monkeypatch, full):
+    """A start begins another epoch, and nothing is sealed before its statement is stored."""
+    device = Device(str(tmp_path / "device"))
+    for turn in range(1, 4):
+        device.record_and_seal(*records(turn))
+    room = _taken(device) + full * BLOCK  # without a block left for either, or with one for the statement only
+    real = seal._write
+
+    def write(path, data, mode):
+        if _taken(device) + quota.blocks(len(data)) > room:
+            raise OSError(errno.ENOSPC, "full")
+        real(path, data, mode)
+
+    monkeypatch.setattr(seal, "_write", write)
+    for turn in (4, 5):
+        device.seal(started=True)
+        assert not device.record_and_seal(*records(turn))["problems"]
+    assert [name for name in names(device) if name[0] == 0] == [(0, number) for number in range(1, 6)]
+    assert [name[1] for name in names(device) if name[0] == 3][-1] == 5
+    assert own(device).clean
+
+
+def _taken(device):
+    """Bytes of the disk, statements about keys included."""
+    return sum(quota.blocks(entry.stat().st_size) for entry in os.scandir(device.outbox))
+
+
 def test_a_disk_full_of_other_things_keeps_findings_in_the_journal(tmp_path, monkeypatch):
     """Nothing of ours may go for it: the sealer says so, and the journal holds what it held."""
     device = Device(str(tmp_path / "device"))
