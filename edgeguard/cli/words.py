@@ -175,6 +175,14 @@ def _life(what: str) -> Any:
     return make
 
 
+def _content(finding: Document) -> str:
+    """`/usr/bin/ls changed`, `programs look for libraries in /srv/evil (libz.so.1)`."""
+    if finding.get("kind") != "library_dir":
+        return str(_life("{}")(finding))
+    library = _get(finding, "library")
+    return f"programs look for libraries in {_subject(finding)}" + (f" ({library})" if library else "")
+
+
 def _attributes(finding: Document) -> str:
     names = {"uid": "owner", "gid": "group", "caps": "capabilities", "xattrs": "attributes"}
     changed = [names.get(str(column), str(column)) for column in finding.get("observed", {})]
@@ -296,7 +304,7 @@ def _other(finding: Document) -> str:
 
 _PHRASES: Mapping[str, Any] = {
     "EG-FILE-001": _life("{}"),
-    "EG-FILE-002": _life("{}"),
+    "EG-FILE-002": _content,
     "EG-FILE-003": _attributes,
     "EG-FILE-004": lambda finding: f"{_subject(finding)} is missing",
     "EG-FILE-005": lambda finding: f"{_subject(finding)} runs with its owner's rights",

@@ -21,6 +21,7 @@ from edgeguard.model import Finding, Observation, Watch
 from edgeguard.sensors import Context, Rung, sensor_class
 from edgeguard.sensors.actors import Actors
 from edgeguard.sensors.health import Health
+from edgeguard.sensors.ldcache import CACHE
 from edgeguard.sensors.processes import Processes
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
@@ -30,6 +31,8 @@ DAY_S = 86_400.0
 MAGIC = "*?["  # in the path of a watch they are wildcards
 KERNELS_OWN = ("/proc/", "/sys/", "/dev/", "/run/")  # no key file lies there, and their events would wake us
 REMARK_S = 0.5  # mounts come in groups
+# Policies leave it out, because each upgrade makes it anew; its events wake the sensor that reads it.
+LIBRARIES = Watch(CACHE, "volatile", recurse=False, content=False, checks=("type", "mode", "uid", "gid"))
 
 SENSOR_OF = {
     "listener": ("listeners",),
@@ -39,6 +42,7 @@ SENSOR_OF = {
     "module": ("host",),
     "mount": ("host",),
     "sshd": ("host",),
+    "library_dir": ("host",),
     "account": ("accounts",),
     "authorized_key": ("accounts",),
     "package": ("packages",),
@@ -119,7 +123,7 @@ class Sensors:
         lend = processes.rung.name != "proc connector"
         files = Files(
             self._context,
-            self._watches,
+            (*self._watches, *attention(self._watches, ())),
             manifest,
             self._settings.paths.state,
             on_work=lambda rescan, targets: self._sweep(targets if not rescan else ()),
@@ -235,13 +239,14 @@ class Sensors:
 
 
 def attention(watches: Sequence[Watch], places: Iterable[str]) -> tuple[Watch, ...]:
-    """A watch for each place that the policy leaves to its set-id watch, or to none."""
+    """A watch for each place that the policy leaves to its set-id watch, or to none; and for the loader's cache."""
     plan = Plan(watches)
     beyond = sorted(place for place in places if not any(mark in place for mark in MAGIC))
+    wanted = (LIBRARIES, *(Watch(place, "key", recurse=False) for place in beyond))
     return tuple(
-        Watch(place, "key", recurse=False)
-        for place in beyond
-        if not place.startswith(KERNELS_OWN) and ((watch := plan.decide(place)) is None or watch.only)
+        one
+        for one in wanted
+        if not one.path.startswith(KERNELS_OWN) and ((watch := plan.decide(one.path)) is None or watch.only)
     )
 
 

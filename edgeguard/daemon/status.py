@@ -26,7 +26,7 @@ AREAS = {
     "ports": ("listener",),
     "processes": ("process",),
     "usb": ("usb",),
-    "hardening": ("sysctl", "module", "mount", "sshd", "account", "authorized_key"),
+    "hardening": ("sysctl", "module", "mount", "sshd", "library_dir", "account", "authorized_key"),
     "packages": ("package",),
 }
 

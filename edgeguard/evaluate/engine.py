@@ -42,6 +42,7 @@ MAIN: Mapping[str, tuple[str, ...]] = {
     "mount": ("fstype", "source", "options"),
     "sysctl": ("value",),
     "sshd": ("value",),
+    "library_dir": ("origin", "library"),
     "package": ("version", "status"),
 }
 """What describes a subject that is new. Process ids are left out: the same program again is the same deviation."""

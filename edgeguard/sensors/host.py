@@ -1,4 +1,5 @@
-"""Sensor `host`: kernel settings, kernel modules, mounts, and what sshd would do (see `sshd`).
+"""Sensor `host`: kernel settings, kernel modules, mounts, what sshd would do (see `sshd`), and where programs look for
+libraries (see `ldcache`).
 
 One descriptor for the loop: an epoll of the writes to /proc/sys, the kernel's module events and the mount table.
 Which of them woke us cannot be asked: the mount table forgets its change as soon as anybody polls it, and the loop's
@@ -18,7 +19,7 @@ from contextlib import suppress
 from edgeguard.errors import DecodeError, Unavailable
 from edgeguard.linux import mounts, procwatch, uevent
 from edgeguard.model import NOBODY, Actor, Columns, Observation, Origin, Status
-from edgeguard.sensors import Column, Context, Rung, parse_modules, parse_mounts, parse_sysctl, reading, sshd
+from edgeguard.sensors import Column, Context, Rung, ldcache, parse_modules, parse_mounts, parse_sysctl, reading, sshd
 from edgeguard.sensors.snapshot import WHOLE_KIND
 
 MECHANISMS = ("fanotify", "inotify")  # that tell writes, best first
@@ -74,10 +75,11 @@ class Host:
         "module": _MODULE,
         "mount": _MOUNT,
         "sshd": sshd.KIND,
+        "library_dir": ldcache.KIND,
     }
     ladder = ("fanotify", "inotify", "polling")
     interval_s = 300  # for the kernel's own changes, and for writes through another mount of /proc
-    triggers = sshd.TRIGGERS
+    triggers = (*sshd.TRIGGERS, *ldcache.TRIGGERS)
     volatile = frozenset({"size", "used_by"})
 
     def __init__(self, context: Context) -> None:
@@ -88,6 +90,7 @@ class Host:
         self._epoll: select.epoll | None = None
         self._mounted: dict[str, Columns] = {}
         self._loaded: dict[str, Columns] = {}
+        self._libraries = ldcache.Directories()
         self._proc_root, self._shared = _proc_root(context.root)
 
     def start(self) -> Rung:
@@ -120,6 +123,7 @@ class Host:
         if self._hides_modules():
             yield _unreadable("module", WHOLE_KIND, OSError(errno.ENOENT, "/proc shows processes only"), now)
         yield from sshd.observe(self._context.root, now)
+        yield from self._libraries.observe(self._context.root, now)
         try:
             self._mounted = self._read_mounts()
         except (OSError, DecodeError) as error:

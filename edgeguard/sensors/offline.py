@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from edgeguard.linux.inside import inside
 from edgeguard.model import Columns, Observation, Status
-from edgeguard.sensors import Context, sshd
+from edgeguard.sensors import Context, ldcache, sshd
 from edgeguard.sensors.accounts import Accounts
 from edgeguard.sensors.packages import STATUS, Packages
 from edgeguard.sensors.snapshot import WHOLE_KIND
@@ -38,7 +38,7 @@ class Offline:
         self.unread: list[str] = []
 
     def observe(self, now: int) -> Iterator[Observation]:
-        """Accounts, keys, packages and settings of sshd, as they are in the image."""
+        """Accounts, keys, packages, settings of sshd, and where libraries are looked for, as they are in the image."""
         for seen in self._all(now):
             if seen.status is Status.UNREADABLE and seen.subject == WHOLE_KIND:
                 self.unread.append(f"{seen.kind}: {seen.note}")
@@ -53,6 +53,7 @@ class Offline:
         if self._there(STATUS, "no packages"):
             yield from Packages(context).observe(now)
         yield from sshd.observe(self._root, now)
+        yield from ldcache.Directories().observe(self._root, now)
 
     def _there(self, path: str, without: str) -> bool:
         if os.path.lexists(inside(self._root, path)):
@@ -63,7 +64,7 @@ class Offline:
 
 def references(observations: Iterable[Observation]) -> dict[str, dict[str, Columns | None]]:
     """The reference values in what was seen: what a sensor declares as such."""
-    kinds = {**Accounts.kinds, **Packages.kinds, "sshd": sshd.KIND}
+    kinds = {**Accounts.kinds, **Packages.kinds, "sshd": sshd.KIND, "library_dir": ldcache.KIND}
     found: dict[str, dict[str, Columns | None]] = {kind: {} for kind in kinds}
     for seen in observations:
         if seen.status is Status.PRESENT:

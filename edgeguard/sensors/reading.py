@@ -68,6 +68,20 @@ def drain(fd: int, bound: int, path: str) -> bytes:
     return b"".join(pieces)
 
 
+def matching(root: str, pattern: str, bound: int) -> list[str]:
+    """The paths in the root directory that an absolute glob names, sorted by their bytes, at most `bound`."""
+    import glob  # only while a configuration with includes is read
+
+    folder, _, name = pattern.rpartition("/")
+    if root == "/" or glob.has_magic(folder):  # names only: what they lead to is read inside the root
+        whole = glob.escape(root.rstrip("/")) + pattern
+    else:
+        whole = f"{glob.escape(under(root, folder))}/{name}"
+    skip = 0 if root == "/" else len(root.rstrip("/"))
+    found = sorted(glob.glob(whole), key=os.fsencode)[:bound]
+    return [name[skip:] for name in found]
+
+
 def why(error: OSError) -> str:
     """One plain phrase for a note."""
     return error.strerror or str(error)

@@ -7,7 +7,6 @@ not been reloaded since.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 
 from edgeguard.model import Columns, Observation, Origin, Status
@@ -86,14 +85,5 @@ def _expand(root: str, path: str, match: str, depth: int, budget: list[int]) -> 
 
 def _matching(root: str, pattern: str) -> list[str]:
     """Files for an Include pattern, in sshd's order; relative ones lie in /etc/ssh."""
-    import glob  # only while sshd's configuration is read
-
     absolute = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
-    folder, _, name = absolute.rpartition("/")
-    if root == "/" or glob.has_magic(folder):  # names only: what they lead to is read inside the root
-        whole = glob.escape(root.rstrip("/")) + absolute
-    else:
-        whole = f"{glob.escape(reading.under(root, folder))}/{name}"
-    skip = 0 if root == "/" else len(root.rstrip("/"))
-    found = sorted(glob.glob(whole), key=os.fsencode)[:FILES_MAX]
-    return [name[skip:] for name in found]
+    return reading.matching(root, absolute, FILES_MAX)

@@ -168,6 +168,30 @@ ATTACKS = [
     Attack("pam-service", *dropped("/etc/pam.d/x"), "EG-FILE-001", "/etc/pam.d/x", "medium"),
     Attack("linker", *dropped("/etc/ld.so.conf.d/x.conf"), "EG-FILE-001", "/etc/ld.so.conf.d/x.conf", "high"),
     Attack(
+        "linker-like-dpkg",
+        *dropped("/etc/ld.so.conf.d/x.dpkg-y.conf"),
+        "EG-FILE-001",
+        "/etc/ld.so.conf.d/x.dpkg-y.conf",
+        "high",
+    ),
+    Attack(
+        "library-cache",
+        "mkdir /srv/evil; cp -L /usr/lib/*-linux-gnu*/libz.so.1 /srv/evil; ldconfig /srv/evil; sleep 1",
+        "ldconfig; rm -r /srv/evil",
+        "EG-FILE-002",
+        "/srv/evil",
+        "high",
+    ),
+    Attack(
+        "library-cache-by-hand",
+        "mkdir /srv/evil; cp -L /usr/lib/*-linux-gnu*/libz.so.1 /srv/evil; ldconfig -c old -C /root/cache /srv/evil;"
+        "cat /root/cache >/etc/ld.so.cache; sleep 1",
+        "ldconfig; rm -r /srv/evil /root/cache",
+        "EG-FILE-002",
+        "/srv/evil",
+        "high",
+    ),
+    Attack(
         "generator",
         *dropped("/etc/systemd/system-generators/x"),
         "EG-PERS-002",
@@ -451,6 +475,12 @@ TWINS = [
         "echo x >/var/log/a.log; gzip /var/log/a.log; rm /var/log/a.log.gz; journalctl -q --rotate --vacuum-size=1M",
     ),
     Twin("ldconfig", "ldconfig"),
+    Twin("library-cache-of-before", "ldconfig -c old; sleep 1; ldconfig -c compat; sleep 1; ldconfig -X", "ldconfig"),
+    Twin(
+        "library-cache-gone-and-broken",
+        "rm /etc/ld.so.cache; sleep 1; echo x >/etc/ld.so.cache; sleep 1; head -c 3000 /dev/zero >/etc/ld.so.cache",
+        "ldconfig",
+    ),
     Twin(
         "package-lists",
         "cd /var/lib/apt/lists; echo x >x_InRelease; apt-get -q update; rm x_InRelease; apt-get -s install sudo",
@@ -531,6 +561,26 @@ TWINS = [
     Twin("daily-jobs", "run-parts /etc/cron.daily; systemd-sysusers; udevadm trigger; udevadm settle"),
     Twin("another-address", "ip address add 10.8.8.8/24 dev lo; sleep 1; ip address del 10.8.8.8/24 dev lo"),
 ]
+
+
+def test_libraries_that_the_configuration_names(guard: Guard) -> None:
+    """`make install`, and a package with a file of the configuration: new files are told, no other directory is."""
+    library = "/usr/lib/*-linux-gnu*/libz.so.1"
+    guard.settled()
+    try:
+        guard.device.run(
+            f"cp -L {library} /usr/local/lib/liblab.so.1; ldconfig; sleep 1; mkdir /root/lab; cd /root/lab;"
+            "mkdir -p DEBIAN opt/lab etc/ld.so.conf.d; echo /opt/lab >etc/ld.so.conf.d/lab.conf;"
+            f"cp -L {library} opt/lab/liblab.so.2; echo activate-noawait ldconfig >DEBIAN/triggers;"
+            "printf 'Package: lab\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n' >DEBIAN/control;"
+            "dpkg-deb -b . ../lab.deb; dpkg -i ../lab.deb; sleep 3; ldconfig -p | grep -q /opt/lab/; dpkg -P lab",
+            timeout=90,
+        ).ok()
+        time.sleep(QUIET_S)
+        found = guard.findings(all_=True)
+        assert [f["subject"] for f in found if f["kind"] == "library_dir" and f["subject"] != "/srv/evil"] == []
+    finally:
+        guard.device.run("dpkg -P lab; rm -rf /usr/local/lib/lib[lz]*.so.1 /opt/lab /root/lab*; ldconfig")
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)

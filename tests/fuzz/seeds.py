@@ -413,6 +413,38 @@ def sshd_seeds() -> Seeds:
     yield b"Include /etc/ssh/x\nMACs hmac-md5\nPermitTunnel point-to-point\nSkeyAuthentication yes\n"
 
 
+def present_cache(*paths: str | bytes, order: str = "<", flags: int | None = None, count: int | None = None) -> bytes:
+    """The dynamic loader's cache in its present layout."""
+    flags = {"<": 2, ">": 3}[order] if flags is None else flags
+    at, rows, strings = 48 + 24 * len(paths), b"", b""
+    for path in paths:
+        rows += struct.pack(order + "iIIIQ", 3, at + len(strings), at + len(strings), 0, 0)
+        strings += os.fsencode(path) + b"\0"
+    head = struct.pack(order + "IIB3xI12x", len(paths) if count is None else count, len(strings), flags, 0)
+    return b"glibc-ld.so.cache1.1" + head + rows + strings
+
+
+def old_cache(*paths: str, behind: bytes = b"", align: int = 8) -> bytes:
+    """A cache of the old layout; with a present one behind its table the strings of that one are its own."""
+    rows, strings = b"", b""
+    end = 16 + 12 * len(paths)
+    pad = bytes(-end % align) if behind else b""
+    for path in paths:
+        at = len(pad) + len(behind) + len(strings)
+        rows += struct.pack("=iII", 1, at, at)
+        strings += os.fsencode(path) + b"\0"
+    return b"ld.so-1.7.0\0" + struct.pack("=I", len(paths)) + rows + pad + behind + strings
+
+
+def libraries_seeds() -> Seeds:
+    yield present_cache("/lib/x86_64-linux-gnu/libc.so.6", b"/srv/\xff/libz.so.1", "libx.so")
+    yield present_cache("/lib/libc.so.6", "/srv/", order=">")
+    yield present_cache("/usr/lib/libc.so.6", flags=0)
+    yield old_cache("/lib/libc.so.6", "/srv/evil/libz.so.1", behind=present_cache("/lib/libc.so.6"))
+    yield old_cache("/lib/libc.so.6")
+    yield b"include /etc/ld.so.conf.d/*.conf x\n/opt/a/ # b\nhwcap 0 x\n  /opt/b=libc6\n"
+
+
 def changes_seeds() -> Seeds:
     """Old and new of each format, and texts that are made to cost much or to hide a secret."""
     between = b"-" * 64 + b"\n"
@@ -526,6 +558,7 @@ SEEDS = {
     "image": image_seeds,
     "dpkg": dpkg_seeds,
     "sshd": sshd_seeds,
+    "libraries": libraries_seeds,
     "changes": changes_seeds,
     "accounts": accounts_seeds,
 }

@@ -68,6 +68,7 @@ TABLE = (
     Harness("settings", texts.settings),
     Harness("dpkg", texts.dpkg),
     Harness("sshd", texts.sshd),
+    Harness("libraries", texts.libraries),
     Harness("accounts", texts.accounts),
     Harness("changes", texts.changes),
     Harness("apt", texts.apt),

@@ -15,8 +15,8 @@ from edgeguard.baseline import image as images
 from edgeguard.baseline import policy as policies
 from edgeguard.baseline.document import Baseline, compile_baseline
 from edgeguard.collector import config
-from edgeguard.errors import Corrupt
-from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_sshd, sensor_class, users
+from edgeguard.errors import Corrupt, EdgeGuardError
+from edgeguard.sensors import TABLE, parse_accounts, parse_dpkg, parse_ldcache, parse_sshd, sensor_class, users
 from edgeguard.sensors.changes import SENTENCE_MAX, SENTENCES_MAX, compare, secrets
 from edgeguard.sensors.changes.unified import BYTES_MAX, SHOWN_MAX
 from edgeguard.upgrades import account_lines, archive, postrm, transactions, versions
@@ -112,6 +112,17 @@ def sshd(data: bytes) -> None:
     lines = [words for line in data.split(b"\n") if (words := parse_sshd.words(line))]
     for setting in parse_sshd.settings(lines):
         assert setting.keyword in parse_sshd.KEYWORDS
+
+
+def libraries(data: bytes) -> None:
+    """The loader's cache, and its configuration."""
+    configured = frozenset(said for include, said in parse_ldcache.lines(data) if not include)
+    assert all(parse_ldcache.origin(directory, configured) != "neither" for directory in configured)
+    for machine in ("little", "big"):
+        with contextlib.suppress(EdgeGuardError):
+            found = parse_ldcache.directories(data, machine)
+            assert len(found) <= parse_ldcache.DIRECTORIES_MAX
+            assert all(library and "/" not in library for library in found.values())
 
 
 def accounts(data: bytes) -> None:

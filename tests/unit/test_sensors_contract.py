@@ -20,6 +20,7 @@ from edgeguard.errors import Unavailable
 from edgeguard.linux import portbell
 from edgeguard.model import Observation, Status, Watch
 from edgeguard.sensors import TABLE, Column, Context, Rung, Sensor, sensor_class
+from tests.fuzz.seeds import present_cache
 
 NOW = int(time.time() * 1000)
 DIRECTORY = Path(edgeguard.sensors.__file__).parent
@@ -38,6 +39,7 @@ SMALL_ROOT = {
     "etc/shadow": "root:*:1::::::\n",
     "etc/group": "root:x:0:\nsudo:x:27:bob\n",
     "etc/ssh/sshd_config": "PermitRootLogin no\nMatch User bob\nPermitRootLogin yes\n",
+    "etc/ld.so.cache": present_cache("/srv/x/libx.so").decode(),
     "home/bob/.ssh/authorized_keys": KEY,
     "var/lib/dpkg/status": "Package: dpkg\nStatus: install ok installed\nArchitecture: arm64\nVersion: 1\n",
     "proc/sys/kernel/kptr_restrict": "1\n",

@@ -488,6 +488,10 @@ CASES = [
     ("sshd", "port", sshd("port", "22", 0), sshd("port", "2222", 0), {"sshd.changed": "MEDIUM"}),
     ("sshd", "port", None, sshd("port", "22", 0), {}),  # sshd was installed
     ("sshd", "x11forwarding match user a", None, sshd("x11forwarding", "yes", 0, "user a"), {"sshd.match": "MEDIUM"}),
+    # -- libraries
+    ("library_dir", "/lib", None, {"origin": "loader", "library": ""}, {}),
+    ("library_dir", "/srv/x", None, {"origin": "neither", "library": "a.so"}, {"library-dir.foreign": "HIGH"}),
+    ("library_dir", "/srv/x", {}, {"origin": "neither", "library": "a.so"}, {"library-dir.foreign": "HIGH"}),
     # -- accounts
     ("account", "user root", account(uid=0, gid=0), account(uid=0, gid=0), {}),
     (

@@ -16,6 +16,7 @@ from edgeguard.baseline.image import image_of
 from edgeguard.cli.main import main
 from edgeguard.codec import cose
 from edgeguard.codec.manifest import Reader
+from tests.fuzz.seeds import present_cache
 
 VENDOR = Path(__file__).parents[3] / "packaging/policy.d"
 SHADOW = "root:*:19000:0:99999:7:::\npi:!:19000:0:99999:7:::\n"
@@ -105,6 +106,12 @@ def test_the_baseline_holds_what_an_image_shows_and_no_more(world: World) -> Non
     assert image.name == "pump 2026.11.1"
     with open(world.base / "one.egm", "rb") as file:
         assert Reader(file.fileno()).lookup(b"/usr/bin/tool") is not None
+
+
+def test_a_directory_of_libraries_that_nothing_names_is_found_in_an_image(world: World) -> None:
+    (world.root / "etc/ld.so.cache").write_bytes(present_cache("/srv/x/l.so", order=">"))
+    world.build()
+    assert subjects(world.json()) == {"/srv/x"}
 
 
 def test_changes_are_found_and_say_so_by_the_exit_code(world: World) -> None:

@@ -193,6 +193,16 @@ def account(subject, expected, observed, code="EG-ACCT-002"):
             {"code": "EG-HOST-001", "subject": "kernel.kptr", "observed": {"value": "0"}, "expected": {"value": "2"}},
             "kernel.kptr is 0, was 2",
         ),
+        (
+            {
+                "code": "EG-FILE-002",
+                "kind": "library_dir",
+                "subject": "/srv/evil",
+                "observed": {"library": "libz.so.1"},
+                "expected": {"library": ""},
+            },
+            "programs look for libraries in /srv/evil (libz.so.1)",
+        ),
         ({"code": "EG-PROC-002", "subject": "memfd:x", "details": {"pid": 7}}, "memfd:x runs from memory (pid 7)"),
         (
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeguard.daemon.sensors import attention, concerning
+from edgeguard.daemon.sensors import LIBRARIES, attention, concerning
 from edgeguard.model import Watch
 
 WATCHES = (
@@ -28,4 +28,11 @@ def test_attention_for_key_files_that_no_watch_names() -> None:
     places = ["/home/anna/.ssh/authorized_keys", "/var/www/.ssh/authorized_keys", "/etc/keys/anna", "/usr/sbin/.ssh/k"]
     places += ["/proc/.ssh/authorized_keys", "/run/sshd/.ssh/authorized_keys", "/srv/[a]/.ssh/authorized_keys"]
     assert attention(WATCHES, places) == (Watch("/var/www/.ssh/authorized_keys", "key", recurse=False),)
-    assert attention(WATCHES[:-1], places) == attention(WATCHES, places)
+    assert attention(WATCHES[1:-1], places[:2]) == (LIBRARIES, *attention(WATCHES, places))
+
+
+def test_attention_for_the_cache_of_libraries() -> None:
+    """Policies leave it out of /etc; a site that watches it as something else is heard."""
+    etc = Watch("/etc", "config", exclude=("/etc/ld.so.cache",))
+    assert attention((etc,), ()) == (LIBRARIES,)
+    assert attention((etc, Watch("/etc/ld.so.cache", "config")), ()) == ()

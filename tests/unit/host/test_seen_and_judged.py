@@ -6,6 +6,7 @@ Each act is one line; the root as it was learned, and an ordinary change, must g
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from edgeguard.baseline import policy, store
 from edgeguard.evaluate.engine import Engine
 from edgeguard.model import Columns, Observation, Outcome, Rule, Status
 from edgeguard.sensors import TABLE, Context, sensor_class
+from tests.fuzz.seeds import present_cache
 
 NOW = 1_790_000_000_000
 VENDOR = Path(__file__).parents[3] / "packaging" / "policy.d"
@@ -32,6 +34,7 @@ ROOT = {
     "etc/shadow": f"root:*:1::::::\nbob:{HASH}:1::::::\n",
     "etc/group": "root:x:0:\nsudo:x:27:bob\nbob:x:1000:\nvideo:x:44:\n",
     "etc/gshadow": "root:*::\nsudo:*::bob\nbob:!::\nvideo:*::\n",
+    "etc/ld.so.conf": "/usr/local/lib\n",
     "etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\nPasswordAuthentication no\nUsePAM yes\n",
     "home/bob/.ssh/authorized_keys": f"restrict ssh-ed25519 {KEY} bob\n",
     "var/lib/dpkg/status": "Package: dpkg\nStatus: install ok installed\nArchitecture: arm64\nVersion: 1\n",
@@ -71,6 +74,11 @@ class World:
         for path, text in ROOT.items():
             self.put(path, text)
         self.descriptors("030101")
+        self.libraries("/lib/x86_64-linux-gnu/libc.so.6")
+
+    def libraries(self, *paths: str) -> None:
+        """What ldconfig found."""
+        (self.root / "etc/ld.so.cache").write_bytes(present_cache(*paths))
 
     def put(self, path: str, text: str) -> None:
         place = self.root / path
@@ -230,6 +238,18 @@ ACTS: list[tuple[str, str, str, Callable[[World], None]]] = [
         "keys from a program",
         lambda w: w.add("etc/ssh/sshd_config", "AuthorizedKeysCommand /tmp/x\n"),
     ),
+    (
+        "EG-FILE-002",
+        "/srv/evil",
+        "a directory of libraries that nothing names",
+        lambda w: w.libraries("/srv/evil/libc.so.6", "/lib/x86_64-linux-gnu/libc.so.6"),
+    ),
+    (
+        "EG-FILE-007",
+        "/etc/ld.so.cache",
+        "a cache of libraries that is too large",
+        lambda w: os.truncate(w.root / "etc/ld.so.cache", 9_000_000),
+    ),
     ("EG-USB-001", "1234:0001/B", "a device", lambda w: plug(w, "1-2", "1234", "B")),
     ("EG-USB-002", "046d:c31c/A1", "a storage function", lambda w: w.descriptors("030101", "080650")),
     (
@@ -262,6 +282,9 @@ ORDINARY: list[tuple[str, Callable[[World], None]]] = [
     ("a login", lambda w: w.add("proc/self/mountinfo", "3 1 0:8 / /run/user/1000 rw - tmpfs tmpfs rw\n")),
     ("a container", lambda w: w.add("proc/self/mountinfo", "3 1 0:8 / /var/lib/docker/x rw - overlay o rw\n")),
     ("a comment", lambda w: w.add("etc/ssh/sshd_config", "# PermitRootLogin yes\n")),
+    ("ldconfig", lambda w: w.libraries("/lib/x86_64-linux-gnu/libc.so.6", "/usr/local/lib/libx.so.1")),
+    ("no cache of libraries", lambda w: (w.root / "etc/ld.so.cache").unlink()),
+    ("a broken cache of libraries", lambda w: w.put("etc/ld.so.cache", "x")),
     ("another port", lambda w: (w.root / "sys/bus/usb/devices/1-1").rename(w.root / "sys/bus/usb/devices/2-3")),
     ("ids of one's own", lambda w: w.put("etc/subuid", "bob:100000:65536\nroot:0:65536\n")),
     ("a key comment", lambda w: w.put("home/bob/.ssh/authorized_keys", f"restrict ssh-ed25519 {KEY} bob@home\n")),
