@@ -105,13 +105,16 @@ def test_a_drop_in_for_the_identity_gives_what_it_says_and_no_more(name: str, tm
         pytest.skip("systemd-analyze is not installed")
     drop_in = (TOP / f"packaging/dropins/{name}.conf").read_text()
     given = {line for line in drop_in.splitlines() if line and not line.startswith("#")}
-    assert given == {
-        "identity-credential": {
-            "[Service]",
-            "LoadCredentialEncrypted=edgeguard-identity:/etc/credstore.encrypted/edgeguard-identity",
-        },
-        "identity-tpm2": {"[Service]", "DeviceAllow=/dev/tpmrm0 rw", "SupplementaryGroups=tss"},
-    }[name]
+    assert (
+        given
+        == {
+            "identity-credential": {
+                "[Service]",
+                "LoadCredentialEncrypted=edgeguard-identity:/etc/credstore.encrypted/edgeguard-identity",
+            },
+            "identity-tpm2": {"[Service]", "DeviceAllow=/dev/tpmrm0 rw", "SupplementaryGroups=tss"},
+        }[name]
+    )
     unit = (UNITS / "edgeguard.service").read_text().replace("[Install]", drop_in + "[Install]")
     (tmp_path / "edgeguard.service").write_text(unit)
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(tmp_path / "edgeguard.service")]
