@@ -213,6 +213,23 @@ def test_a_tpm_that_hangs_costs_its_time_once(world, watch, monkeypatch):
     comes_later(world)
 
 
+def test_a_tpm_that_failed_is_not_asked_twice_by_one_run(world, watch, monkeypatch):
+    """One that hangs would cost its time at the beginning of the run and at its end."""
+    world.device.record_and_seal(state("a"))
+    asked = []
+    real = Tpm.sign
+    monkeypatch.setattr(Tpm, "sign", lambda *words: (asked.append(1), real(*words))[1])
+    world.soft.stop()
+    watch.mono += HOUR
+    spool = world.device.spool()
+    spool.open()
+    spool.append(state("b"))
+    spool.rotate(10_000_000, force=True)
+    spool.close()
+    answer = world.device.seal(started=True)
+    assert (len(answer["sealed"]), len(asked)) == (1, 1)
+
+
 def test_the_epoch_at_hand_goes_on_where_the_tpm_went_away(world, watch):
     """In the middle: records are sealed, and it is said; the next epoch begins when the TPM is there again."""
     world.device.record_and_seal(state("a"))
