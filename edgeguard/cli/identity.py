@@ -45,9 +45,10 @@ def _show(settings: Settings, console: Console) -> int:
         cose.verify1(signer.sign1(PROBE, cose.PROBE_AAD), [signer.public], cose.PROBE_AAD)
     except FileNotFoundError:
         facts["error"] = "there is none yet: the daemon makes it at its first start"
-    except PermissionError:
-        raise  # said as ever
     except (OSError, EdgeGuardError) as error:
+        denied = error if isinstance(error, PermissionError) else error.__cause__
+        if isinstance(denied, PermissionError):
+            raise denied from error  # said as ever
         facts["error"] = str(error)
     if console.form != "text":
         console.json(facts)

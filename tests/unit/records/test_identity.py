@@ -430,6 +430,23 @@ def test_before_a_key_is_made_it_is_said_what_to_do(tmp_path, soft, capsys):
         keys.own(world.device.settings)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+@pytest.mark.parametrize("kind", ["file", "credential", "tpm2"])
+def test_who_may_not_read_is_told_that(tmp_path, capsys, kind):
+    (tmp_path / "agent.toml").write_text(f'[paths]\nstate = "{tmp_path}"\n[identity]\nkind = "{kind}"\n')
+    words = [sys.executable, "-IS", str(TREE / "packaging/bin/edgeguard"), "--settings", str(tmp_path / "agent.toml")]
+    (tmp_path / "keys").mkdir(mode=0o700)
+    for name in ("device.key", "device.pub", "edgeguard-identity"):
+        (tmp_path / "keys" / name).write_bytes(b"x")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o755)
+    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path / "keys")}
+    done = subprocess.run(
+        [*words, "identity"], user=65534, capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, "permission denied" in done.stderr) == (77, True), done.stderr
+
+
 def test_create_is_for_a_tpm(tmp_path, capsys):
     (tmp_path / "agent.toml").write_text(f'[paths]\nstate = "{tmp_path}"\n')
     assert command(["--settings", str(tmp_path / "agent.toml"), "identity", "create"]) == 64
