@@ -7,7 +7,9 @@ already keeps it: with another key it would be another device, and nothing that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgeguard.cli.console import Console
@@ -77,13 +79,15 @@ def _create(settings: Settings, *, adopt: bool) -> None:
     directory = os.path.dirname(path)
     if len(known) == cose.PUBLIC_SIZE or os.path.lexists(os.path.join(directory, "device.key")):
         raise IdentityUnusable(f"this device has an identity, in {directory}: docs/keys.md says how to give it another")
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    with _owner_of(settings.paths.state):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.close(os.open(f"{directory}/tpm.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
     public = _key(settings, adopt=adopt or bool(known))
     if known not in {b"", public}:
         raise IdentityUnusable(f"{path} names another key than the one at {settings.identity.handle}")
     identity.InTpm(settings, public).sign1(PROBE, cose.PROBE_AAD)  # one that cannot sign is not made an identity
-    keys.write_durably(path, public.hex().encode() + b"\n", 0o644)
-    _give(settings.paths.state, directory)
+    with _owner_of(settings.paths.state):
+        keys.write_durably(path, public.hex().encode() + b"\n", 0o644)
 
 
 def _key(settings: Settings, *, adopt: bool) -> bytes:
@@ -104,9 +108,18 @@ def _key(settings: Settings, *, adopt: bool) -> bytes:
     return found.key
 
 
-def _give(state: str, directory: str) -> None:
-    """To whom the state directory belongs: the daemon."""
-    owner = os.stat(state)
-    if os.geteuid() == 0:
-        for path in (directory, *(os.path.join(directory, name) for name in ("device.pub", "tpm.lock"))):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+@contextlib.contextmanager
+def _owner_of(state: str) -> Iterator[None]:
+    """With the rights of the daemon's user, to whom the state directory belongs: what root writes there, he could lead
+    elsewhere by a symlink."""
+    if os.geteuid() != 0:
+        yield
+        return
+    owner, group = os.stat(state), os.getegid()
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)

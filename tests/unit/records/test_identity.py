@@ -447,6 +447,27 @@ def test_who_may_not_read_is_told_that(tmp_path, capsys, kind):
     assert (done.returncode, "permission denied" in done.stderr) == (77, True), done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+def test_root_makes_the_key_for_the_daemons_user_and_is_led_nowhere(tmp_path, soft):
+    """The state directory is somebody else's, and so is what `create` leaves there; behind a symlink, nothing."""
+    world = World(tmp_path, soft)
+    state_directory = Path(world.device.settings.paths.state)
+    for path in (state_directory, *state_directory.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o755)
+    os.rename(state_directory / "keys", state_directory / "keys.away")
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", state_directory / "keys")
+    assert world.create() == 77
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    os.unlink(state_directory / "keys")
+    os.rename(state_directory / "keys.away", state_directory / "keys")
+    assert world.create() == 0
+    owners = {path.name: path.stat().st_uid for path in (state_directory / "keys").iterdir()}
+    assert owners == {"device.pub": 65534, "tpm.lock": 65534}
+
+
 def test_create_is_for_a_tpm(tmp_path, capsys):
     (tmp_path / "agent.toml").write_text(f'[paths]\nstate = "{tmp_path}"\n')
     assert command(["--settings", str(tmp_path / "agent.toml"), "identity", "create"]) == 64
