@@ -323,6 +323,14 @@ def test_a_key_that_does_not_sign_is_not_taken(tmp_path, soft, capsys):
     assert not os.path.exists(identity.published(world.device.settings.paths.state))
 
 
+def test_creating_leaves_no_room_taken(soft):
+    """Where no resource manager tidies up, a TPM has room for three objects, and every key would leave two."""
+    tpm_ = Tpm(soft.tcti, f"{soft.directory}/lock")
+    for number in range(3):
+        tpm_.create(f"0x8102000{number}")
+    assert len({tpm_.public(f"0x8102000{number}") for number in range(3)}) == 3
+
+
 def test_a_command_that_hangs_is_not_joined_by_another(world, monkeypatch):
     """What cannot be killed keeps the lock: the next one says so, and starts nothing."""
     held = os.open(f"{world.device.settings.paths.state}/keys/tpm.lock", os.O_RDONLY)
