@@ -37,6 +37,12 @@ class SignatureMismatch(SignatureError):
     """Names a key that we trust, but that key did not sign these bytes: damaged or forged."""
 
 
+class IdentityUnusable(EdgeGuardError):
+    """The device's identity key is not where the settings say, or does not sign now. Nothing is lost; try again."""
+
+    code = "EG-HLTH-007"
+
+
 class SettingsError(EdgeGuardError):
     """agent.toml is wrong: a person must edit it."""
 

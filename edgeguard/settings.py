@@ -14,6 +14,9 @@ from edgeguard.errors import SettingsError
 DEFAULT_FILE = "/etc/edgeguard/agent.toml"
 SIZE_MAX = 64 * 1024  # bytes; a real one has less than two
 FREE_PERCENT_MAX = 90
+IDENTITY_KINDS = ("file", "credential", "tpm2")
+TCTIS = ("device", "tabrmd", "swtpm", "mssim")  # not `cmd`, which runs a program, and no path of a library
+_HEX = frozenset("0123456789abcdef")
 NUMBER_MAX = 2**63 - 1  # TOML promises no more, and no budget comes near
 
 
@@ -72,6 +75,20 @@ class Budget(NamedTuple):
     findings_max: int = 10_000  # open findings kept; beyond, they are counted by code
 
 
+class Identity(NamedTuple):
+    """Where the device's identity key is."""
+
+    kind: str = "file"  # keys/device.key in the state directory; credential: of systemd; tpm2: it never leaves the TPM
+    handle: str = "0x81024547"  # persistent handle of the key in the TPM
+    tcti: str = "device:/dev/tpmrm0"  # how tpm2-tools reach the TPM: through the kernel's resource manager
+
+    def where(self) -> str:
+        """For people."""
+        if self.kind == "tpm2":
+            return f"in the TPM at {self.handle}"
+        return "a credential of systemd" if self.kind == "credential" else "in a file"
+
+
 class Settings(NamedTuple):
     name: str = ""  # of the device on screens; empty: the host name
     fleet: str = ""
@@ -81,6 +98,7 @@ class Settings(NamedTuple):
     paths: Paths = Paths()
     uplink: Uplink = Uplink()
     budget: Budget = Budget()
+    identity: Identity = Identity()
 
 
 def load(path: str = DEFAULT_FILE) -> Settings:
@@ -118,7 +136,18 @@ def parse(text: bytes, path: str = DEFAULT_FILE) -> Settings:
         raise SettingsError(f"{path}: budget.disk_free_percent: expected a number from 1 to {FREE_PERCENT_MAX}")
     if settings.uplink.second.mode not in ("fallback", "copy"):
         raise SettingsError(f'{path}: uplink.second.mode: expected "fallback" or "copy"')
+    _check_identity(settings.identity, path)
     return settings
+
+
+def _check_identity(identity: Identity, path: str) -> None:
+    if identity.kind not in IDENTITY_KINDS:
+        raise SettingsError(f"{path}: identity.kind: expected one of {', '.join(IDENTITY_KINDS)}")
+    digits = identity.handle[4:].lower()
+    if len(digits) != 6 or not identity.handle.startswith("0x81") or digits[0] > "7" or set(digits) - _HEX:
+        raise SettingsError(f"{path}: identity.handle: expected a persistent handle, 0x81000000 to 0x817fffff")
+    if identity.tcti.partition(":")[0] not in TCTIS or not identity.tcti.isprintable():
+        raise SettingsError(f"{path}: identity.tcti: expected one of {', '.join(TCTIS)}, a colon and where")
 
 
 def _build(shape: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
@@ -131,7 +160,7 @@ def _build(shape: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
         if key not in known:
             raise SettingsError(f"{path}: unknown setting {name!r}; known here: {', '.join(known)}")
         default = getattr(defaults, key)
-        if isinstance(default, (Paths, Uplink, Second, Budget)):
+        if isinstance(default, (Paths, Uplink, Second, Budget, Identity)):
             if not isinstance(value, dict):
                 raise SettingsError(f"{path}: {name}: expected a table")
             values[key] = _build(type(default), value, path, name + ".")

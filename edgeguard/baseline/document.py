@@ -222,9 +222,9 @@ def _asks_reference(condition: Condition) -> bool:
     return condition.column == "known" or condition.operator in {Operator.SAME, Operator.NOT_BELOW}
 
 
-def sign(baseline: Baseline, seed: bytes) -> bytes:
+def sign(baseline: Baseline, key: bytes | cose.Signer) -> bytes:
     """The signed bytes, as they lie in the store and travel."""
-    return cose.sign1(baseline.to_cbor(), seed, cose.BASELINE_AAD)
+    return cose.sign1(baseline.to_cbor(), key, cose.BASELINE_AAD)
 
 
 def open_signed(data: bytes, trusted: Sequence[bytes], device: bytes, floor: int, now: int) -> Baseline:

@@ -9,31 +9,40 @@ from __future__ import annotations
 import contextlib
 import os
 
+from edgeguard import identity
 from edgeguard.codec import cose
-from edgeguard.errors import SettingsError
+from edgeguard.errors import DecodeError, IdentityUnusable, SettingsError
+from edgeguard.settings import Settings
 
-CREDENTIAL = "device.key"
 TRUSTED_MAX = 64  # keys of a fleet; two or three are in use at a time
-HEX_FILE_MAX = 256  # bytes; 64 digits and a newline
+
+
+def own(settings: Settings) -> cose.Signer:
+    """What signs as this device; a key in a file is made now if there is none. Raises what `identity.load` raises."""
+    if settings.identity.kind == "file":
+        return cose.Signer(ensure_device_key(settings.paths.state))
+    signer = identity.load(settings)
+    if settings.identity.kind == "credential":
+        _publish(os.path.join(settings.paths.state, "keys"), signer.public)
+    return signer
 
 
 def ensure_device_key(state: str) -> bytes:
     """The device's private key, made now if there is none. systemd's credential store comes first."""
     directory = os.path.join(state, "keys")
     path = os.path.join(directory, "device.key")
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    paths = [os.path.join(credentials, CREDENTIAL)] if credentials else []
     try:
-        seed = cose.load_seed([*paths, path])
+        seed = cose.load_seed(identity.seed_files(state))
     except FileNotFoundError:
+        _must_be_new(state)
         seed = _make(directory, path)
     _publish(directory, cose.public_of(seed))
     return seed
 
 
 def device_public(state: str) -> bytes:
-    """The public key as published; needs no cryptography. SettingsError if there is none."""
-    return read_public(os.path.join(state, "keys", "device.pub"))
+    """The public key as published, of either kind; needs no cryptography. SettingsError if there is none."""
+    return _public(identity.published(state))
 
 
 def trusted_keys(trust_dir: str, device_pub: bytes) -> tuple[list[bytes], str]:
@@ -51,19 +60,19 @@ def trusted_keys(trust_dir: str, device_pub: bytes) -> tuple[list[bytes], str]:
 
 def read_public(path: str) -> bytes:
     """A public key of 64 hex digits."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from error
-    with open(fd, "rb") as file:
-        raw = file.read(HEX_FILE_MAX)
-    try:
-        public = bytes.fromhex(raw.decode("ascii"))
-    except ValueError:  # UnicodeDecodeError among them
-        public = b""
+    public = _public(path)
     if len(public) != cose.PUBLIC_SIZE:
         raise SettingsError(f"{path}: expected a public key of {2 * cose.PUBLIC_SIZE} hex digits")
     return public
+
+
+def _public(path: str) -> bytes:
+    try:
+        return cose.load_public(path)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise SettingsError(f"{path}: expected a public key of {2 * cose.PUBLIC_SIZE} hex digits") from error
 
 
 def _make(directory: str, path: str) -> bytes:
@@ -87,10 +96,17 @@ def _make(directory: str, path: str) -> bytes:
     return seed
 
 
+def _must_be_new(state: str) -> None:
+    """A device whose key is in a TPM does not become another one because a line of its settings went."""
+    with contextlib.suppress(SettingsError):
+        if len(device_public(state)) == cose.P256_SIZE:
+            raise IdentityUnusable(f'{identity.published(state)} names a key in the TPM: [identity] kind = "tpm2"')
+
+
 def _publish(directory: str, public: bytes) -> None:
     path = os.path.join(directory, "device.pub")
     try:
-        if read_public(path) == public:
+        if _public(path) == public:
             return
     except SettingsError:
         pass  # absent or damaged: written anew below

@@ -69,11 +69,12 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 
 def _enrol(settings: Settings, place: Uplink | Second, url: str, token: str, fingerprint: str) -> Answer:
+    from edgeguard import identity
     from edgeguard.codec import cbor, certificates, cose
     from edgeguard.records import link
 
-    seed = cose.load_seed([os.path.join(settings.paths.state, "keys", "device.key")])
-    public = cose.public_of(seed)
+    key_of_device = identity.load(settings)
+    public = key_of_device.public
     directory = os.path.dirname(place.ca)
     os.makedirs(directory, mode=0o751, exist_ok=True)
     authority = _authority(url, fingerprint)
@@ -81,7 +82,7 @@ def _enrol(settings: Settings, place: Uplink | Second, url: str, token: str, fin
         _write(os.path.join(beside, "ca.pem"), authority, 0o600)
         line = link.Link(link.Target(url, os.path.join(beside, "ca.pem"), "", ""))
         key, csr = certificates.request(cose.device_id(public).hex())
-        request = cose.sign1(cbor.encode([1, public, token, csr]), seed, cose.ENROL_AAD)
+        request = cose.sign1(cbor.encode([1, public, token, csr]), key_of_device, cose.ENROL_AAD)
         try:
             reply = line.post(request, ENROLL_PATH)
         finally:

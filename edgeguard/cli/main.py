@@ -32,6 +32,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "scan": ("Act", "check now; --root DIR: check an image"),
     "baseline": ("Act", "learn | show | diff | build | sign | verify | install | history"),
     "enroll": ("Act", "join a collector by a one-time token"),
+    "identity": ("Act", "show | create: whose device this is, and where its key lies"),
     "reload": ("Act", "read policy and settings again"),
     "doctor": ("Help me", "is EdgeGuard itself healthy?"),
     "policy": ("Help me", "lint | why | import-aide: is a policy right, what does it say?"),

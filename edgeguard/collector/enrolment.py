@@ -104,7 +104,7 @@ def parse(body: bytes) -> Request:
     if not isinstance(payload, list) or len(payload) != 4 or payload[0] != 1:
         raise DecodeError("enrolment: not an array of four of version 1")
     _, public, token, csr = payload
-    if not isinstance(public, bytes) or len(public) != cose.PUBLIC_SIZE:
+    if not isinstance(public, bytes) or not cose.is_identity(public):
         raise DecodeError("enrolment: no public key")
     if not isinstance(token, str) or len(token) > TOKEN_MAX or not isinstance(csr, bytes):
         raise DecodeError("enrolment: token or certificate request")

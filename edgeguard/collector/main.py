@@ -23,7 +23,7 @@ from edgeguard.collector.console import say as _say
 from edgeguard.collector.database import Database
 from edgeguard.collector.enrolment import Enrolment
 from edgeguard.collector.ingest import Device, Ingest
-from edgeguard.errors import EdgeGuardError, SegmentRefused
+from edgeguard.errors import DecodeError, EdgeGuardError, SegmentRefused
 from edgeguard.records import registry
 
 EXPECTED: tuple[type[Exception], ...] = (OSError, EdgeGuardError, *store.FAILURES)  # said in one line
@@ -423,8 +423,12 @@ def _public(key: str) -> bytes:
         public = bytes.fromhex(key)
     except ValueError:
         public = b""
-    if len(public) != cose.PUBLIC_SIZE:
-        raise Wrong("expected a public key of 64 hex digits, or a file with one (device.pub)")
+    if not cose.is_identity(public):
+        raise Wrong("expected a public key of 64 hex digits (66 of one in a TPM), or a file with one (device.pub)")
+    try:
+        cose.check_point(public)
+    except DecodeError as error:
+        raise Wrong(f"expected a public key: {error}") from error
     return public
 
 

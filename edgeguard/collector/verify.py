@@ -129,7 +129,7 @@ def devices(connection: Database) -> list[Device]:
     return [
         Device(identity, name, public)
         for identity, name, public in rows
-        if isinstance(identity, bytes) and isinstance(public, bytes) and len(public) == cose.PUBLIC_SIZE
+        if isinstance(identity, bytes) and isinstance(public, bytes) and cose.is_identity(public)
     ]
 
 

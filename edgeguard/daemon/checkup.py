@@ -40,6 +40,7 @@ def checks(guard: Guard) -> list[Check]:
         _records(guard),
         _wear(guard),
         _key(guard.settings.paths.runtime),
+        _identity(guard),
         _journal(guard),
         _uplink(guard),
         _clock(guard),
@@ -163,6 +164,14 @@ def _key(runtime: str) -> Check:
         text = f"in memory, but memory may be written to {', '.join(names)}"
         return check("WARN", "signing key", text, "swap to zram, to an encrypted device, or not at all")
     return check("OK", "signing key", "in memory only, replaced within the hour")
+
+
+def _identity(guard: Guard) -> Check:
+    """Where the key is that vouches for the others."""
+    where = guard.settings.identity.where()
+    if guard.telling.identity:
+        return check("FAIL", "identity", f"{where}: {guard.telling.identity}", "sudo edgeguard identity")
+    return check("OK", "identity", f"the device's key is {where}")
 
 
 def _journal(guard: Guard) -> Check:

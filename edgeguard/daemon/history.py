@@ -31,7 +31,7 @@ def kept(settings: Settings) -> tuple[list[Baseline], store.Store, str, bytes]:
     trust = trust_of(settings)
     shelf = store.Store(settings.paths.state, settings.paths.root)
     good = [item for _, item in shelf.history(trust.trusted) if not isinstance(item, BaselineRefused)]
-    return good, shelf, trust.name, cose.kid_of(cose.public_of(trust.seed))
+    return good, shelf, trust.name, cose.kid_of(trust.key.public)
 
 
 def history(settings: Settings, _request: dict[str, Any], out: Out) -> None:

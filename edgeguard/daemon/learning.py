@@ -52,7 +52,7 @@ def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
             parent=shelf.parent(),
             note=request.get("reason", ""),
         )
-        shelf.install(document.sign(baseline, trust.seed), baseline)
+        shelf.install(document.sign(baseline, trust.key), baseline)
     facts = summary_to_plain(summary, time.monotonic() - started)
     out.say({**facts, **describe(baseline), "trust": trust.name})
 

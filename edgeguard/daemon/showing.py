@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from edgeguard.cli.text import escape
 from edgeguard.daemon.judging import Judging
 from edgeguard.daemon.loop import Loop, Timer
 from edgeguard.daemon.publish import REFRESH_S, publish, status_line
@@ -104,7 +105,11 @@ class Showing:
             sequence=self._telling.sequence,
             log_since=None,
             log_error=self._telling.failing,
-            spool=self._storage.document(),
+            spool={
+                **self._storage.document(),
+                "identity": self._settings.identity.kind,
+                "identity_error": escape(self._telling.identity),
+            },
             uplink_state="OFF" if not configured else "OK" if uplink.ok else "WARN",
             uplink_waiting=self._uplinks.waiting,
             uplink_last=uplink.last_sent,

@@ -24,7 +24,7 @@ from edgeguard.upgrades import overlay
 class Trust(NamedTuple):
     """Who this device is and whose baselines count on it."""
 
-    seed: bytes
+    key: cose.Signer  # it may be in a TPM: only who signs finds out whether that answers
     device: bytes
     trusted: list[bytes]
     name: str  # "local" or "fleet"
@@ -39,10 +39,9 @@ class NotKept(EdgeGuardError):
 
 
 def trust_of(settings: Settings) -> Trust:
-    seed = keys.ensure_device_key(settings.paths.state)
-    public = cose.public_of(seed)
-    trusted, name = keys.trusted_keys(settings.paths.trust, public)
-    return Trust(seed, cose.device_id(public), trusted, name)
+    key = keys.own(settings)
+    trusted, name = keys.trusted_keys(settings.paths.trust, key.public)
+    return Trust(key, cose.device_id(key.public), trusted, name)
 
 
 def compiled_policy(settings: Settings) -> Policy:
@@ -82,7 +81,7 @@ def load(settings: Settings, _request: dict[str, Any], out: Out) -> None:
         may_learn = shelf.floor() == 0 and trust.name == "local"
         out.say({"none": True, "learn": may_learn, "refusals": refusals, "handed": handed})
         return
-    own = cose.kid_of(cose.public_of(trust.seed)) == baseline.signer
+    own = cose.kid_of(trust.key.public) == baseline.signer
     out.say(
         {
             "baseline": cose.parse1(data).payload,
@@ -111,7 +110,7 @@ def _overlaid(settings: Settings, trust: Trust, baseline: Baseline) -> overlay.O
     if baseline.files is None:
         return None
     try:
-        return overlay.load(settings.paths.state, cose.public_of(trust.seed), baseline.files.sha256)
+        return overlay.load(settings.paths.state, trust.key.public, baseline.files.sha256)
     except DecodeError:
         return None
 
@@ -157,7 +156,7 @@ def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
     shelf = store.Store(settings.paths.state, settings.paths.root)
     with shelf.alone():
         next_one = _next(shelf, trust, policy, request)
-        shelf.install(document.sign(next_one, trust.seed), next_one)
+        shelf.install(document.sign(next_one, trust.key), next_one)
     _protect(settings, next_one, request.get("accept", []))
     if policy is not None:
         keep_copies(settings, trust, next_one)

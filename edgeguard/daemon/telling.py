@@ -81,6 +81,7 @@ class Telling:
         self.recent: deque[tuple[int, int, Record]] = deque(maxlen=RECENT_MAX)  # (stream, sequence, record)
         self.followers: list[Callable[[int, int, Record], None]] = []
         self.error = ""
+        self.identity = ""  # why the identity key did not sign when it was asked last
         self._unsealed = ""  # why what is durable cannot become segments, where the disk is the reason
         self.sequence = 0  # newest record of the stream of findings that is durable
         self.manifest = ""  # path of the file manifest in force: what paths in records may refer to
@@ -240,6 +241,8 @@ class Telling:
         elif not answer.get("busy"):
             self._started = True
             self._heads = [(stream, sequence, digest) for stream, sequence, digest in answer.get("heads", [])]
+        if not answer.get("busy"):
+            self.identity = str(answer.get("identity", ""))
         self._unsealed = f"sealing: {error}" if error and answer.get("storage") else ""
         self._guard(self.spool.refresh)
         for row in answer.get("quarantined", []):

@@ -70,7 +70,7 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     trust = trust_of(settings)
     standing = store.Store(state, root).load_verified(trust.trusted, trust.device, now_ms()).baseline
     base_digest = request["manifest"][0] if request["manifest"] is not None else b""
-    public = cose.public_of(trust.seed)
+    public = trust.key.public
     before = _standing_overlay(state, public, base_digest)
     pending = _pending(state, request["transactions"])
     tallies: list[Tally] = []
@@ -109,8 +109,8 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
         ]
         people = accounts.Accounts(eye, pending).explained(rows) if rows and happened else {}
     found = Overlay(base_digest, digest, size, came, notable, superseded, _accounts(standing, before, people))
-    _keep(state, found, past._replace(brought=eye.brought, gone=gone), trust.seed)
-    overlay.install(state, found, trust.seed)
+    _keep(state, found, past._replace(brought=eye.brought, gone=gone), trust.key)
+    overlay.install(state, found, trust.key)
     _tidy(state, found)
     out.say(
         {
@@ -151,7 +151,7 @@ def _past(state: str, public: bytes, before: Overlay | None) -> Past:
         return Past({}, dict.fromkeys(before.versions, 0), lost_)  # and no package that came since goes unheard
 
 
-def _keep(state: str, found: Overlay, past: Past, seed: bytes) -> None:
+def _keep(state: str, found: Overlay, past: Past, key: cose.Signer) -> None:
     """Before the overlay that it belongs to, so that this one never comes without it."""
     paths: dict[str, list[bytes]] = {}
     for path, name in past.brought.items():
@@ -160,7 +160,7 @@ def _keep(state: str, found: Overlay, past: Past, seed: bytes) -> None:
     gone = [list(pair) for pair in sorted(past.gone.items())]
     plain_ = ["past", found.base, found.sha256, brought, gone, sorted(past.lost)]
     target = f"{expected.folder(state)}/{found.sha256.hex()}.past"
-    expected.durably(target, cose.sign1(cbor.encode(plain_), seed, cose.UPGRADES_AAD))
+    expected.durably(target, cose.sign1(cbor.encode(plain_), key, cose.UPGRADES_AAD))
 
 
 def _tidy(state: str, found: Overlay) -> None:

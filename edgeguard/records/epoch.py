@@ -59,8 +59,8 @@ class Statement(NamedTuple):
         return next((head.sequence for head in self.heads if head.stream == stream), 0)
 
 
-def issue(statement: Statement, identity: bytes, before: bytes | None) -> bytes:
-    """The signed statement. `identity` is the private identity key, `before` that of the epoch before, if there is."""
+def issue(statement: Statement, identity: bytes | cose.Signer, before: bytes | None) -> bytes:
+    """The signed statement. `identity` is the identity key, `before` the private one of the epoch before."""
     *fields, heads, last, _ = statement
     parts = ["epoch", VERSION, *fields, [list(head) for head in heads], list(last) if last else None]
     core = cbor.encode(parts)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgeguard.codec import cbor, cose
-from edgeguard.errors import DecodeError, SegmentRefused, SignatureError
+from edgeguard.errors import DecodeError, IdentityUnusable, SegmentRefused, SignatureError
 from edgeguard.records import epoch, outbox
 from edgeguard.records.epoch import Before, Head, Statement
 
@@ -41,21 +41,22 @@ class Epoch(NamedTuple):
 
 
 class Keyring:
-    """`identity` is the private identity key, `write` puts a file into a directory for good (path, bytes, mode)."""
+    """`identity` signs with the identity key, `write` puts a file into a directory for good (path, bytes, mode)."""
 
     def __init__(
-        self, runtime: str, directory: str, identity: bytes, clock: int, write: Callable[[str, bytes, int], None]
+        self, runtime: str, directory: str, identity: cose.Signer, clock: int, write: Callable[[str, bytes, int], None]
     ) -> None:
         self._path = os.path.join(runtime, FILE)
         self._outbox = directory
         self._identity = identity
-        self._public = cose.public_of(identity)
+        self._public = identity.public
         self._device = cose.device_id(self._public)
         self._clock = clock
         self._write = write
         self._known: dict[int, Statement | None] = {}
         self._used = 0  # the highest number that anything here knows of
         self.problem = ""  # why the key is not where it should be
+        self.unsigned = ""  # why the identity key did not sign
         self._homeless = False  # does it live in this process only?
         self.current: Epoch | None = None
 
@@ -116,7 +117,7 @@ class Keyring:
             self._follow(heads, boot, must=another)
 
     def ready(self, heads: tuple[Head, ...], boot: int) -> Epoch:
-        """The key to seal with; its statement is durable. Raises OSError."""
+        """The key to seal with; its statement is durable. Raises OSError, IdentityUnusable."""
         if self.current is None:
             last = self._last()
             self._take(self._made(heads, max(boot, last.boot if last else 0), None), must=True)
@@ -185,7 +186,14 @@ class Keyring:
 
     def _follow(self, heads: tuple[Head, ...], boot: int, *, must: bool) -> None:
         assert self.current is not None
-        self._take(self._made(heads, max(boot, self.current.statement.boot), self.current), must=must)
+        try:
+            following = self._made(heads, max(boot, self.current.statement.boot), self.current)
+        except IdentityUnusable as error:
+            self.unsigned = str(error)
+            if must:
+                raise
+            return  # records that are sealed late by an old key are better than none; it is said, and tried again
+        self._take(following, must=must)
 
     def _made(self, heads: tuple[Head, ...], boot: int, before: Epoch | None) -> Epoch:
         seed = cose.generate_seed()

@@ -10,7 +10,8 @@ the collector may hold the undamaged original. Each new segment names in `drops`
 covers, so that the collector knows that they will not come, and those that were let go for want of room (`eviction`).
 
 Segments are signed by the key of an epoch (`keyring`), which the identity key certifies and which does not outlive it.
-What was let go is written down under the identity key: no segment may carry that word before its own epoch is over.
+What was let go is written down under the identity key, because that word is read again for longer than the statement of
+any one epoch is kept. Each segment that is sealed from then on carries it too, the one that needed the room first.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple, cast
 
+from edgeguard import identity
 from edgeguard.codec import cbor, cose
-from edgeguard.errors import DecodeError, SegmentRefused, SettingsError, SignatureError
+from edgeguard.errors import DecodeError, IdentityUnusable, SegmentRefused, SettingsError, SignatureError
 from edgeguard.model import Severity
 from edgeguard.records import confirmed, dictionaries, epoch, journal, outbox, quota, receipts, registry, wire
 from edgeguard.records.eviction import NO_ROOM, Eviction
@@ -80,7 +82,7 @@ def run(
     `audit`: verify every segment that waits, not just the newest. `manifest`: the file (<sha256>.egm) of the baseline
     in force; its paths become numbers once a receipt says that the collector has that manifest. `started`: the daemon
     has just started, so a new epoch begins; `clock`: how good it believes the clock to be (registry.Clock).
-    Raises OSError (nothing is lost, try again later), DecodeError (the device key is unusable).
+    Raises OSError or IdentityUnusable (nothing is lost, try again later), DecodeError (the device key is unusable).
     """
     if drop_privileges:
         give_up_capabilities()
@@ -115,6 +117,8 @@ def main(argv: list[str]) -> int:
         )
     except OSError as error:
         result = {"error": str(error), "storage": True}
+    except IdentityUnusable as error:
+        result = {"error": str(error), "identity": str(error)}
     except (DecodeError, SettingsError) as error:
         result = {"error": str(error)}
     answer = cbor.encode(result)
@@ -151,13 +155,11 @@ class Sealer:
         second = settings.uplink.second
         self._second_key = second.collector_key if second.url else ""
         self._copy = second.mode == "copy"
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-        keys = [os.path.join(credentials, "device.key")] if credentials else []
-        self._keys = [*keys, os.path.join(state, "keys", "device.key")]
+        self._settings = settings
         self._manifest = manifest
         self._baseline = manifest_id(manifest) or wire.NO_BASELINE
         self._places: Places | None = None
-        self._seed = b""  # of the identity key
+        self._identity: cose.Signer  # from the beginning of the run
         self._ring: Keyring  # from the beginning of the run
         self._epoch: Epoch  # while it seals
         self._signer: cose.Signer | None = None  # with the epoch's key
@@ -173,10 +175,10 @@ class Sealer:
     def run(self, *, audit: bool = False, started: bool = False) -> dict[str, Any]:
         for directory, mode in ((self.outbox, 0o750), (self.quarantine, 0o700)):
             os.makedirs(directory, mode=mode, exist_ok=True)
-        self._seed = cose.load_seed(self._keys)
-        public = cose.public_of(self._seed)
+        self._identity = identity.load(self._settings)
+        public = self._identity.public
         self._device = cose.device_id(public)
-        self._ring = Keyring(self._runtime, self.outbox, self._seed, self._clock, self._write_statement)
+        self._ring = Keyring(self._runtime, self.outbox, self._identity, self._clock, self._write_statement)
         self._ring.load()
         self._receipt = self._take_receipts()
         self._room.open(public, self._device, self._sign_losses, self._receipt, self._ring.public)
@@ -423,7 +425,7 @@ class Sealer:
         )
 
     def _sign_losses(self, payload: bytes) -> bytes:
-        return cose.sign1(payload, self._seed, cose.LOSSES_AAD)
+        return self._identity.sign1(payload, cose.LOSSES_AAD)
 
     def _write_statement(self, path: str, data: bytes, mode: int) -> None:
         """About a key: nothing is sealed without it, so a full disk makes room for it as for a segment."""
@@ -527,7 +529,8 @@ class Sealer:
             "quarantined": self._quarantined,
             "released": released,
             "problems": self._problems,
-            "key": self._ring.problem,
+            "key": self._ring.problem or self._ring.unsigned,
+            "identity": self._ring.unsigned,
             "heads": [[head.stream, head.sequence, head.hash[:SHORT_HASH]] for head in _stated(heads) if head.hash],
             "waiting": len(waiting),
             "aside": self._room.problem,

@@ -165,9 +165,9 @@ def write_manifest(state: str, *streams: Iterable[Block]) -> tuple[bytes, int]:
     return digest, size
 
 
-def install(state: str, overlay: Overlay, seed: bytes) -> None:
+def install(state: str, overlay: Overlay, key: bytes | cose.Signer) -> None:
     """From now on this one holds. Manifests of others are taken away afterwards."""
-    data = cose.sign1(pack(overlay), seed, cose.UPGRADES_AAD)
+    data = cose.sign1(pack(overlay), key, cose.UPGRADES_AAD)
     folder = os.path.dirname(place(state))
     with open(f"{place(state)}.new", "wb") as file:
         file.write(data)

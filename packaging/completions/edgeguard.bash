@@ -21,7 +21,7 @@ _edgeguard()
     esac
     local words=''
     case $verb in
-        '') words='status findings explain why log accept undo scan baseline enroll reload doctor policy version help' ;;
+        '') words='status findings explain why log accept undo scan baseline enroll identity reload doctor policy version help' ;;
         status) words='--strict' ;;
         findings) words='-a --all' ;;
         explain|undo|accept)
@@ -32,6 +32,7 @@ _edgeguard()
         log) words='-n --lines -f --follow --to --plain'; [[ -z $action ]] && words+=' verify export import-receipt' ;;
         scan) words='--cached --quick --root --baseline --manifest --key --policy' ;;
         enroll) words='--token --ca-fingerprint --second' ;;
+        identity) if [[ -z $action ]]; then words='show create'; else words='--adopt'; fi ;;
         baseline)
             case $action in
                 '') words='show history diff learn install build sign verify' ;;
@@ -48,7 +49,7 @@ _edgeguard()
                 lint) words='--strict' ;;
                 why) words='--in' ;;
             esac ;;
-        help) words='status findings explain why log accept undo scan baseline enroll reload doctor policy version' ;;
+        help) words='status findings explain why log accept undo scan baseline enroll identity reload doctor policy version' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words $common" -- "$cur")
     if [[ $action == @(lint|why|import-aide|install|sign|verify) && $verb != log ]]; then

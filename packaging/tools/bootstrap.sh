@@ -6,11 +6,12 @@ set -eu
 runtime="python3 python3-psutil python3-pyudev python3-systemd python3-cryptography python3-cbor2"
 collector="python3-aiohttp openssl"
 emulated="qemu-utils mmdebstrap e2fsprogs zstd netcat-openbsd"
+tpm="swtpm tpm2-tools libtss2-tcti-swtpm0"
 wanted=
 for group in "$@"; do
     case $group in
         run)    wanted="$wanted $runtime $collector" ;;
-        test)   wanted="$wanted $runtime $collector python3-pytest python3-pytest-xdist python3-hypothesis python3-aiosmtpd tzdata iproute2 procps" ;;
+        test)   wanted="$wanted $runtime $collector python3-pytest python3-pytest-xdist python3-hypothesis python3-aiosmtpd tzdata iproute2 procps $tpm" ;;
         root)   wanted="$wanted nftables iproute2 util-linux e2fsprogs procps gcc libc6-dev" ;;
         scale)  wanted="$wanted python3-psycopg postgresql" ;;
         power)  wanted="$wanted qemu-system-common qemu-utils util-linux e2fsprogs" ;;

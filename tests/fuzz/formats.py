@@ -17,7 +17,7 @@ import tempfile
 from edgeguard import control
 from edgeguard.baseline.document import Baseline
 from edgeguard.cli import enroll
-from edgeguard.codec import cbor, certificates, cose, encrypt, manifest
+from edgeguard.codec import cbor, certificates, cose, encrypt, manifest, tpm
 from edgeguard.codec.values import columns_from_plain
 from edgeguard.collector import enrolment, events
 from edgeguard.control_server.client import Request
@@ -143,6 +143,32 @@ def encrypted(data: bytes) -> None:
     """An export on a stick: the envelope, and what a key that is ours makes of it."""
     encrypt.parse(data)
     encrypt.decrypt(data, READER, encrypt.EXPORT_AAD)
+
+
+def tpm_structure(data: bytes) -> None:
+    """What a TPM, or whoever sits between it and us, gives as a signature or a public key."""
+    with contextlib.suppress(DecodeError):
+        assert len(tpm.signature(data)) == cose.SIGNATURE_SIZE
+    found = tpm.public(data)
+    assert cose.is_identity(found.key)
+    found.objection()
+
+
+POINT = bytes.fromhex("0360fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb6")  # of RFC 6979, A.2.5
+
+
+def es256_message(data: bytes) -> None:
+    """Bytes as a signature, as a key, and as a whole message of an identity key in a TPM."""
+    protected = cbor.encode({1: cose.ES256, 4: cose.kid_of(POINT)})
+    made = b"\xd2" + cbor.encode([protected, {}, b"payload", data[:64].ljust(64, b"\0")])
+    each(made, lambda message: cose.verify1(message, [POINT], cose.EPOCH_AAD))
+    key = b"\x02" + data[:32].ljust(32, b"\0")
+    each(
+        key,
+        cose.check_point,
+        lambda public: cose.verify1(made.replace(cose.kid_of(POINT), cose.kid_of(public)), [public], b""),
+    )
+    cose.verify1(data, [POINT], cose.EPOCH_AAD)
 
 
 def certificate(data: bytes) -> None:

@@ -178,6 +178,22 @@ def epoch_seeds() -> Seeds:
     yield cbor.encode([*core[:3], 2**62 - 1, *core[4:9], [[3, 2**62 - 1, b"\x07" * 16]] * 2, [1, bytes(32)], "more"])
 
 
+def tpm_seeds() -> Seeds:
+    number = b"\x00\x20" + b"\x11" * 32
+    yield b"\x00\x18\x00\x0b" + number * 2
+    yield b"\x00\x18\x00\x0b" + b"\x00\x00" * 2
+    area = bytes.fromhex("0023000b0004047200000010" + "0018000b" + "00030010") + number * 2
+    yield len(area).to_bytes(2, "big") + area
+    yield b"\xff\xff" + area
+    yield b"\x00\x54" + area.replace(b"\x00\x18\x00\x0b", b"\x00\x10")
+
+
+def es256_seeds() -> Seeds:
+    yield from _vectors("tpm-*.ege")
+    order = bytes.fromhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551")
+    yield from (order + b"\x01" * 32, b"\x01" * 32 + order, b"\xff" * 64, bytes(64), b"\x01" * 64)
+
+
 def _finding(identifier: str, **columns: object) -> Finding:
     values: dict[str, object] = dict.fromkeys(Finding._fields, "")
     values |= {"id": identifier, "rule": "r", "kind": "file", "subject": "/etc/\udcff", "code": "EG-FILE-001"}
@@ -536,6 +552,8 @@ SEEDS = {
     "evidence": evidence_seeds,
     "receipt": receipt_seeds,
     "epoch": epoch_seeds,
+    "tpm": tpm_seeds,
+    "es256": es256_seeds,
     "ledger": ledger_seeds,
     "journal": journal_seeds,
     "manifest": manifest_seeds,

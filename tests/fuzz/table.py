@@ -51,6 +51,8 @@ TABLE = (
     Harness("enrolment", formats.enrolment_request),
     Harness("memory", formats.uplink_memory),
     Harness("epoch", formats.epoch_statement),
+    Harness("tpm", formats.tpm_structure, size=256),
+    Harness("es256", formats.es256_message),
     Harness("ledger", formats.ledger),
     Harness("evidence", formats.evidence_folder),
     Harness("journal", formats.journal_file),

@@ -25,13 +25,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"edgeguard"},
     "settings": {"edgeguard", "errors"},
     "redact": {"edgeguard", "errors", "model"},
+    "identity": {"edgeguard", "errors", "settings", "linux", "codec"},
     "linux": {"edgeguard", "errors", "model"},
     "codec": {"edgeguard", "errors", "model"},
     "codes": {"edgeguard", "errors", "model", "codec"},
     "sensors": GROUND,
-    "baseline": GROUND,
+    "baseline": GROUND | {"identity"},
     "remediations": GROUND,
-    "records": GROUND | {"codes"},
+    "records": GROUND | {"codes", "identity"},
     "upgrades": GROUND | {"sensors"},
     "evaluate": GROUND | {"baseline", "codes"},
     "control": {"edgeguard", "errors", "model", "settings", "linux"},
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 # Verbs that work without the daemon, and the codec they need for it, reach down by an import inside a function.
-LAZILY = {"cli": {"baseline", "codec", "evaluate", "records", "linux", "sensors"}}
+LAZILY = {"cli": {"baseline", "codec", "evaluate", "identity", "records", "linux", "sensors"}}
 # Of the command line, others may take only what turns values into text: it opens nothing.
 OF_CLI = {"edgeguard.cli.text", "edgeguard.cli.jsonform", "edgeguard.cli.render"}
 
@@ -73,6 +74,7 @@ PURE = (
     "records/allowance.py",
     "records/confirmed.py",
     "records/clock.py",
+    "codec/tpm.py",
     "cli/render.py",
     "cli/text.py",
     "cli/jsonform.py",

@@ -14,6 +14,14 @@ def test_defaults_and_values() -> None:
     assert (found.name, found.budget.sweep_s, found.uplink.spawn) == ("pump", 60, True)
 
 
+NO_HANDLES = (b"", b"0x81", b"0x80000000", b"0x81800000", b"0x8102454", b"0x810245477", b"0x8102454g", b"-c 0x81024547")
+
+
+@pytest.mark.parametrize("handle", ["0x81000000", "0x817FFFFF", "0x81024547"])
+def test_a_persistent_handle_of_the_owner(handle: str) -> None:
+    assert parse(f'[identity]\nkind = "tpm2"\nhandle = "{handle}"\n'.encode()).identity.handle == handle
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -32,6 +40,12 @@ def test_defaults_and_values() -> None:
         (b"name = 0x" + b"f" * 5000, "a giant number"),
         (b"name = [0x" + b"f" * 5000 + b"]", "a giant number"),
         (b"[budget]\nsweep_s = %d" % (2**63), "expected a number from 1"),
+        (b"[identity]\nkind = 'tpm'", "identity.kind: expected one of file, credential, tpm2"),
+        (b"identity = 'tpm2'", "expected a table"),
+        *((b"[identity]\nhandle = '%s'" % handle, "a persistent handle") for handle in NO_HANDLES),
+        (b"[identity]\ntcti = 'cmd:/tmp/x'", "identity.tcti: expected one of device"),
+        (b"[identity]\ntcti = '/tmp/libx.so'", "identity.tcti"),
+        (b'[identity]\ntcti = "device:/dev/tpm\\u001b"', "identity.tcti"),
     ],
 )
 def test_what_is_wrong_is_one_error(text: bytes, said: str) -> None:

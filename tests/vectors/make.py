@@ -3,7 +3,7 @@
 
 Segments are signed with the key of the first epoch. They are checked in and frozen: a reader of any release reads
 them. When the writer changes on purpose (a new field), new vectors are added under new names; the old ones stay. Keys
-are the ones of the tests of RFC 8032 and of no use elsewhere.
+are the ones of RFC 8032 and RFC 6979 and of no use elsewhere.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-from edgeguard.codec import cose  # noqa: E402 - found by the line above
+import p256  # noqa: E402 - found by the line above
+
+from edgeguard.codec import cose  # noqa: E402
 from edgeguard.collector import events  # noqa: E402
 from edgeguard.model import (  # noqa: E402
     Actor,
@@ -130,13 +132,13 @@ def vectors() -> dict[str, bytes]:
         reference=lambda text: names.index(text) if text in names else None,
         digest=lambda number: held[names[number]], drops=(Drop(2, 2, 1, 0),),
     )  # fmt: skip
-    previous = sha256(made["segment-0-3.egs"]).digest()
-    heartbeat = compose.heartbeat(at(9500), [(0, 3, previous[:8]), (2, 1, b"short123")], 3600)
-    made["segment-0-4.egs"] = seal(0, 4, 10, [heartbeat], previous)
+    previous = sha256(made["segment-packed.egs"]).digest()
+    heartbeat = compose.heartbeat(at(9500), [(0, 4, previous[:8]), (2, 1, b"short123")], 3600)
+    made["segment-0-5.egs"] = seal(0, 5, 22, [heartbeat], previous)
     one = epoch.Statement(DEVICE, 1, EPOCH_PUBLIC, 3, 90, WALL + 90, 2, ())
     heads = tuple(
         epoch.Head(stream, sequence, sha256(made[f"segment-{stream}-{sequence}.egs"]).digest()[: epoch.HASH_SIZE])
-        for stream, sequence in ((0, 4), (1, 1), (2, 1))
+        for stream, sequence in ((0, 5), (1, 1), (2, 1))
     )
     two = epoch.Statement(
         DEVICE,
@@ -151,6 +153,9 @@ def vectors() -> dict[str, bytes]:
     )
     made["epoch-1.ege"] = epoch.issue(one, DEVICE_SEED, None)
     made["epoch-2.ege"] = epoch.issue(two, DEVICE_SEED, EPOCH_SEEDS[0])
+    device = cose.device_id(p256.public())
+    mine = epoch.Statement(device, 1, EPOCH_PUBLIC, 3, 90, WALL + 90, 2, ())
+    made["tpm-epoch-1.ege"] = epoch.issue(mine, cose.Elsewhere(p256.public(), p256.sign), None)
     receipt = Receipt(
         DEVICE, WALL, (Head(0, 3, sha256(made["segment-0-3.egs"]).digest()),), (Range(1, 3, 4),),
         (Refusal(bytes(32), "altered"),), epochs=(2, 1),
@@ -168,7 +173,7 @@ def decoded(data: bytes) -> list[dict[str, object]]:
 
 
 def stated(data: bytes) -> dict[str, object]:
-    said = epoch.opened(data, PUBLIC)
+    said = epoch.opened(data, PUBLIC if cose.parse1(data).algorithm == cose.EDDSA else p256.public())
     return {
         "device": said.device.hex(), "number": said.number, "public": said.public.hex(), "boot": said.boot,
         "mono": said.mono, "wall": said.wall, "clock": said.clock,
@@ -186,7 +191,12 @@ def main() -> None:
     (HERE / "decoded.json").write_text(json.dumps(readable, indent=1) + "\n")
     (HERE / "keys.json").write_text(
         json.dumps(
-            {"device": PUBLIC.hex(), "epoch": EPOCH_PUBLIC.hex(), "collector": cose.public_of(COLLECTOR_SEED).hex()}
+            {
+                "device": PUBLIC.hex(),
+                "epoch": EPOCH_PUBLIC.hex(),
+                "collector": cose.public_of(COLLECTOR_SEED).hex(),
+                "tpm": p256.public().hex(),
+            }
         )
         + "\n"
     )

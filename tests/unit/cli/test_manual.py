@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeguard.cli.main import VERBS, parser_for
-from edgeguard.settings import Budget, Paths, Second, Settings, Uplink
+from edgeguard.settings import Budget, Identity, Paths, Second, Settings, Uplink
 
 TOP = Path(__file__).resolve().parents[3]
 PAGE = (TOP / "packaging/man/edgeguard.1").read_text()
@@ -55,7 +55,7 @@ def test_the_manual_promises_no_option_that_is_not_there():
 
 def test_settings_are_all_described():
     page = (TOP / "packaging/man/agent.toml.5").read_text()
-    for shape in (Settings, Paths, Uplink, Second, Budget):
+    for shape in (Settings, Paths, Uplink, Second, Budget, Identity):
         for name in shape._fields:
             assert name in page, name
 

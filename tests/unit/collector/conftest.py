@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "codec"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "records"))
 
 from small_world import Device

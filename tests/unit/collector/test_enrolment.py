@@ -24,6 +24,7 @@ from edgeguard.collector.main import main as collector_main
 from edgeguard.collector.store import connect
 from edgeguard.records import clock, link, renewal, uplink
 from edgeguard.settings import load
+from tests import softtpm
 
 aiohttp = pytest.importorskip("aiohttp", reason="python3-aiohttp is what the collector serves with")
 from edgeguard.collector.enrolling import ATTEMPTS_EACH, ATTEMPTS_MAX, Attempts  # noqa: E402 - needs aiohttp
@@ -373,3 +374,27 @@ def test_the_sealer_tells_the_uplink_a_time_that_was_verified(world, device, cap
     assert abs(one.first._heard() - time.time() * 1000) < 60_000
     assert os.stat(f"{device.outbox}/receipt.egr").st_mode & 0o777 == 0o640
     assert json.loads(Path(device.inbox, "status.json").read_bytes())["ok"]
+
+
+def test_a_device_with_its_key_in_a_tpm_enrols_sends_and_is_verified(world, device, capsys):
+    """The whole way with a real TPM: token, certificate, segments over TLS, receipt, the database."""
+    softtpm.needed()
+    soft = softtpm.SoftTpm()
+    soft.start()
+    try:
+        os.unlink(f"{device.settings.paths.state}/keys/device.key")
+        with world.settings.open("a") as file:
+            file.write(f'[identity]\nkind = "tpm2"\ntcti = "{soft.tcti}"\n')
+        device.settings = load(str(world.settings))
+        token = world.token(capsys)
+        assert world.enroll(token) == 1  # no key yet
+        assert "edgeguard identity create" in capsys.readouterr().err
+        assert edgeguard(["identity", "create", "--settings", str(world.settings)]) == 0
+        assert world.enroll(token) == 0
+        said = world.send()
+        assert (said["ok"], said["waiting"], device.seal()["waiting"]) == (True, 0, 0)
+        capsys.readouterr()
+        assert collector_main(["verify", world.directory, "-o", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["counts"] == {}
+    finally:
+        soft.close()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from edgeguard.codec import cose
 from edgeguard.codec.layers import Layers
 from edgeguard.codec.manifest import Reader
 from edgeguard.codec.values import columns_to_plain, to_plain
@@ -374,7 +373,7 @@ def test_one_that_was_changed_does_not_count(world: World, part: str) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    public = cose.public_of(trust_of(world.settings).seed)
+    public = trust_of(world.settings).key.public
     with pytest.raises(DecodeError):
         overlay.load(str(world.state), public, world.judged_by()["manifest"][0])
     assert world.ask("load", {})["overlay"] is None

@@ -96,3 +96,30 @@ def test_the_sealer_reaches_the_collectors_key() -> None:
 
 def test_a_missing_spool_does_not_keep_the_daemon_from_starting() -> None:
     assert lines("edgeguard.service")["ReadWritePaths"] == ["-/var/spool/edgeguard"]
+
+
+@pytest.mark.parametrize("name", ["identity-credential", "identity-tpm2"])
+def test_a_drop_in_for_the_identity_gives_what_it_says_and_no_more(name: str, tmp_path: Path) -> None:
+    """One device and one group more is a tenth of a point; and none of what systemd does not know."""
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    drop_in = (TOP / f"packaging/dropins/{name}.conf").read_text()
+    given = {line for line in drop_in.splitlines() if line and not line.startswith("#")}
+    assert (
+        given
+        == {
+            "identity-credential": {
+                "[Service]",
+                "LoadCredentialEncrypted=edgeguard-identity:/etc/credstore.encrypted/edgeguard-identity",
+            },
+            "identity-tpm2": {"[Service]", "DeviceAllow=/dev/tpmrm0 rw", "SupplementaryGroups=tss"},
+        }[name]
+    )
+    unit = (UNITS / "edgeguard.service").read_text().replace("[Install]", drop_in + "[Install]")
+    (tmp_path / "edgeguard.service").write_text(unit)
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(tmp_path / "edgeguard.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Unknown" not in done.stderr
+    match = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+    assert match, done.stdout + done.stderr
+    assert float(match[1]) <= EXPOSURE["edgeguard"] + (0.1 if name == "identity-tpm2" else 0)

@@ -41,7 +41,7 @@ EPOCH_SEED = b"\x07" * 32
 
 
 def statement(
-    identity: bytes = b"\x01" * 32,
+    identity: bytes | cose.Signer = b"\x01" * 32,
     number: int = 1,
     seed: bytes = EPOCH_SEED,
     *,
@@ -51,7 +51,7 @@ def statement(
     announced_by: bytes | None = None,
 ) -> bytes:
     """The word of an identity key about the key of an epoch."""
-    device = cose.device_id(cose.public_of(identity))
+    device = cose.device_id(cose.public_of(identity) if isinstance(identity, bytes) else identity.public)
     said = epoch.Statement(device, number, cose.public_of(seed), boot, 1000, WALL, 2, heads, before)
     return epoch.issue(said, identity, announced_by)
 

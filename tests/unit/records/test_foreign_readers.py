@@ -9,7 +9,7 @@ import pytest
 from test_vectors import KEYS, SEGMENTS, VECTORS
 
 from edgeguard.codec import cose
-from edgeguard.records import dictionaries, registry, wire
+from edgeguard.records import dictionaries, epoch, registry, wire
 
 GRAMMAR = (Path(__file__).parents[3] / "docs/segment.cddl").read_text()
 
@@ -25,7 +25,7 @@ def test_the_grammar_is_one(start):
     assert schema(start)
 
 
-def ruby(*files, key=KEYS["epoch"]):
+def ruby(*files, key=KEYS["epoch"], identity=KEYS["device"]):
     if not shutil.which("ruby"):
         pytest.skip("no ruby: apt-get install ruby ruby-cbor")
     if subprocess.run(["ruby", "-e", "require 'cbor'"], capture_output=True, check=False).returncode:
@@ -33,7 +33,7 @@ def ruby(*files, key=KEYS["epoch"]):
     command = [
         "ruby",
         str(VECTORS / "read.rb"),
-        KEYS["device"].hex(),
+        identity.hex(),
         key.hex(),
         dictionaries.DIRECTORY,
         *map(str, files),
@@ -64,3 +64,17 @@ def test_ruby_refuses_a_changed_segment_and_another_key(tmp_path):
     (tmp_path / "changed.egs").write_bytes(data)
     assert '"verified":false' in ruby(tmp_path / "changed.egs").stdout
     assert ruby(VECTORS / "segment-0-1.egs", key=bytes(31) + b"\x01").returncode != 0
+
+
+@pytest.mark.parametrize(("owner", "names"), [("device", ["epoch-1.ege", "epoch-2.ege"]), ("tpm", ["tpm-epoch-1.ege"])])
+def test_ruby_verifies_the_golden_statements(owner, names, tmp_path):
+    """Of an identity key in a file, and of one in a TPM."""
+    done = ruby(*(VECTORS / name for name in names), identity=KEYS[owner])
+    assert done.stderr == ""
+    for name, line in zip(names, done.stdout.splitlines(), strict=True):
+        said = epoch.unverified((VECTORS / name).read_bytes())
+        assert json.loads(line) == {"verified": True, "number": said.number, "key": said.public.hex()}
+        changed = bytearray((VECTORS / name).read_bytes())
+        changed[-1] ^= 1
+        (tmp_path / name).write_bytes(changed)
+        assert '"verified":false' in ruby(tmp_path / name, identity=KEYS[owner]).stdout

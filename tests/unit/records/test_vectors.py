@@ -43,7 +43,7 @@ def test_the_golden_receipt_reads():
     assert receipt.epochs == (2, 1)
 
 
-@pytest.mark.parametrize("name", ["epoch-1.ege", "epoch-2.ege"])
+@pytest.mark.parametrize("name", ["epoch-1.ege", "epoch-2.ege", "tpm-epoch-1.ege"])
 def test_golden_statements_read_as_they_always_did(name):
     data = (VECTORS / name).read_bytes()
     assert make.stated(data) == DECODED[name]
