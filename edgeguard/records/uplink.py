@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from edgeguard.errors import SettingsError
-from edgeguard.records import memory, receipts
+from edgeguard.records import memory, receipts, transport
 from edgeguard.records.allowance import Allowance
 from edgeguard.records.delivery import Delivery, now
 from edgeguard.records.link import Target, UplinkError
@@ -33,6 +33,7 @@ class Uplink:
 
     def __init__(self, settings: Settings) -> None:
         uplink = settings.uplink
+        self._url = uplink.url
         outbox = os.path.join(settings.paths.exchange, "outbox")
         self._inbox = os.path.join(settings.paths.exchange, "inbox")
         self._memory_file = os.path.join(self._inbox, memory.FILE)
@@ -93,6 +94,7 @@ class Uplink:
         rest = max(delivery.rest for delivery in deliveries)
         status: dict[str, Any] = {
             "v": 1,
+            "transport": transport.name(self._url),
             "ok": error is None,
             "name": error.name if error else "",
             "error": str(error)[:ERROR_MAX] if error else "",
