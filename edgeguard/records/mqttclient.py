@@ -85,10 +85,14 @@ class _Measured:
 class Session:
     """`peer` names the broker in messages; `name` is our client id. Raises UplinkError, whatever the broker does."""
 
-    def __init__(self, line: Socket, frames: Frames, version: int, name: str, peer: str, keepalive: int) -> None:
+    def __init__(
+        self, line: Socket, frames: Frames, version: int, name: str, peer: str, keepalive: int, unacknowledged: int = 8
+    ) -> None:
         self._line, self._frames, self._peer, self._keepalive = line, frames, peer, keepalive
         self.version = version
         self.packet_max = 0  # what the broker takes, bytes of a packet; 0: it does not say
+        self._unacknowledged = unacknowledged  # messages that paho may keep for a broker that says nothing to them
+        self._out: list[Any] = []
         self._came: deque[Message] = deque()
         self._granted: dict[int, list[int]] = {}
         self._connected: int | None = None  # the reason code of CONNACK
@@ -144,13 +148,17 @@ class Session:
     def publish(self, topic: str, payload: bytes) -> None:
         """With QoS 1. That it was sent, let alone delivered, nobody knows when this returns."""
         self._living()
-        self._guarded(lambda: self._client.publish(topic, payload, qos=1))
+        self._out = [sent for sent in self._out if not sent.is_published()]
+        if len(self._out) >= self._unacknowledged:
+            raise UplinkError("bad-reply", f"{self._peer}: the broker acknowledges nothing")
+        self._out.append(self._guarded(lambda: self._client.publish(topic, payload, qos=1)))
 
-    def next(self, until: float) -> Message | None:
-        """What came next; None when `until` (monotonic) passes first."""
+    def next(self, until: float, *, answered: bool = False) -> Message | None:
+        """What came next; None when `until` (monotonic) passes first. `answered`: or when the broker says that what we
+        published goes nowhere."""
         while not self._came:
             self._living()
-            if not self._pump(until):
+            if (answered and self._frames.refusal) or not self._pump(until):
                 return None
         return self._came.popleft()
 

@@ -106,9 +106,7 @@ class MqttLink:
         session.publish(mqttwire.topic(device, kind), payload)
         of, topic = mqttwire.mark(payload), mqttwire.topic(device, RX)
         until = time.monotonic() + RECEIPT_S
-        while (message := session.next(until)) is not None:
-            if self._frames.refusal:
-                break
+        while (message := session.next(until, answered=True)) is not None:
             if message.retained or message.topic != topic:
                 continue
             try:
@@ -117,9 +115,10 @@ class MqttLink:
                 continue  # anybody's; what is ours comes, or the time ends
             if answer.of == of:
                 return Reply(answer.status, answer.body, answer.retry_after)
-        peer = self._line.peer
-        if self._frames.refusal:
-            reason = self._frames.refusal
+        peer, reason = self._line.peer, self._frames.refusal
+        if reason == mqttwire.NOBODY:
+            raise UplinkError("no-receipt", f"{peer}: no collector is there, says the broker")
+        if reason:
             raise UplinkError("refused", f"{peer}: the broker does not pass on what we send (reason {reason})")
         raise UplinkError("no-receipt", f"{peer}: the broker answers, the collector behind it does not")
 

@@ -27,6 +27,7 @@ TOPIC_MAX = 64  # letters of one of ours
 
 _PUBACK = 0x40
 _REFUSED = 0x80  # reason codes from here on are failures (MQTT 5, 2.4)
+NOBODY = 0x10  # "no matching subscribers" (3.4.2.1)
 _LENGTH_BYTES = 4  # of the remaining length (2.2.3 in 3.1.1, 1.5.5 in 5)
 
 
@@ -86,7 +87,7 @@ class Frames:
     """Follows a stream of MQTT packets by their lengths alone, before anybody keeps a byte of them.
 
     `packet_max`: bytes of one packet; `total_max`: bytes of all since `grant`. `refusal`: the reason code of the last
-    PUBACK that said no (MQTT 5), 0 where there was none; a client of paho 1.6 is not told.
+    PUBACK since `grant` that said no, or NOBODY (MQTT 5), else 0; a client of paho 1.6 is not told.
     """
 
     def __init__(self, packet_max: int, total_max: int | None = None) -> None:
@@ -101,6 +102,7 @@ class Frames:
     def grant(self) -> None:
         """The next exchange begins: what came so far is forgotten."""
         self._left = self._total_max or 0
+        self.refusal = 0
 
     def feed(self, data: bytes) -> None:
         """Raises DecodeError where a packet, or all of them, are larger than they may be."""
@@ -132,8 +134,9 @@ class Frames:
     def _content(self, data: bytes, at: int) -> int:
         count = min(len(data) - at, self._length - self._at)
         reason = 2 - self._at  # the third byte of a PUBACK
-        if self._type & 0xF0 == _PUBACK and 0 <= reason < count and data[at + reason] >= _REFUSED:
-            self.refusal = data[at + reason]
+        if self._type & 0xF0 == _PUBACK and 0 <= reason < count:
+            code = data[at + reason]
+            self.refusal = code if code >= _REFUSED or code == NOBODY else self.refusal
         self._at += count
         self._ended()
         return count
