@@ -14,7 +14,7 @@ from edgeguard.codec import certificates
 from edgeguard.errors import DecodeError
 from edgeguard.records import mqttwire
 from edgeguard.records.link import EXCHANGE_S, POST_PATH, Line, Reply, Target, UplinkError, address, deadline, named
-from edgeguard.records.mqttclient import PACKET_ALLOWED, V5, V311, Session, Unsupported
+from edgeguard.records.mqttclient import MISSING, PACKET_ALLOWED, V5, V311, Session, Unsupported, available
 from edgeguard.records.mqttwire import RENEW, RX, UP, Frames
 
 SCHEME, PORT = "mqtts", 8883
@@ -34,6 +34,8 @@ class MqttLink:
     relayed = True  # whoever answers need not be the collector
 
     def __init__(self, target: Target) -> None:
+        if not available():
+            raise UplinkError("settings", MISSING)
         self._line = Line(target, *address(target.url, SCHEME, PORT))
         self.judged_at = self._line.judged_at
         self._target = target

@@ -1,22 +1,19 @@
 """Uplink, a real mosquitto and the collector: by MQTT 5 and 3.1.1, with TLS on both sides, killed at bad moments."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 from mosquitto import PROGRAM, Mosquitto, by_mqtt, receiving
 from small_world import Device, finding, moment, state
-from world import ROOT, Serving, collector, contents, join, known, status
+from world import ROOT, collector, contents, join, known, status
 
 from edgeguard.collector.enrolment import Enrolment
-from edgeguard.collector.main import main as collector_main
-from edgeguard.records import compose, link, mqttclient, mqttlink, mqttwire, outbox, uplink
+from edgeguard.records import compose, mqttclient, mqttlink, mqttwire, uplink
 from edgeguard.records.link import Target
 
 pytest.importorskip("aiohttp", reason="python3-aiohttp is what the collector serves with")
