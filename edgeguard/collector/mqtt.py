@@ -28,14 +28,14 @@ KEEPALIVE_S = 30
 LOOK_S = 0.5  # between looks whether it is time to stop
 BACKOFF_S = (1.0, 60.0)  # first and longest wait; the wait itself is drawn at random below (full jitter)
 STOP_S = 10.0
-UNACKNOWLEDGED_MAX = 256  # replies of 4 KiB
+UNACKNOWLEDGED_MAX = 64  # replies of 4 KiB
 
 Answering = Callable[[bytes, str, bytes], Answer]
 Log = Callable[[str], None]
 
 
 class Subscriber:
-    """`start`, and `stop`. `answer` gets device, kind and payload; it raises nothing."""
+    """`start`, and `stop`. `answer` gets device, kind and payload."""
 
     def __init__(self, config: Mqtt, directory: str, answer: Answering, log: Log) -> None:
         self._config = config
@@ -128,5 +128,13 @@ class Subscriber:
         except DecodeError as error:
             self._trouble(f"a message with {error}")
             return
-        answer = self._answer(device, kind, message.payload)
-        session.publish(mqttwire.topic(device, mqttwire.RX), mqttwire.encode(answer))
+        session.publish(
+            mqttwire.topic(device, mqttwire.RX), mqttwire.encode(self._answered(device, kind, message.payload))
+        )
+
+    def _answered(self, device: bytes, kind: str, payload: bytes) -> Answer:
+        try:
+            return self._answer(device, kind, payload)
+        except Exception as error:  # noqa: BLE001 - a bug that one message brings out must not end it for all others
+            self._log(f"mqtt: {device.hex()}: {type(error).__name__}: {error}")
+            return Answer(mqttwire.mark(payload), 500, None, b"error\n")

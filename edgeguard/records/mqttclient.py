@@ -22,7 +22,8 @@ V5, V311 = 5, 4  # the protocol level of CONNECT
 PACKET_ALLOWED = 1024  # bytes of a packet beside its payload: topic, properties, header
 _REFUSED = 0x80  # a reason code from here on is a failure, in 3.1.1 too for SUBACK
 _UNSUPPORTED = {1, 132}  # CONNACK: unacceptable protocol version, in 3.1.1 and 5
-_WAITING_MAX = 64  # messages that came and nobody took yet
+_WAITING_MAX = 128  # messages that came and nobody took yet; paho reads as many at once as it has unacknowledged
+_RECEIVE_MAX = 16  # messages that a broker of MQTT 5 may send before it has our PUBACK
 T = TypeVar("T")
 MISSING = "mqtts needs paho-mqtt, which is not installed: apt install python3-paho-mqtt"
 
@@ -115,6 +116,7 @@ class Session:
             properties = Properties(PacketTypes.CONNECT)
             properties.MaximumPacketSize = packet_max
             properties.SessionExpiryInterval = 0
+            properties.ReceiveMaximum = _RECEIVE_MAX
             more = {"clean_start": True, "properties": properties}
         until = time.monotonic() + within
         self._guarded(lambda: self._client.connect("broker", 8883, self._keepalive, **more))

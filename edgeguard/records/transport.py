@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from edgeguard.records.link import Link, Reply, Target
-
-MQTT = "mqtts://"
+from edgeguard.settings import transport
 
 
 class Way(Protocol):
@@ -24,14 +23,9 @@ class Way(Protocol):
     def close(self) -> None: ...
 
 
-def name(url: str) -> str:
-    """The transport, for people and machines: "https", "mqtt", or "" where there is no url."""
-    return "" if not url else "mqtt" if url.startswith(MQTT) else "https"
-
-
 def way(target: Target) -> Way:
     """A connection; it is made when it is first used. Raises UplinkError for a url that is none."""
-    if target.url.startswith(MQTT):
+    if transport(target.url) == "mqtt":
         from edgeguard.records.mqttlink import MqttLink
 
         return MqttLink(target)

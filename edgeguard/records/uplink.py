@@ -14,12 +14,12 @@ import sys
 from typing import Any
 
 from edgeguard.errors import SettingsError
-from edgeguard.records import memory, receipts, transport
+from edgeguard.records import memory, receipts
 from edgeguard.records.allowance import Allowance
 from edgeguard.records.delivery import Delivery, now
 from edgeguard.records.link import Target, UplinkError
 from edgeguard.records.outbox import replace
-from edgeguard.settings import DEFAULT_FILE, Settings, load
+from edgeguard.settings import DEFAULT_FILE, Settings, load, transport
 
 STATUS_MAX = 4096  # bytes of status.json: the daemon reads no more
 REFUSED_SHOWN = 16
@@ -94,7 +94,7 @@ class Uplink:
         rest = max(delivery.rest for delivery in deliveries)
         status: dict[str, Any] = {
             "v": 1,
-            "transport": transport.name(self._url),
+            "transport": transport(self._url),
             "ok": error is None,
             "name": error.name if error else "",
             "error": str(error)[:ERROR_MAX] if error else "",
