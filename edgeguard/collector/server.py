@@ -29,8 +29,8 @@ from edgeguard.collector.database import Database
 from edgeguard.collector.enrolment import Enrolment
 from edgeguard.collector.ingest import Device, Ingest, Verdict
 from edgeguard.collector.relayed import Relayed
-from edgeguard.errors import DecodeError, SegmentRefused
-from edgeguard.records import wire
+from edgeguard.errors import DecodeError, SegmentRefused, SettingsError
+from edgeguard.records import mqttclient, wire
 from edgeguard.records.mqttwire import Answer
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Server:
         self._db: Database | None = None
         self._enrol = enrol  # where devices without a certificate may ask for one
         self._enrolment: Enrolment | None = None
+        if config.mqtt is not None and not mqttclient.available():
+            raise SettingsError(f"[mqtt]: {mqttclient.MISSING}")
         self._relayed: Relayed | None = None
         self._subscriber: Subscriber | None = None
         self._alerter = Alerter(

@@ -14,7 +14,9 @@ from world import ROOT, collector, contents, join, known, status
 
 from edgeguard.collector.enrolment import Enrolment
 from edgeguard.records import compose, mqttclient, mqttlink, mqttwire, uplink
+from edgeguard.records import link as clocked
 from edgeguard.records.link import Target
+from edgeguard.settings import Second
 
 pytest.importorskip("aiohttp", reason="python3-aiohttp is what the collector serves with")
 pytest.importorskip("paho.mqtt.client", reason="python3-paho-mqtt is how MQTT is spoken")
@@ -317,6 +319,55 @@ def test_two_workers_share_what_comes(device, directory, broker):
     passed = [line for line in broker.log().splitlines() if "Sending PUBLISH to edgeguard-collector-" in line]
     assert len(passed) == 8
     assert len({line.split("edgeguard-collector-")[1][:12] for line in passed}) == 2
+
+
+def test_the_second_collector_may_be_behind_a_broker(device, directory, broker, tmp_path):
+    """A fallback by another way than the first: what waits gets there, and stays here until the first has it."""
+    first = collector(str(tmp_path / "first"), device)
+    second = Second(**(known(directory, 1) | {"url": f"mqtts://127.0.0.1:{broker.port}"}))
+    join(device, first, 1, second=second)
+    device.record_and_seal(state("while the first is down"))
+    serving = receiving(directory, broker.port)
+    try:
+        said = run(device)
+        assert (said["name"], said["transport"], said["second"]["sent"]) == ("unreachable", "https", 1)
+        assert "the second collector answers" in said["error"]
+        assert device.seal()["waiting"] == 1
+    finally:
+        serving.stop()
+    assert len(contents(directory)["segments"]) == 1
+
+
+def test_a_budget_holds_by_mqtt_too(device, directory, broker):
+    """The backlog stops where the rate says so, findings go; both directions count, with the handshake."""
+    for number in range(12):
+        device.record_and_seal(compose.text(f"{number}" + os.urandom(2000).hex(), moment()))
+    device.record_and_seal(compose.finding(finding(), moment()))
+    serving = receiving(directory, broker.port)
+    by_mqtt(device, directory, broker.port, rate_bytes=100)  # a bucket of 6,000 bytes, 3,000 for the backlog
+    try:
+        said = run(device)
+        assert said["ok"]
+        assert said["retry_after"] > 0
+        assert 1 < said["sent"] < 13
+        assert said["waiting"] == 13 - said["sent"]
+    finally:
+        serving.stop()
+    streams = {row[1] for row in contents(directory)["segments"]}
+    assert 0 in streams
+
+
+def test_a_clock_of_the_past_is_no_reason_to_be_silent(device, directory, broker, monkeypatch):
+    """As for HTTPS: certificates are judged at the newest moment that is known."""
+    device.record_and_seal(state())
+    serving = receiving(directory, broker.port)
+    by_mqtt(device, directory, broker.port)
+    monkeypatch.setattr(clocked.time, "time_ns", lambda: 1_000_000_000 * 86_400)  # the second day of 1970
+    try:
+        assert run(device)["ok"]
+    finally:
+        serving.stop()
+    assert len(contents(directory)["segments"]) == 1
 
 
 def test_bytes_are_counted_as_for_https(device, directory, broker):
