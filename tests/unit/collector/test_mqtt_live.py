@@ -185,7 +185,10 @@ def test_nobody_writes_for_another_or_reads_what_others_are_told(device, directo
         assert way._frames.refusal == 0x87  # not authorized; MQTT 5 says so
         assert way.post(b"").status == 200
         assert session.next(time.monotonic() + 0.5) is None
-        assert "Denied PUBLISH" in broker.log()
+        denied = [line for line in broker.log().splitlines() if "Denied PUBLISH" in line]
+        assert len(denied) == 2
+        assert mqttwire.topic(victim, mqttwire.UP) in denied[0]
+        assert mqttwire.topic(device.id, mqttwire.RX) in denied[1]
     finally:
         way.close()
         serving.stop()
@@ -368,6 +371,17 @@ def test_a_clock_of_the_past_is_no_reason_to_be_silent(device, directory, broker
     finally:
         serving.stop()
     assert len(contents(directory)["segments"]) == 1
+
+
+def test_what_may_come_is_bounded_for_each_answer_not_for_all(device, directory, broker, monkeypatch):
+    monkeypatch.setattr(mqttlink, "IN_MAX", 1500)
+    serving = receiving(directory, broker.port)
+    way = mqttlink.MqttLink(target(directory, broker.port))
+    try:
+        assert [way.post(b"").status for _ in range(20)] == [200] * 20
+    finally:
+        way.close()
+        serving.stop()
 
 
 def test_bytes_are_counted_as_for_https(device, directory, broker):
