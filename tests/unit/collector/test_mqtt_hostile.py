@@ -41,6 +41,13 @@ def soon(monkeypatch):
         monkeypatch.setattr(mqttlink, name, 1)
 
 
+@pytest.fixture
+def patient(soon, monkeypatch):
+    """For a broker that answers: a machine that is busy is no reason to fail."""
+    for name in ("CONNACK_S", "SUBACK_S", "RECEIPT_S"):
+        monkeypatch.setattr(mqttlink, name, 30)
+
+
 def by_mqtt(device: Device, directory: str, port: int) -> None:
     at = known(directory, 1) | {"url": f"mqtts://127.0.0.1:{port}"}
     device.settings = device.settings._replace(uplink=Uplink(**at))
@@ -140,7 +147,7 @@ def test_a_broker_that_stops_anywhere_has_a_name_and_costs_a_moment(device, ours
     said = run(device, ours, script)
     assert said["name"] in word if isinstance(word, set) else said["name"] == word, said
     assert (said["ok"], said["waiting"], said["sent"]) == (False, 6, 0)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert said["connections"] <= 2
     all_arrives(device, ours, before)
 
@@ -158,10 +165,10 @@ def test_an_exchange_has_an_end_whatever_drips(device, ours, monkeypatch):
 
     began = time.monotonic()
     assert run(device, ours, drips)["name"] == "timeout"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8  # the drip alone would last 10 s
 
 
-def test_a_broker_of_3_1_1_is_spoken_to_as_such(device, ours):
+def test_a_broker_of_3_1_1_is_spoken_to_as_such(device, ours, patient):
     """It hangs up on what it does not know, or says so (which a client of 5 reads as reason 132)."""
     for impolite in (True, False):
         versions = []
@@ -248,7 +255,7 @@ def test_a_flood_costs_neither_memory_nor_time(device, ours, name, tmp_path):
     words = (
         "import json, resource, sys; from edgeguard.records import mqttlink, uplink;"
         "from edgeguard.settings import load;"
-        "mqttlink.RECEIPT_S = mqttlink.CONNACK_S = 2; start = resource.getrusage(resource.RUSAGE_SELF);"
+        "mqttlink.RECEIPT_S = mqttlink.CONNACK_S = 9; start = resource.getrusage(resource.RUSAGE_SELF);"
         "code = uplink.Uplink(load(sys.argv[1])).run(); use = resource.getrusage(resource.RUSAGE_SELF);"
         "print(json.dumps([code, use.ru_maxrss - start.ru_maxrss, use.ru_utime + use.ru_stime]))"
     )
@@ -302,7 +309,7 @@ def test_a_receipt_that_lies_keeps_nothing_from_being_sent(device, ours, receipt
     all_arrives(device, ours, before)
 
 
-def test_what_answers_something_else_is_no_answer(device, ours):
+def test_what_answers_something_else_is_no_answer(device, ours, patient):
     """Retained, to another body, for another device, no reply at all: passed over, and the true one counts."""
 
     def script(peer: Peer) -> None:
@@ -325,7 +332,7 @@ def test_what_answers_something_else_is_no_answer(device, ours):
     assert held.time < FAR
 
 
-def test_an_old_receipt_is_not_taken_for_a_new_one(device, ours):
+def test_an_old_receipt_is_not_taken_for_a_new_one(device, ours, patient):
     """The broker keeps what the collector once said and says it again, in a reply that looks right."""
     kept = []
 
@@ -356,7 +363,7 @@ def test_an_old_receipt_is_not_taken_for_a_new_one(device, ours):
 
 
 @pytest.mark.parametrize("status_", [400, 403, 413, 429, 503])
-def test_the_collectors_no_is_heard(device, ours, status_):
+def test_the_collectors_no_is_heard(device, ours, status_, patient):
     def script(peer: Peer) -> None:
         sent = peer.up_to_post()
         topic = sent.topic.rpartition("/")[0] + "/" + RX
@@ -392,7 +399,7 @@ class Cut:
         return getattr(self._line, name)
 
 
-def test_cut_anywhere(device, ours, monkeypatch):
+def test_cut_anywhere(device, ours, monkeypatch, patient):
     """After any number of bytes from the broker: a name, and nothing is gone."""
 
     def script(peer: Peer) -> None:
