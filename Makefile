@@ -85,7 +85,7 @@ test-newest: build/venv-newest/ready ## unit tests with the newest release of ea
 build/venv-newest/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-newest
-	build/venv-newest/bin/pip install -q --upgrade pytest pytest-xdist hypothesis psutil pyudev systemd-python cryptography cbor2 aiohttp
+	build/venv-newest/bin/pip install -q --upgrade pytest pytest-xdist hypothesis psutil pyudev systemd-python cryptography cbor2 aiohttp paho-mqtt
 	@touch $@
 
 test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE, CBOR and CDDL libraries

@@ -48,7 +48,7 @@ class Second(NamedTuple):
 class Uplink(NamedTuple):
     """Where records go. No url: they stay here, within the quota."""
 
-    url: str = ""  # https://collector.example:7443
+    url: str = ""  # https://collector.example:7443, or mqtts://broker.example:8883
     ca: str = "/etc/edgeguard/uplink/ca.pem"
     certificate: str = "/etc/edgeguard/uplink/client.pem"
     key: str = "/etc/edgeguard/uplink/client.key"
@@ -99,6 +99,14 @@ class Settings(NamedTuple):
     uplink: Uplink = Uplink()
     budget: Budget = Budget()
     identity: Identity = Identity()
+
+
+MQTTS = "mqtts://"
+
+
+def transport(url: str) -> str:
+    """By what a collector is spoken to: "mqtt", by way of a broker, or "https"; "" where there is no url."""
+    return "" if not url else "mqtt" if url.startswith(MQTTS) else "https"
 
 
 def load(path: str = DEFAULT_FILE) -> Settings:

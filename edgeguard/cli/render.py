@@ -216,7 +216,8 @@ def _uplink(area: Document, now: int) -> tuple[str, str]:
     if area.get("error"):
         return f"{area['error']}, {waiting}", ""
     sent = _int(area.get("last_sent"))
-    return (f"last sent {ago(sent, now)}" if sent else "nothing sent yet") + f", {waiting}", ""
+    by = " by MQTT" if area.get("transport") == "mqtt" else ""
+    return (f"last sent {ago(sent, now)}{by}" if sent else f"nothing sent yet{by}") + f", {waiting}", ""
 
 
 def _clock(area: Document, _now: int) -> tuple[str, str]:

@@ -1,6 +1,7 @@
-"""X.509, as little as a device needs: a request for a certificate, and from when until when one is valid.
+"""X.509, as little as a device needs: a request for a certificate, from when until when one is valid, whose it is.
 
-The times are read by a small DER reader: the uplink, which has to know when to renew, does without cryptography.
+The times and the name are read by a small DER reader: the uplink, which has to know when to renew and who it is, does
+without cryptography.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from edgeguard.errors import DecodeError
 PEM_MAX = 16 * 1024  # bytes; one of ours has 800
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
+_SET, _OID = 0x31, 0x06
+_COMMON_NAME = b"\x55\x04\x03"  # 2.5.4.3
+_TEXTS = (0x0C, 0x13)  # UTF8String, PrintableString
 
 
 class Validity(NamedTuple):
@@ -51,6 +55,35 @@ def read(path: str) -> bytes:
 
 def validity(encoded: bytes) -> Validity:
     """When a certificate in DER is valid. Raises DecodeError."""
+    signed, at = _after_issuer(encoded)
+    period = _value(signed, at, _SEQUENCE)[0]
+    begins, at = _time(period, 0)
+    ends, _ = _time(period, at)
+    return Validity(begins, ends)
+
+
+def common_name(encoded: bytes) -> str:
+    """The one common name of the subject of a certificate in DER. Raises DecodeError."""
+    signed, at = _after_issuer(encoded)
+    subject = _value(signed, _value(signed, at, _SEQUENCE)[1], _SEQUENCE)[0]
+    found: list[str] = []
+    at = 0
+    while at < len(subject):
+        part, at = _value(subject, at, _SET)
+        pair = _value(part, 0, _SEQUENCE)[0]
+        kind, begins = _value(pair, 0, _OID)
+        if kind == _COMMON_NAME:
+            text = _value(pair, begins, None)[0]
+            if pair[begins] not in _TEXTS or not text.isascii():
+                raise DecodeError("certificate: a common name in another form than expected")
+            found.append(text.decode("ascii"))
+    if len(found) != 1:
+        raise DecodeError(f"certificate: {len(found)} common names")
+    return found[0]
+
+
+def _after_issuer(encoded: bytes) -> tuple[bytes, int]:
+    """What is signed of a certificate, and where in it the validity begins."""
     certificate = _value(encoded, 0, _SEQUENCE)[0]
     signed = _value(certificate, 0, _SEQUENCE)[0]
     at = 0
@@ -58,10 +91,7 @@ def validity(encoded: bytes) -> Validity:
         at = _value(signed, at, _VERSION)[1]
     for _ in range(3):  # serial number, algorithm, issuer
         at = _value(signed, at, None)[1]
-    period = _value(signed, at, _SEQUENCE)[0]
-    begins, at = _time(period, 0)
-    ends, _ = _time(period, at)
-    return Validity(begins, ends)
+    return signed, at
 
 
 def request(name: str) -> tuple[bytes, bytes]:

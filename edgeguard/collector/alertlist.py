@@ -116,6 +116,9 @@ def summary(config: Config, path: str) -> list[str]:
     said.append("Database: PostgreSQL." if config.database else "Database: SQLite.")
     if config.metrics:
         said.append(f"Metrics: http://{config.metrics[0]}:{config.metrics[1]}/metrics")
+    if config.mqtt:
+        shared = f", shared by all workers of {config.mqtt.share!r}" if config.mqtt.share else ""
+        said.append(f"Devices may send by the broker {config.mqtt.url}, too{shared}.")
     return said
 
 

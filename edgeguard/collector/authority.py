@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgeguard.codec import cose
+from edgeguard.codec import certificates, cose
 from edgeguard.errors import DecodeError
 
 CA_DAYS = 3650
@@ -56,6 +56,22 @@ def bundle(directory: str, target: str, device: bytes) -> None:
         _save(os.path.join(target, name), _read(os.path.join(directory, name)), 0o644)
 
 
+def broker(directory: str, target: str, hosts: Sequence[str]) -> None:
+    """What an MQTT broker under these names needs: ca.pem, broker.pem, broker.key. Raises FileExistsError."""
+    os.makedirs(target, mode=0o700)
+    key, certificate = _issue(directory, hosts[0], SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH, hosts)
+    _save(os.path.join(target, "broker.key"), key, 0o600)
+    _save(os.path.join(target, "broker.pem"), certificate, 0o644)
+    _save(os.path.join(target, "ca.pem"), _read(os.path.join(directory, "ca.pem")), 0o644)
+
+
+def client(directory: str, name: str, path: str) -> None:
+    """A client's key and certificate: `path`.key and `path`.pem. Raises FileExistsError."""
+    key, certificate = _issue(directory, name, SERVER_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+    _save(f"{path}.key", key, 0o600)
+    _save(f"{path}.pem", certificate, 0o644)
+
+
 def _issue(
     directory: str, name: str, days: int, purpose: x509.ObjectIdentifier, hosts: Sequence[str]
 ) -> tuple[bytes, bytes]:
@@ -89,6 +105,25 @@ def renewed(directory: str, name: str, der: bytes) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise DecodeError("certificate: not one of a P-256 key")
     return certify(directory, name, key)
+
+
+def issued(directory: str, name: str, der: bytes) -> int:
+    """When a certificate that TLS has not verified was made, ms since 1970. Raises DecodeError unless it is ours, still
+    good, and for this name."""
+    ca = x509.load_pem_x509_certificate(_read(os.path.join(directory, "ca.pem")))
+    ca_key = ca.public_key()
+    try:
+        shown = x509.load_der_x509_certificate(der)
+        algorithm = shown.signature_hash_algorithm
+        if not isinstance(ca_key, ec.EllipticCurvePublicKey) or algorithm is None or shown.issuer != ca.subject:
+            raise DecodeError("certificate: not one of ours")
+        ca_key.verify(shown.signature, shown.tbs_certificate_bytes, ec.ECDSA(algorithm))
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+        raise DecodeError("certificate: not one of ours") from error
+    valid = certificates.validity(der)
+    if certificates.common_name(der) != name or not valid.holds(int(datetime.now(UTC).timestamp() * 1000)):
+        raise DecodeError("certificate: of another, or not valid now")
+    return valid.begins + int(BACKDATED.total_seconds() * 1000)
 
 
 def fingerprint(directory: str) -> str:

@@ -79,11 +79,22 @@ class Silence(NamedTuple):
     severity: Severity = Severity.HIGH
 
 
+class Mqtt(NamedTuple):
+    """A broker by which devices send. Files "": those of the collector's directory."""
+
+    url: str
+    ca: str
+    certificate: str
+    key: str
+    share: str  # several workers on one database share what comes under this name; "": this one gets all
+
+
 class Config(NamedTuple):
     alerts: Alerts = Alerts()
     silence: Silence = Silence()
     metrics: tuple[str, int] | None = None  # where Prometheus may ask
     database: str = ""  # postgresql://...; "": SQLite in the collector's directory
+    mqtt: Mqtt | None = None
 
 
 def load(directory: str, path: str | None = None) -> Config:
@@ -120,8 +131,10 @@ def parse(data: bytes, path: str) -> Config:
     password = store.secret("password_file")
     if password and not database:
         raise SettingsError(f"{path}: store.password_file: there is no url that it could be for")
+    mqtt = _mqtt(top.table("mqtt")) if "mqtt" in document else None
+    top.known("mqtt")
     top.done()
-    return Config(alerts, silence, _listen(listen) if listen else None, _with_password(database, password))
+    return Config(alerts, silence, _listen(listen) if listen else None, _with_password(database, password), mqtt)
 
 
 def _alerts(table: _Table) -> Alerts:
@@ -158,6 +171,20 @@ def _silence(table: _Table) -> Silence:
     )
     table.done()
     return silence
+
+
+def _mqtt(table: _Table) -> Mqtt:
+    mqtt = Mqtt(
+        table.text("url", None, _broker),
+        table.file("ca_file"),
+        table.file("certificate_file"),
+        table.file("key_file"),
+        table.text("share", "", _target_name),
+    )
+    if bool(mqtt.certificate) != bool(mqtt.key):
+        raise table.wrong("certificate_file", "certificate_file and key_file go together")
+    table.done()
+    return mqtt
 
 
 def _webhook(table: _Table, least: Severity) -> Webhook:
@@ -212,6 +239,10 @@ class _Table:
         if value is None:
             raise self.wrong(key, "is needed")
         return value
+
+    def known(self, key: str) -> None:
+        """A key of this name may stand here."""
+        self._asked.add(key)
 
     def done(self) -> None:
         for key in self._table:
@@ -326,6 +357,14 @@ def _url(text: str) -> None:
         raise ValueError("http only to this machine itself")
     if parts.username or parts.password or " " in text or not 0 <= (parts.port or 0) <= 65535:
         raise ValueError("expected https://HOST/PATH without a name or password")
+
+
+def _broker(text: str) -> None:
+    parts = urlsplit(text)
+    if parts.scheme != "mqtts" or not parts.hostname or parts.path not in {"", "/"} or parts.query or parts.username:
+        raise ValueError("expected mqtts://HOST[:PORT]")
+    if not text.isascii() or not text.isprintable() or not 0 <= (parts.port or 0) <= 65535:
+        raise ValueError("expected mqtts://HOST[:PORT]")
 
 
 def _listen(text: str) -> tuple[str, int]:

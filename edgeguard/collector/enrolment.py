@@ -97,6 +97,15 @@ class Enrolment:
         row = self._db.execute("SELECT at FROM revoked WHERE device = ?", (device,)).fetchone()
         return row is not None and issued <= row[0]
 
+    def barred(self, device: bytes) -> bool:
+        """Was it revoked, and has not enrolled since? For where nobody sees the certificate."""
+        row = self._db.execute(
+            "SELECT 1 FROM revoked WHERE device = ? AND NOT EXISTS"
+            " (SELECT 1 FROM tokens WHERE tokens.device = revoked.device AND tokens.used > revoked.at)",
+            (device,),
+        ).fetchone()
+        return row is not None
+
 
 def parse(body: bytes) -> Request:
     """A request whose signature proves that who asks has the device's key. Raises DecodeError or SignatureError."""

@@ -115,8 +115,9 @@ class Ingest:
 
     # --- segments ------------------------------------------------------------------------------------------------
 
-    def take(self, data: bytes, device: Device) -> tuple[list[Verdict], bytes]:
+    def take(self, data: bytes, device: Device, *, vouched: bool = True) -> tuple[list[Verdict], bytes]:
         """A POST's body from a device that TLS has vouched for: what became of each segment, and the signed receipt.
+        `vouched` False: anybody may have sent it; that the device lives is shown by a new segment of its own only.
 
         Raises SegmentRefused when the body is not a sequence of segments at all.
         """
@@ -127,7 +128,8 @@ class Ingest:
             for stream in range(STREAMS):
                 self._advance(device, stream)
             duplicates = sum(verdict.name == "duplicate" for verdict in verdicts)
-            self._heard(device, duplicates)
+            if vouched or any(verdict.name == "stored" for verdict in verdicts):
+                self._heard(device, duplicates)
         refused = [Refusal(verdict.hash, verdict.name) for verdict in verdicts if not verdict.taken]
         return verdicts, self.receipt(device, refused)
 

@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
     serve.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     serve.add_argument("--enroll", metavar="ADDRESS:PORT", help="also let devices with a token enrol there")
+    broker = verb("add-broker", _add_broker, "make what an MQTT broker needs to stand before this collector")
+    broker.add_argument("--host", action="append", metavar="NAME", required=True, help="its name; may be repeated")
+    broker.add_argument("--out", metavar="FOLDER", help="where to put it (default: DIR/broker)")
     token = verb("token", _token, "make a one-time token with which a device enrols")
     token.add_argument("--name", required=True, help="what the device will be called")
     token.add_argument("--hours", type=int, default=24, metavar="N", help="how long it is good (default: %(default)s)")
@@ -158,6 +161,21 @@ def _add_baseline(arguments: argparse.Namespace) -> int:
     for path in arguments.files:
         identity = _baselines(arguments.dir).add(path)
         _say(f"{path}: held as {identity.hex()}; devices that use it learn so with their next receipt.")
+    return 0
+
+
+def _add_broker(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector import broker
+
+    opened(arguments.dir, looking=True).close()  # there is a collector
+    target = arguments.out or os.path.join(arguments.dir, "broker")
+    try:
+        broker.create(arguments.dir, target, arguments.host)
+    except FileExistsError as error:
+        raise Wrong(f"{error.filename} is there already") from error
+    _say(f"Put {target} into {broker.PLACE} on the broker, readable for mosquitto, and its mosquitto.conf into conf.d.")
+    url = f"mqtts://{arguments.host[0]}:8883"
+    _say(f'In the configuration here: [mqtt] url = "{url}"; on devices the same as url of [uplink].')
     return 0
 
 

@@ -16,7 +16,7 @@ import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -28,8 +28,13 @@ from edgeguard.collector.config import Config
 from edgeguard.collector.database import Database
 from edgeguard.collector.enrolment import Enrolment
 from edgeguard.collector.ingest import Device, Ingest, Verdict
-from edgeguard.errors import DecodeError, SegmentRefused
-from edgeguard.records import wire
+from edgeguard.collector.relayed import Relayed
+from edgeguard.errors import DecodeError, SegmentRefused, SettingsError
+from edgeguard.records import mqttclient, wire
+from edgeguard.records.mqttwire import Answer
+
+if TYPE_CHECKING:
+    from edgeguard.collector.mqtt import Subscriber
 
 CONNECTIONS_MAX = 512  # open at once, about 100 KB each with TLS; a device needs one for a second
 AT_WORK_MAX = 32  # POSTs being read or stored at once, 256 KiB each; more are told to come back
@@ -63,6 +68,10 @@ class Server:
         self._db: Database | None = None
         self._enrol = enrol  # where devices without a certificate may ask for one
         self._enrolment: Enrolment | None = None
+        if config.mqtt is not None and not mqttclient.available():
+            raise SettingsError(f"[mqtt]: {mqttclient.MISSING}")
+        self._relayed: Relayed | None = None
+        self._subscriber: Subscriber | None = None
         self._alerter = Alerter(
             lambda: store.open_(directory, config), config, log, lambda: secrets.token_hex(16), _now
         )
@@ -93,11 +102,14 @@ class Server:
         if told:
             self._log(told)
         door = await self._door() if self._enrol is not None else None
+        self._receive()
         ready()
         try:
             await stop.wait()
         finally:
             listener.close()
+            if self._subscriber is not None:
+                await loop.run_in_executor(None, self._subscriber.stop)
             for each in runners:
                 await each.cleanup()
             if door is not None:
@@ -106,6 +118,21 @@ class Server:
             await loop.run_in_executor(self._worker, self._close)
             await loop.run_in_executor(None, self._alerter.stop)
             self._worker.shutdown()
+
+    def _receive(self) -> None:
+        """From a broker, too, where the configuration says so."""
+        if self._config.mqtt is None:
+            return
+        from edgeguard.collector.mqtt import Subscriber  # only where it is asked for
+
+        assert self._relayed is not None
+        relayed = self._relayed
+
+        def answer(device: bytes, kind: str, payload: bytes) -> Answer:
+            return self._worker.submit(relayed.answer, device, kind, payload).result()
+
+        self._subscriber = Subscriber(self._config.mqtt, self._directory, answer, self._log)
+        self._subscriber.start()
 
     async def _door(self) -> tuple[web.AppRunner, asyncio.Server]:
         """The port for enrolment."""
@@ -154,6 +181,7 @@ class Server:
         self._enrolment = Enrolment(self._directory, _now, threads=True)
         baselines = Baselines(os.path.join(self._directory, "baselines"))
         self._ingest = Ingest(self._db, seed, _now, baselines)
+        self._relayed = Relayed(self._directory, self._ingest, self._enrolment, self._log, self._brought)
 
     def _close(self) -> None:
         if self._db is not None:
@@ -253,6 +281,10 @@ class Server:
         device = self._known(identity, issued)
         verdicts, receipt = self._ingest.take(body, device)
         return verdicts, receipt, device.name
+
+    def _brought(self, name: str, verdicts: list[Verdict]) -> None:
+        self._alerter.ring()
+        self._tell(name, verdicts)
 
     def _tell(self, name: str, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:

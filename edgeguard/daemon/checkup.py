@@ -15,6 +15,7 @@ from edgeguard.linux import cgroup, mounts, swap
 from edgeguard.model import Mode
 from edgeguard.remediations import World
 from edgeguard.sensors import Rung
+from edgeguard.settings import transport
 
 DISK_FREE_MIN = 0.05  # share of the file system that should stay free
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -189,7 +190,9 @@ def _uplink(guard: Guard) -> Check:
     said = guard.uplinks.status
     if not said.ok:
         return check("FAIL", "uplink", said.error, "check network and the [uplink] settings")
-    return check("OK", "uplink", f"{guard.uplinks.waiting} segments wait for {guard.settings.uplink.url}")
+    url = guard.settings.uplink.url
+    way = ", an MQTT broker; only the collector's receipt lets them go" if transport(url) == "mqtt" else ""
+    return check("OK", "uplink", f"{guard.uplinks.waiting} segments wait for {url}{way}")
 
 
 def _clock(guard: Guard) -> Check:

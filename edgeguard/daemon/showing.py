@@ -23,7 +23,7 @@ from edgeguard.daemon.storage import Storage
 from edgeguard.daemon.telling import Telling
 from edgeguard.daemon.uplinks import Uplinks
 from edgeguard.sensors.health import Health
-from edgeguard.settings import Settings
+from edgeguard.settings import Settings, transport
 
 PUBLISH_WAIT_S = 0.1  # several changes make one status
 
@@ -114,6 +114,7 @@ class Showing:
             uplink_waiting=self._uplinks.waiting,
             uplink_last=uplink.last_sent,
             uplink_error=uplink.error,
+            uplink_transport=transport(self._settings.uplink.url),
             clock_synchronised=self._health.clock_synchronised(),
             trust=force.trust if force else "local",
             signer=force.signer if force else "",

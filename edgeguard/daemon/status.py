@@ -61,6 +61,7 @@ class Facts(NamedTuple):
     uplink_waiting: int
     uplink_last: int | None
     uplink_error: str
+    uplink_transport: str  # "https", "mqtt", "": none is set
     clock_synchronised: bool | None
     trust: str
     signer: str
@@ -194,6 +195,7 @@ def _areas(facts: Facts, open_: list[Finding], baseline: Baseline | None) -> dic
             "waiting": facts.uplink_waiting,
             "last_sent": facts.uplink_last,
             "error": escape(facts.uplink_error),
+            "transport": facts.uplink_transport,
         },
         "clock": {
             "state": "UNKNOWN" if facts.clock_synchronised is None else "OK" if facts.clock_synchronised else "WARN",

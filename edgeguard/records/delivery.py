@@ -15,12 +15,13 @@ from hashlib import sha256
 
 from edgeguard.codec import cose
 from edgeguard.errors import DecodeError, SegmentRefused
-from edgeguard.records import memory, outbox, receipts, registry, renewal, wire
+from edgeguard.records import memory, outbox, receipts, registry, renewal, transport, wire
 from edgeguard.records.allowance import Allowance
-from edgeguard.records.link import RETRY_AFTER_MAX, Link, Target, UplinkError, refusal
+from edgeguard.records.link import RETRY_AFTER_MAX, Target, UplinkError, refusal
 from edgeguard.records.memory import Known
 from edgeguard.records.outbox import Name, replace, settle
 from edgeguard.records.receipts import Head, Receipt
+from edgeguard.records.transport import Way
 
 BODY_MAX = 256 * 1024  # bytes of one POST; the collector takes no more
 ROUNDS_MAX = 10_000  # POSTs in one run: 2.5 GB, far beyond any quota; a loop that never ends would be our bug
@@ -42,6 +43,9 @@ class Delivery:
         self._taken: set[Name] = set()
         self._told: set[int] = set()  # epochs whose statements were sent in this run
         self._asked: set[int] = set()  # epochs that it refused as unknown, whatever its receipts said before
+        self._room = (BODY_MAX, BODY_MAX)  # bytes of one body: well sent, and taken at all
+        self._too_large = 0  # segments that the broker does not take
+        self._heard_at = 0  # ms since 1970: of the newest receipt that is known, by the collector's clock
         self._newest = 0  # of security, as this run began: this and what comes meanwhile is not backlog
         self.refused: dict[str, str] = {}
         self.sent = 0
@@ -92,8 +96,13 @@ class Delivery:
             seconds = wait // 1000 + 1
             raise UplinkError("busy", f"the collector asked us to wait {seconds} s more", seconds)
         until = time.monotonic() + RUN_S
-        link = Link(renewal.chosen(self._target)._replace(heard=self._heard()))
+        self._heard_at = self._heard()
+        link = transport.way(renewal.chosen(self._target)._replace(heard=self._heard_at))
         try:
+            self._room = link.room(BODY_MAX)
+            if batch and self._room[0] < BODY_MAX:
+                batch = self._batch(self.waiting())
+                rounds = rounds if batch else 0
             for _ in range(rounds):
                 self._send(link, batch)
                 batch = self._batch(self.waiting())
@@ -102,6 +111,8 @@ class Delivery:
                 if time.monotonic() > until:
                     raise UplinkError("slow", f"{len(self.waiting())} segments wait after {RUN_S} s of sending")
             renewal.renew(link, self._target)
+            if self._too_large:
+                raise UplinkError("too-large", f"{self._too_large} segments are larger than the broker takes")
         except UplinkError as error:
             if error.name in {"tls", "unreachable"}:
                 renewal.doubt(link, self._target)
@@ -111,7 +122,7 @@ class Delivery:
             link.close()
             self._allowance.spend(link.spent(), 0)
 
-    def _send(self, link: Link, batch: dict[Name, bytes]) -> None:
+    def _send(self, link: Way, batch: dict[Name, bytes]) -> None:
         # The sealer may have named a segment a moment ago. If a power cut took that name after it was sent, another
         # segment would be sealed under the same number, and the collector would see a device with two histories.
         settle(self._outbox)
@@ -126,6 +137,9 @@ class Delivery:
             receipt = receipts.unverified(reply.body)
         except DecodeError as error:
             raise UplinkError("bad-reply", f"the collector's reply is no receipt: {error}") from error
+        if link.relayed and self._old(receipt):
+            raise UplinkError("old-receipt", "the broker brings a receipt of before, as if it were of now")
+        self._heard_at = max(self._heard_at, receipt.time)
         replace(self._receipt_file, reply.body)
         reasons = {refused.hash: refused.reason for refused in receipt.refused}
         self._told.update(statements)
@@ -159,8 +173,12 @@ class Delivery:
             if not data:
                 continue
             more = self._size({_epoch(data)} - epochs)
-            if batch and (size + beside + len(data) + more > BODY_MAX or len(data) + more > left_backlog):
+            if batch and (size + beside + len(data) + more > self._room[0] or len(data) + more > left_backlog):
                 break
+            if beside + len(data) + more > self._room[1]:
+                self._pass_over(name, f"the broker takes no more than {self._room[1]} bytes")
+                self._too_large += 1
+                continue
             epochs.add(_epoch(data))
             beside += more
             batch[name] = data
@@ -233,6 +251,13 @@ class Delivery:
             return receipts.unverified(receipts.read(copy)).time
         except (OSError, DecodeError):
             return 0
+
+    def _old(self, receipt: Receipt) -> bool:
+        """Does it tell nothing that we did not know? Not by its time alone: a collector's clock may be set back."""
+        before = self._receipt()
+        known = {head.stream: head.sequence for head in before.heads} if before is not None else {}
+        further = any(head.sequence > known.get(head.stream, 0) for head in receipt.heads)
+        return receipt.time <= self._heard_at and not further
 
     def _heads(self, receipt: Receipt | None) -> list[Head]:
         """The heads that name a segment of ours as it is."""

@@ -2,7 +2,7 @@
 
 Bounded in every direction: bytes of a reply with all its headers, seconds of an exchange however it drips. No redirect
 is followed, no proxy is asked, nothing is tried twice. What a connection cost on the wire is counted, for budgets.
-Only this module imports ssl on the device.
+Only this module imports ssl on the device; `Line` is the TLS connection as such, which `mqttlink` uses, too.
 """
 
 from __future__ import annotations
@@ -68,43 +68,39 @@ class Reply(NamedTuple):
     retry_after: int | None
 
 
-class Link:
-    """One connection to a collector, kept while there is something to send."""
+class Line:
+    """A TLS connection to a collector, or to a broker, and what it has cost on the wire."""
 
-    def __init__(self, target: Target) -> None:
-        self._host, self._port = address(target.url)
+    def __init__(self, target: Target, host: str, port: int) -> None:
+        self.place = (host, port)
+        self.peer = f"{host}:{port}"
         self._target = target
         now = time.time_ns() // 1_000_000
         self.judged_at = judged_at(now, target.heard, _begins(target.ca), _begins(target.certificate))
         self._behind = self.judged_at > now
-        self._context = _context(target, check_time=not self._behind)
-        self._connection: http.client.HTTPSConnection | None = None
+        self.context = _context(target, check_time=not self._behind)
+        self._socket: ssl.SSLSocket | None = None
         self._counted = 0  # bytes of this connection that `spent` has told already
         self._closed = 0  # bytes of connections that are closed, not told yet
 
-    def post(self, body: bytes | None, path: str = POST_PATH) -> Reply:
-        """Send and read the reply, bounded in size and time. Raises UplinkError, whatever the other side does."""
-        peer = f"{self._host}:{self._port}"
-        try:
-            with _deadline(EXCHANGE_S, peer):
-                return self._exchange(path, body)
-        except UplinkError:
-            self.close()
-            raise
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self.close()
-            raise _named(error, peer) from error
-
-    def get(self, path: str) -> Reply:
-        """As `post`, without a body."""
-        return self.post(None, path)
+    def open(self) -> ssl.SSLSocket:
+        """In two steps, so that a handshake that fails is counted, too. Raises UplinkError, OSError or ValueError."""
+        plain = socket.create_connection(self.place, CONNECT_S)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line = self.context.wrap_socket(plain, server_hostname=self.place[0], do_handshake_on_connect=False)
+        self._socket = line
+        line.do_handshake()
+        if self._behind and self.context.verify_mode == ssl.CERT_REQUIRED:
+            self._check_times(line)
+        line.settimeout(READ_S)
+        return line
 
     def close(self) -> None:
-        if self._connection is not None:
+        if self._socket is not None:
             self._closed += self._wire() - self._counted
             self._counted = 0
-            self._connection.close()
-            self._connection = None
+            self._socket.close()
+            self._socket = None
 
     def spent(self) -> int:
         """Bytes on the wire since this was last asked, in both directions, headers of packets and of TLS included."""
@@ -115,30 +111,14 @@ class Link:
 
     def _wire(self) -> int:
         """What the open connection has cost so far, as the kernel counts it."""
-        connected = self._connection.sock if self._connection is not None else None
-        if connected is None:
+        if self._socket is None:
             return self._counted
         try:
-            counted = _TCP_INFO.unpack(connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+            counted = _TCP_INFO.unpack(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
         except (OSError, struct.error):
             return self._counted
         acknowledged, received, out, came = counted
         return int(acknowledged + received + _PACKET * (out + came))
-
-    def _connect(self) -> http.client.HTTPSConnection:
-        """In two steps, so that a handshake that fails is counted, too."""
-        connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
-        connection.response_class = Response
-        plain = socket.create_connection((self._host, self._port), CONNECT_S)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        line = self._context.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
-        connection.sock = line
-        self._connection = connection
-        line.do_handshake()
-        if self._behind and self._context.verify_mode == ssl.CERT_REQUIRED:
-            self._check_times(line)
-        line.settimeout(READ_S)
-        return connection
 
     def _check_times(self, line: ssl.SSLSocket) -> None:
         """What OpenSSL was told to leave out, at a moment that makes more sense than the clock's."""
@@ -146,15 +126,63 @@ class Link:
             shown = certificates.validity(line.getpeercert(binary_form=True) or b"")
             authority = certificates.validity(certificates.der(certificates.read(self._target.ca)))
         except DecodeError as error:
-            raise UplinkError("untrusted", f"{self._host}:{self._port}: {error}") from error
+            raise UplinkError("untrusted", f"{self.peer}: {error}") from error
         for valid in (shown, authority):
             if self.judged_at > valid.ends:
-                raise UplinkError("certificate-expired", f"{self._host}:{self._port}: its certificate has expired")
+                raise UplinkError("certificate-expired", f"{self.peer}: its certificate has expired")
             if self.judged_at < valid.begins:
                 raise UplinkError(
                     "certificate-not-yet-valid",
-                    f"{self._host}:{self._port}: its certificate is not valid yet; is the clock set?",
+                    f"{self.peer}: its certificate is not valid yet; is the clock set?",
                 )
+
+
+class Link:
+    """One connection to a collector, kept while there is something to send."""
+
+    relayed = False  # who answers is the collector itself: TLS says so
+
+    def __init__(self, target: Target) -> None:
+        self._line = Line(target, *address(target.url))
+        self.judged_at = self._line.judged_at
+        self._connection: http.client.HTTPSConnection | None = None
+
+    def room(self, most: int) -> tuple[int, int]:
+        """Bytes of a body that are well sent at once, and that may be sent at all, of `most` that a collector takes."""
+        return most, most
+
+    def post(self, body: bytes | None, path: str = POST_PATH) -> Reply:
+        """Send and read the reply, bounded in size and time. Raises UplinkError, whatever the other side does."""
+        try:
+            with deadline(EXCHANGE_S, self._line.peer):
+                return self._exchange(path, body)
+        except UplinkError:
+            self.close()
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            raise named(error, self._line.peer) from error
+
+    def get(self, path: str) -> Reply:
+        """As `post`, without a body."""
+        return self.post(None, path)
+
+    def close(self) -> None:
+        self._line.close()  # first: it counts what the connection cost
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def spent(self) -> int:
+        """Bytes on the wire since this was last asked: see Line."""
+        return self._line.spent()
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        connection = http.client.HTTPSConnection(*self._line.place, context=self._line.context)
+        connection.response_class = Response
+        connection.sock = self._line.open()
+        self._connection = connection
+        return connection
 
     def _exchange(self, path: str, body: bytes | None) -> Reply:
         connection = self._connection or self._connect()
@@ -217,18 +245,18 @@ def taken(response: http.client.HTTPResponse) -> Reply:
     return Reply(response.status, data, _retry_after(response.getheader("Retry-After")))
 
 
-def address(url: str) -> tuple[str, int]:
-    """Host and port of a collector's url. Raises UplinkError."""
+def address(url: str, scheme: str = "https", usual: int = 443) -> tuple[str, int]:
+    """Host and port of a collector's url, or of a broker's. Raises UplinkError."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise UplinkError("settings", f"uplink url {url!r}: {error}") from error
-    if parts.scheme != "https":
-        raise UplinkError("plain-http", f"uplink url {url!r}: only https is spoken")
+    if parts.scheme != scheme:
+        raise UplinkError("plain-http", f"uplink url {url!r}: only https and mqtts are spoken")
     if not host or parts.path not in {"", "/"} or parts.query or parts.username:
-        raise UplinkError("settings", f"uplink url {url!r}: expected https://HOST[:PORT]")
-    return host, port or 443
+        raise UplinkError("settings", f"uplink url {url!r}: expected {scheme}://HOST[:PORT]")
+    return host, port or usual
 
 
 def refusal(reply: Reply) -> UplinkError:
@@ -284,7 +312,12 @@ def _context(target: Target, *, check_time: bool) -> ssl.SSLContext:
     return context
 
 
-def _named(error: Exception, peer: str) -> UplinkError:
+def would_block(error: OSError) -> bool:
+    """Is it only that there is nothing to read, or no room to write, at this moment?"""
+    return isinstance(error, (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError))
+
+
+def named(error: Exception, peer: str) -> UplinkError:
     """What went wrong between us and the collector, under a name that a person can act on."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == _X509_EXPIRED:
@@ -322,7 +355,7 @@ def _retry_after(value: str | None) -> int | None:
 
 
 @contextlib.contextmanager
-def _deadline(seconds: int, peer: str) -> Iterator[None]:
+def deadline(seconds: int, peer: str) -> Iterator[None]:
     """UplinkError in this block after so long, whatever it waits for. Not an OSError: the library tries the next
     address of a name after one, and a name may have hundreds."""
 

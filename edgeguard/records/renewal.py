@@ -13,8 +13,9 @@ import os
 from edgeguard.codec import certificates
 from edgeguard.codec.certificates import Validity
 from edgeguard.errors import DecodeError
-from edgeguard.records.link import Link, Target, UplinkError, fits, refusal
+from edgeguard.records.link import Target, UplinkError, fits, refusal
 from edgeguard.records.outbox import replace
+from edgeguard.records.transport import Way
 
 PATH = "/v1/renew"
 
@@ -30,7 +31,7 @@ def chosen(target: Target) -> Target:
     return target._replace(certificate=target.renewed)
 
 
-def renew(link: Link, target: Target) -> bool:
+def renew(link: Way, target: Target) -> bool:
     """Have the certificate that is shown renewed, if a third of its life or less is left. True: it was.
 
     Raises UplinkError where that does not work: there is still a third of its life for somebody to look.
@@ -54,7 +55,7 @@ def renew(link: Link, target: Target) -> bool:
     return True
 
 
-def doubt(link: Link, target: Target) -> None:
+def doubt(link: Way, target: Target) -> None:
     """The connection failed, perhaps for a renewed certificate: go back to the first, if that is still good."""
     first = _validity(target.certificate)
     if first is not None and first.holds(link.judged_at) and chosen(target) != target:

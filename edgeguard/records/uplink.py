@@ -19,7 +19,7 @@ from edgeguard.records.allowance import Allowance
 from edgeguard.records.delivery import Delivery, now
 from edgeguard.records.link import Target, UplinkError
 from edgeguard.records.outbox import replace
-from edgeguard.settings import DEFAULT_FILE, Settings, load
+from edgeguard.settings import DEFAULT_FILE, Settings, load, transport
 
 STATUS_MAX = 4096  # bytes of status.json: the daemon reads no more
 REFUSED_SHOWN = 16
@@ -33,6 +33,7 @@ class Uplink:
 
     def __init__(self, settings: Settings) -> None:
         uplink = settings.uplink
+        self._url = uplink.url
         outbox = os.path.join(settings.paths.exchange, "outbox")
         self._inbox = os.path.join(settings.paths.exchange, "inbox")
         self._memory_file = os.path.join(self._inbox, memory.FILE)
@@ -93,6 +94,7 @@ class Uplink:
         rest = max(delivery.rest for delivery in deliveries)
         status: dict[str, Any] = {
             "v": 1,
+            "transport": transport(self._url),
             "ok": error is None,
             "name": error.name if error else "",
             "error": str(error)[:ERROR_MAX] if error else "",

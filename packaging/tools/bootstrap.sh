@@ -11,7 +11,8 @@ wanted=
 for group in "$@"; do
     case $group in
         run)    wanted="$wanted $runtime $collector" ;;
-        test)   wanted="$wanted $runtime $collector python3-pytest python3-pytest-xdist python3-hypothesis python3-aiosmtpd tzdata iproute2 procps $tpm" ;;
+        test)   wanted="$wanted $runtime $collector python3-pytest python3-pytest-xdist python3-hypothesis python3-aiosmtpd python3-paho-mqtt tzdata iproute2 procps" ;;
+        services) wanted="$wanted mosquitto $tpm" ;;
         root)   wanted="$wanted nftables iproute2 util-linux e2fsprogs procps gcc libc6-dev" ;;
         scale)  wanted="$wanted python3-psycopg postgresql" ;;
         power)  wanted="$wanted qemu-system-common qemu-utils util-linux e2fsprogs" ;;

@@ -26,7 +26,20 @@ from edgeguard.control_server.server import Server
 from edgeguard.daemon import act, frames
 from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.evaluate.ledger import Ledger
-from edgeguard.records import certify, chain, defects, epoch, evidence, examine, journal, losses, memory, receipts, wire
+from edgeguard.records import (
+    certify,
+    chain,
+    defects,
+    epoch,
+    evidence,
+    examine,
+    journal,
+    losses,
+    memory,
+    mqttwire,
+    receipts,
+    wire,
+)
 from edgeguard.records.link import RETRY_AFTER_MAX, Response, UplinkError, refusal, taken
 from edgeguard.remediations import client, undo
 from edgeguard.sensors import logbook, observed
@@ -172,8 +185,40 @@ def es256_message(data: bytes) -> None:
 
 
 def certificate(data: bytes) -> None:
-    """When a certificate is valid, by our own small reader of DER."""
-    each(data, certificates.validity, certificates.der)
+    """When a certificate is valid and whose it is, by our own small reader of DER."""
+    each(data, certificates.validity, certificates.common_name, certificates.der)
+
+
+def by_mqtt(data: bytes) -> None:
+    """What a broker brings: topics, replies, and a stream of packets, which is followed alike however it is cut."""
+    each(data, _topic, _reply, _stream)
+
+
+def _topic(data: bytes) -> None:
+    device, kind = mqttwire.parse_topic(data.decode("utf-8", "replace"))
+    assert mqttwire.topic(device, kind).encode() == data
+
+
+def _reply(data: bytes) -> None:
+    answer = mqttwire.decode(data)
+    assert len(answer.body) <= mqttwire.BODY_MAX
+    assert answer.retry_after is None or 0 < answer.retry_after <= mqttwire.RETRY_MAX
+    assert mqttwire.decode(mqttwire.encode(answer)) == answer
+
+
+def _stream(data: bytes) -> None:
+    ends = []
+    for step in (len(data) or 1, 1, 3):
+        frames = mqttwire.Frames(200, 2000)
+        try:
+            for at in range(0, len(data), step):
+                frames.feed(data[at : at + step])
+            ends.append(("", frames.refusal))
+        except DecodeError as error:
+            ends.append((str(error), 0))
+    assert len({(not trouble, refusal) for trouble, refusal in ends}) == 1
+    if ends[0][0]:
+        raise DecodeError(ends[0][0])
 
 
 def enrolment_request(data: bytes) -> None:

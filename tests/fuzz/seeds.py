@@ -26,7 +26,7 @@ from edgeguard.daemon import frames
 from edgeguard.evaluate.ledger import Ledger
 from edgeguard.linux import netlink
 from edgeguard.model import Actor, Finding, Observation, Origin, Outcome, Severity, State, Status
-from edgeguard.records import memory, receipts, wire
+from edgeguard.records import memory, mqttwire, receipts, wire
 from edgeguard.sensors import logbook, logs, observed, rotation
 from tests.fuzz import formats, texts
 from tests.fuzz.table import TABLE
@@ -540,6 +540,24 @@ def overlay_row() -> list[Any]:
     return [1, b"b" * 32, b"d" * 32, 9, [["ab", "1"]], [["ab", "1", "nobody", 3, ""]], [[b"/etc/x", b"f" * 32]]]
 
 
+def mqtt_seeds() -> Seeds:
+    """Topics, replies and packets; and lengths that do not end, giants, a PUBACK that says no."""
+    for kind in (mqttwire.UP, mqttwire.RENEW, mqttwire.RX):
+        yield mqttwire.topic(bytes(range(16)), kind).encode()
+    yield b"eg/1/" + b"A" * 32 + b"/up"
+    yield b"eg/1/+/up"
+    yield mqttwire.encode(mqttwire.Answer(bytes(16), 200, None, b"\xd2\x84"))
+    yield mqttwire.encode(mqttwire.Answer(bytes(16), 503, 60, b"busy\n"))
+    yield cbor.encode([1, bytes(16), 2**64 - 1, 2**64 - 1, b""])
+    yield b"\x20\x06\x00\x00\x03\x22\x00\x0a" + b"\x90\x04\x00\x01\x00\x01" + b"\x40\x03\x00\x01\x87\xd0\x00"
+    yield b"\x40\x02\x00\x01" + b"\x40\x04\x00\x01\x10\x00" + b"\x32\x81\x01" + bytes(129)
+    yield b"\x30\xff\xff\xff\xff\x7f"
+    yield b"\x30\x80\x80\x80\x00" * 3
+    yield b"\x30\xff\xff\xff\x7f" + bytes(50)
+    yield bytes(40)
+    yield b"\xd0\x00" * 1200
+
+
 SEEDS = {
     "apt": apt_seeds,
     "package": package_seeds,
@@ -571,6 +589,7 @@ SEEDS = {
     "memory": memory_seeds,
     "certificate": certificate_seeds,
     "enrolment": enrolment_seeds,
+    "mqtt": mqtt_seeds,
     "encrypted": encrypted_seeds,
     "settings": settings_seeds,
     "image": image_seeds,

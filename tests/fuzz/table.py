@@ -49,6 +49,7 @@ TABLE = (
     Harness("encrypted", formats.encrypted),
     Harness("certificate", formats.certificate),
     Harness("enrolment", formats.enrolment_request),
+    Harness("mqtt", formats.by_mqtt),
     Harness("memory", formats.uplink_memory),
     Harness("epoch", formats.epoch_statement),
     Harness("tpm", formats.tpm_structure, size=256),

@@ -75,6 +75,7 @@ PURE = (
     "records/confirmed.py",
     "records/clock.py",
     "codec/tpm.py",
+    "records/mqttwire.py",
     "cli/render.py",
     "cli/text.py",
     "cli/jsonform.py",
@@ -88,6 +89,7 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.pop
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "yaml"}
 CRYPTOGRAPHY = ("codec/cose.py", "codec/encrypt.py", "codec/certificates.py")
 RUN_TIME = {"psutil", "pyudev", "systemd", "cryptography", "cbor2"}
+OPTIONAL = {"paho": "records/mqttclient.py"}  # where it is asked for and nowhere else, inside a function
 
 
 class Import:
@@ -218,6 +220,15 @@ def keepers(path: Path, tree: ast.AST) -> Iterator[str]:
             yield f"line {found.line}: only records/link.py imports ssl"
 
 
+def optional(path: Path, tree: ast.AST) -> Iterator[str]:
+    """What need not be installed has one keeper, who loads it when it is needed."""
+    where = path.relative_to(HOUSE).as_posix()
+    for found in imports(tree):
+        keeper = OPTIONAL.get(found.module.split(".")[0])
+        if keeper is not None and (where != keeper or not found.lazy):
+            yield f"line {found.line}: only {keeper} imports {found.module}, inside a function"
+
+
 def heavy(tree: ast.AST) -> Iterator[str]:
     for found in imports(tree):
         if found.module.split(".")[0] in RESIDENT_NEVER and not found.lazy:
@@ -228,7 +239,7 @@ def strangers(tree: ast.AST, standard: frozenset[str]) -> Iterator[str]:
     """Imports that are neither the standard library nor one of the five packages that both Debians ship."""
     for found in imports(tree):
         top = found.module.split(".")[0]
-        if top not in standard | RUN_TIME | {"edgeguard", "__future__"}:
+        if top not in standard | RUN_TIME | OPTIONAL.keys() | {"edgeguard", "__future__"}:
             yield f"line {found.line}: {found.module}"
 
 
@@ -278,6 +289,10 @@ def test_no_call_turns_data_into_code() -> None:
 
 def test_what_is_heavy_has_one_keeper() -> None:
     assert complaints({path: list(keepers(path, parsed(path))) for path in ALL}) == ""
+
+
+def test_what_is_optional_has_one_keeper() -> None:
+    assert complaints({path: list(optional(path, parsed(path))) for path in ALL}) == ""
 
 
 def test_the_resident_part_loads_nothing_heavy() -> None:
@@ -380,6 +395,9 @@ def test_gate_refuses_other_keepers() -> None:
     assert list(keepers(HOUSE / "codec/cose.py", ast.parse("import cryptography")))
     assert list(keepers(HOUSE / "daemon/main.py", ast.parse("import ssl")))
     assert not list(keepers(HOUSE / "records/link.py", ast.parse("import ssl")))
+    assert list(optional(HOUSE / "records/mqttlink.py", ast.parse("def f():\n    import paho.mqtt.client")))
+    assert list(optional(HOUSE / "records/mqttclient.py", ast.parse("import paho.mqtt.client")))
+    assert not list(optional(HOUSE / "records/mqttclient.py", ast.parse("def f():\n    import paho.mqtt.client")))
     assert list(heavy(ast.parse("import asyncio")))
     assert not list(heavy(ast.parse("def f():\n    import tomllib")))
     assert list(strangers(ast.parse("import requests"), frozenset({"os"})))

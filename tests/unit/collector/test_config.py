@@ -46,6 +46,13 @@ severity = "critical"
 [metrics]
 listen = "[::1]:9464"
 
+[mqtt]
+url = "mqtts://broker.example.org"
+ca_file = "hook.secret"
+certificate_file = "hook.secret"
+key_file = "mail.password"
+share = "edgeguard"
+
 [store]
 url = "postgresql://edgeguard@db.example.org/edgeguard"
 password_file = "db.password"
@@ -92,6 +99,16 @@ WRONG = {
     '[store]\nurl = "mysql://a/b"': "expected postgresql://",
     '[store]\nurl = "postgresql://a:pw@b/c"': "a password belongs into a file",
     '[store]\npassword_file = "hook.secret"': "there is no url that it could be for",
+    "[mqtt]": "mqtt.url: is needed",
+    '[mqtt]\nurl = "mqtt://b"': "expected mqtts://HOST",
+    '[mqtt]\nurl = "mqtts://me:pw@b"': "expected mqtts://HOST",
+    '[mqtt]\nurl = "mqtts://b/topic"': "expected mqtts://HOST",
+    '[mqtt]\nurl = "mqtts://b:99999"': "mqtt.url",
+    '[mqtt]\nurl = "mqtts://b"\nshare = "a/b"': "a name has a-z",
+    '[mqtt]\nurl = "mqtts://b"\nkey_file = "hook.secret"': "certificate_file and key_file go together",
+    '[mqtt]\nurl = "mqtts://b"\nca_file = "none.pem"': "none.pem: cannot be read",
+    '[mqtt]\nurl = "mqtts://b"\nqos = 2': "mqtt.qos: unknown",
+    "mqtt = 1": "mqtt: expected a table",
     "[silence]\nbeats = -1": "silence.beats: expected a whole number from 0 to 100",
     "a = ": "Invalid value",
     "a = 1" + "[" * 3000: "edgeguard-collector.toml",
@@ -132,6 +149,8 @@ def test_everything_that_can_be_said(place):
     assert mail.least is Severity.MEDIUM
     assert found.silence == (4, 600, Severity.CRITICAL)
     assert found.metrics == ("::1", 9464)
+    files = tuple(str(place / name) for name in ("hook.secret", "hook.secret", "mail.password"))
+    assert found.mqtt == ("mqtts://broker.example.org", *files, "edgeguard")
     assert found.database == "postgresql://edgeguard:p%2Fw%40d@db.example.org/edgeguard"
 
 
@@ -172,6 +191,7 @@ def test_check_config_says_what_it_means(place, capsys):
     assert "mail duty: from severity medium" in said
     assert "silent for 4 of its intervals (600 s at least" in said
     assert "Database: PostgreSQL." in said
+    assert "by the broker mqtts://broker.example.org, too, shared by all workers of 'edgeguard'" in said
     assert "s3cret" not in said
     assert "pass word" not in said
     os.unlink(place / config.NAME)
