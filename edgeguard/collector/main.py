@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
     serve.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     serve.add_argument("--enroll", metavar="ADDRESS:PORT", help="also let devices with a token enrol there")
+    work = verb("work", _work, "verify and store what `serve` puts into the queue of the configuration")
+    work.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     token = verb("token", _token, "make a one-time token with which a device enrols")
     token.add_argument("--name", required=True, help="what the device will be called")
     token.add_argument("--hours", type=int, default=24, metavar="N", help="how long it is good (default: %(default)s)")
@@ -168,6 +170,16 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = configured(arguments.dir, arguments.config)
     server = Server(arguments.dir, *_endpoint(arguments.listen), _log, config, enrol)
     asyncio.run(server.run())
+    return 0
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector.work import Worker
+
+    config = configured(arguments.dir, arguments.config)
+    if config.queue is None:
+        raise Wrong("no queue to work for: the configuration has no [queue] with a url")
+    asyncio.run(Worker(arguments.dir, config, config.queue, _log, _milliseconds).run())
     return 0
 
 
