@@ -29,7 +29,9 @@ CONNECT_S = 5.0
 API_S = 5.0
 RETRY_S = 2.0  # between attempts to reach a broker
 STORED_S = 5.0  # for the broker to say that it has a message
-ACK_WAIT_S = 60.0  # a message that a worker took and says nothing about for so long is given to another
+ACK_WAIT_S = (
+    12.0  # a message that a worker took and says nothing about for so long is given to another: within `wait_s`
+)
 DELIVERIES_MAX = 20  # of one message; with a growing pause between them longer than messages live
 UNANSWERED_MAX = 4096  # messages that workers have in their hands
 MESSAGE_MAX = 512 * 1024  # bytes; a POST has at most 256 KiB
@@ -87,34 +89,39 @@ async def connect(queue: Queue, log: Log, name: str) -> Any:
     """A connection that finds the broker again by itself; waits until there is one."""
     nats = client()
     told = ""
+    made: list[Any] = []
 
     async def on_error(error: Exception) -> None:
         if str(error):
             log(f"queue: {error}")
 
     async def lost() -> None:
-        log("queue: the broker is away")
+        if not any(connection.is_closed for connection in made):  # by us
+            log("queue: the broker is away")
 
     async def found() -> None:
         log("queue: the broker is back")
 
     while True:
         try:
-            return await nats.connect(
-                queue.url,
-                name=name,
-                connect_timeout=CONNECT_S,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=RETRY_S,
-                ping_interval=20,
-                max_outstanding_pings=2,
-                pending_size=0,  # what cannot be sent now is not kept here: it would be sent when nobody waits any more
-                allow_reconnect=True,
-                error_cb=on_error,
-                disconnected_cb=lost,
-                reconnected_cb=found,
-                **_credentials(queue),
+            made.append(
+                await nats.connect(
+                    queue.url,
+                    name=name,
+                    connect_timeout=CONNECT_S,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RETRY_S,
+                    ping_interval=20,
+                    max_outstanding_pings=2,
+                    pending_size=0,  # what cannot be sent now is not kept: nobody would wait for it any more
+                    allow_reconnect=True,
+                    error_cb=on_error,
+                    disconnected_cb=lost,
+                    reconnected_cb=found,
+                    **_credentials(queue),
+                )
             )
+            return made[0]
         except (OSError, asyncio.TimeoutError, nats.errors.Error) as error:  # noqa: UP041 - one of two until 3.11
             said = f"queue: no broker at {queue.url}: {error or type(error).__name__}"
             if said != told:
