@@ -181,6 +181,7 @@ class Front:
     """The side of the front: `start`, then `post` for each body, `stop`."""
 
     def __init__(self, queue: Queue, log: Log) -> None:
+        client()
         self._queue = queue
         self._log = log
         self._prefix = f"{ANSWER}.{secrets.token_hex(8)}"
@@ -191,7 +192,6 @@ class Front:
 
     def start(self) -> None:
         """A broker that is not there yet is waited for; meanwhile `post` raises Away."""
-        client()
         self._starting = asyncio.get_running_loop().create_task(self._start())
 
     async def _start(self) -> None:

@@ -55,6 +55,7 @@ class Worker:
     """Call `run`; it returns after SIGTERM or SIGINT, when what is at work is done."""
 
     def __init__(self, directory: str, config: Config, queue: Queue, log: Log, now: Callable[[], int]) -> None:
+        jetstream.client()
         self._directory = directory
         self._config = config
         self._queue = queue
@@ -68,7 +69,6 @@ class Worker:
         self._known: dict[bytes, Device] = {}  # nobody forgets a device, nor changes its key or name
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        jetstream.client()
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

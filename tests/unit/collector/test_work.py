@@ -246,6 +246,28 @@ def test_a_worker_that_is_killed_at_any_moment_loses_and_doubles_nothing(world):
     assert world.db.execute("SELECT count(*) FROM incidents").fetchone() == (0,)
 
 
+def test_a_worker_that_dies_within_its_transaction_is_replaced_while_the_device_waits(world):
+    device = world.device(0)
+    first, second = chain(0, 2)
+    dying = world.work()
+
+    async def run(front):
+        await sent(world, front, device, [first])
+        blocker = postgres.connect(world.url)
+        with blocker.transaction(device.id.hex()):
+            waiting = asyncio.create_task(front.post(device.id.hex(), second))
+            await asyncio.sleep(1)
+            await asyncio.to_thread(world.end, dying, signal.SIGKILL)
+        blocker.close()
+        assert len(world.segments()) == 1
+        await asyncio.to_thread(world.work)
+        return heads(world, await waiting, device)[0].sequence  # given to the other one after ACK_WAIT_S
+
+    world.queue = world.queue._replace(wait_s=30)
+    assert with_front(world, run) == 2
+    assert len(world.segments()) == 2
+
+
 @pytest.mark.parametrize("forgotten", [0.0, 0.5, 1.0])
 def test_a_broker_that_loses_what_it_acknowledged_loses_nothing(world, forgotten):
     """JetStream syncs every two minutes by default: what a power cut takes, no receipt had been given for."""
