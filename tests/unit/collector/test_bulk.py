@@ -63,10 +63,11 @@ def parts(number, length, dice):
         records = [_record(at, heads, seldom, dice) for _ in range(dice.randint(1, 3))]
         if stream == 1:
             records = [compose.text(f"{at}", moment(at))] * dice.randint(1, 4)
+        old = late and seldom()  # by a key that is gone
         lost = sequence + dice.choice((-1, 1, 2))
         data = segment(
-            sequence, previous, stream=stream, device=device, epoch=1 + late, boot=2 + seldom(), records=records,
-            seed=SECOND if late and not seldom() else FIRST, first=counted[stream] + seldom(),
+            sequence, previous, stream=stream, device=device, epoch=1 + (late and not old), boot=2 + seldom(), records=records,
+            seed=SECOND if late and not (old or seldom()) else FIRST, first=counted[stream] + seldom(),
             drops=[Drop(lost, lost, 0, stream)] if seldom() and lost > 0 else (),
         )  # fmt: skip
         heads[stream].append(sha256(data).digest())
