@@ -91,16 +91,21 @@ async def connect(queue: Queue, log: Log, name: str) -> Any:
     told = ""
     made: list[Any] = []
 
+    def tell(line: str) -> None:
+        nonlocal told
+        if line != told:  # an attempt every two seconds, and each may fail for the same reason
+            log(line)
+        told = line
+
     async def on_error(error: Exception) -> None:
-        if str(error):
-            log(f"queue: {error}")
+        tell(f"queue: {error or type(error).__name__}; trying again")
 
     async def lost() -> None:
         if not any(connection.is_closed for connection in made):  # by us
-            log("queue: the broker is away")
+            tell("queue: the broker is away")
 
     async def found() -> None:
-        log("queue: the broker is back")
+        tell("queue: the broker is back")
 
     while True:
         try:
@@ -123,10 +128,7 @@ async def connect(queue: Queue, log: Log, name: str) -> Any:
             )
             return made[0]
         except (OSError, asyncio.TimeoutError, nats.errors.Error) as error:  # noqa: UP041 - one of two until 3.11
-            said = f"queue: no broker at {queue.url}: {error or type(error).__name__}"
-            if said != told:
-                log(f"{said}; trying again")
-            told = said
+            tell(f"queue: no broker at {queue.url}: {error or type(error).__name__}; trying again")
             await asyncio.sleep(RETRY_S)
 
 

@@ -66,7 +66,8 @@ def parts(number, length, dice):
         old = late and seldom()  # by a key that is gone
         lost = sequence + dice.choice((-1, 1, 2))
         data = segment(
-            sequence, previous, stream=stream, device=device, epoch=1 + (late and not old), boot=2 + seldom(), records=records,
+            sequence, previous, stream=stream, device=device, epoch=1 + (late and not old), boot=2 + seldom(),
+            records=records,
             seed=SECOND if late and not (old or seldom()) else FIRST, first=counted[stream] + seldom(),
             drops=[Drop(lost, lost, 0, stream)] if seldom() and lost > 0 else (),
         )  # fmt: skip

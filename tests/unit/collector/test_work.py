@@ -20,7 +20,7 @@ from test_ingest import segment
 from world import ROOT, Serving, join, status
 
 from edgeguard.codec import cose
-from edgeguard.collector import jetstream, postgres
+from edgeguard.collector import authority, jetstream, postgres
 from edgeguard.collector.config import Config, Queue
 from edgeguard.collector.ingest import Ingest
 from edgeguard.collector.jetstream import Away, Front
@@ -347,6 +347,59 @@ def test_a_database_that_is_slow_or_away_gives_no_receipt_until_it_has_committed
 
     world.queue = world.queue._replace(wait_s=20)
     assert with_front(world, run) == 3
+
+
+# As docs/scale.md has it.
+BROKER = """
+tls {{ cert_file: "{0}/server.pem", key_file: "{0}/server.key", ca_file: "{0}/ca.pem", verify: true }}
+authorization {{ users: [
+  {{ user: front, password: "front word", permissions: {{
+      publish: ["eg.up.*", "$JS.API.>"], subscribe: ["eg.re.>", "_INBOX.>"] }} }}
+  {{ user: worker, password: "worker word", permissions: {{
+      publish: ["eg.re.>", "$JS.API.>", "$JS.ACK.EDGEGUARD.>"], subscribe: ["_INBOX.>"] }} }}
+] }}
+"""
+
+
+def test_over_tls_with_names_passwords_and_permissions(world, tmp_path):
+    device = world.device(0)
+    bundle = tmp_path / "bundle"
+    authority.bundle(str(world.directory), str(bundle), bytes(16))
+    broker = Broker(tmp_path / "tls", BROKER.format(world.directory))
+    url = broker.url.replace("nats:", "tls:")
+    secured = {"ca": f"{bundle}/ca.pem", "certificate": f"{bundle}/client.pem", "key": f"{bundle}/client.key"}
+    password = world.directory / "queue.password"
+    password.write_text("worker word\n")
+    password.chmod(0o600)
+    files = "".join(f'{name}_file = "{path}"\n' for name, path in secured.items())
+    text = world.configuration.read_text().replace(world.broker.url, url)
+    world.configuration.write_text(f'{text}user = "worker"\npassword_file = "queue.password"\n{files}')
+    world.queue = Queue(url, "front", "front word", **secured, wait_s=WAIT_S, max_mib=1)
+    try:
+        world.work()
+
+        async def run(front):
+            return heads(world, await front.post(device.id.hex(), chain(0, 1)[0]), device)[0].sequence
+
+        assert with_front(world, run) == 1
+        said = []
+
+        async def wrong():
+            front = Front(world.queue._replace(password="guessed"), said.append)
+            front.start()
+            for _ in range(200):
+                await asyncio.sleep(0.1)
+                if "Authorization Violation" in " ".join(said):
+                    break
+            with pytest.raises(Away):
+                await front.post(device.id.hex(), b"")
+            await front.stop()
+
+        asyncio.run(asyncio.wait_for(wrong(), 30))
+        assert "Authorization Violation" in " ".join(said)
+        assert "guessed" not in " ".join(said)
+    finally:
+        broker.stop()
 
 
 def test_what_a_worker_cannot_store_is_said_and_does_not_come_again(world, monkeypatch):
