@@ -307,6 +307,7 @@ _SEGMENTS = """SELECT device, count(*), count(DISTINCT seq), max(seq), coalesce(
 _RECORDS = """SELECT device, count(*), count(DISTINCT seq), max(seq), md5(string_agg(concat(
     seq, ' ', type, ' ', severity, ' ', mono, ' ', wall, ' ', body, chr(10)), '' ORDER BY seq))
     FROM records GROUP BY device"""
+_SIZE = "SELECT sum(pg_total_relation_size(quote_ident(tablename)::regclass)) FROM pg_tables WHERE schemaname = 'public'"
 _HEADS = "SELECT device, stream, seq, encode(hash, 'hex') FROM heads"
 
 
@@ -352,6 +353,8 @@ def run(options: argparse.Namespace, folder: Path, report: Any) -> list[str]:
         asyncio.run(fleet.run())
         world.workers.stop()
         again = world.db.execute("SELECT sum(duplicates) FROM devices").fetchone()[0]
+        size = world.db.execute(_SIZE).fetchone()[0] / (segments * options.size)
+        report(f"{size:.0f} bytes a record in PostgreSQL, its segment and all indexes included")
         report(f"{fleet.again} times no receipt came and a device sent again; {again} segments came twice")
         wrong = list(differences(world.db, truths))
     finally:
