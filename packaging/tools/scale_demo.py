@@ -307,7 +307,9 @@ _SEGMENTS = """SELECT device, count(*), count(DISTINCT seq), max(seq), coalesce(
 _RECORDS = """SELECT device, count(*), count(DISTINCT seq), max(seq), md5(string_agg(concat(
     seq, ' ', type, ' ', severity, ' ', mono, ' ', wall, ' ', body, chr(10)), '' ORDER BY seq))
     FROM records GROUP BY device"""
-_SIZE = "SELECT sum(pg_total_relation_size(quote_ident(tablename)::regclass)) FROM pg_tables WHERE schemaname = 'public'"
+_SIZE = (
+    "SELECT sum(pg_total_relation_size(quote_ident(tablename)::regclass)) FROM pg_tables WHERE schemaname = 'public'"
+)
 _HEADS = "SELECT device, stream, seq, encode(hash, 'hex') FROM heads"
 
 
