@@ -51,6 +51,19 @@ class Answer(NamedTuple):
     body: bytes
 
 
+def once(log: Log) -> Log:
+    """Says a line, but not the same one again and again: an attempt every two seconds may fail as the one before."""
+    told = ""
+
+    def tell(line: str) -> None:
+        nonlocal told
+        if line != told:
+            log(line)
+        told = line
+
+    return tell
+
+
 def subject(device: str) -> str:
     """Of what this device (32 hex digits) sends. Raises ValueError: nobody else's word gets into a subject."""
     if len(bytes.fromhex(device)) != 16 or len(device) != 32:
@@ -88,14 +101,8 @@ def client() -> Any:
 async def connect(queue: Queue, log: Log, name: str) -> Any:
     """A connection that finds the broker again by itself; waits until there is one."""
     nats = client()
-    told = ""
     made: list[Any] = []
-
-    def tell(line: str) -> None:
-        nonlocal told
-        if line != told:  # an attempt every two seconds, and each may fail for the same reason
-            log(line)
-        told = line
+    tell = once(log)
 
     async def on_error(error: Exception) -> None:
         tell(f"queue: {error or type(error).__name__}; trying again")
@@ -185,7 +192,7 @@ class Front:
     def __init__(self, queue: Queue, log: Log) -> None:
         client()
         self._queue = queue
-        self._log = log
+        self._log = once(log)
         self._prefix = f"{ANSWER}.{secrets.token_hex(8)}"
         self._number = 0
         self._waiting: dict[str, asyncio.Future[Answer]] = {}

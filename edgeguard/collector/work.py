@@ -60,6 +60,7 @@ class Worker:
         self._config = config
         self._queue = queue
         self._log = log
+        self._tell = jetstream.once(log)
         self._now = now
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest")
         self._db: Database | None = None
@@ -104,11 +105,11 @@ class Worker:
                 if not known:
                     await jetstream.ensure(connection, self._queue)
                     known = True
-                    self._log(f"working for {self._queue.url}")
+                    self._tell(f"working for {self._queue.url}")
                     ready()
                 posts = await self._pull(connection, inbox)
             except Away as error:
-                self._log(str(error))
+                self._tell(str(error))
                 known = False
                 await asyncio.sleep(jetstream.RETRY_S)
                 continue
@@ -129,6 +130,8 @@ class Worker:
         nats = jetstream.client()
         self._asked += 1
         reply = f"{inbox}.{self._asked}"
+        if not connection.is_connected:
+            raise Away("queue: the broker is away")
         try:
             to = f"$JS.API.CONSUMER.MSG.NEXT.{jetstream.STREAM}.{jetstream.CONSUMER}"
             await connection.publish(to, json.dumps(request).encode(), reply)
