@@ -30,6 +30,7 @@ BATCH_BYTES = 8 << 20  # bytes of them; decoded they take some twenty times that
 KNOWN_MAX = 100_000  # devices in memory, 300 bytes each
 POLL_S = 5.0  # one request to the broker waits so long for a message
 QUIET_S = 0.05  # no more of a batch came for so long
+COUNT_MAX = 1 << 31
 ALONE = 3  # a message that comes for the third time may be what killed a worker: it goes without company
 PAUSE_S, PAUSE_MAX_S = 1.0, 30.0  # before a message is given out again, doubled each time
 REFUSED, STRANGER, BROKEN = 400, 403, 503
@@ -147,7 +148,9 @@ class Worker:
                 break
             status = _status(message)
             if status is None:
-                posts.append(Post(message, message.subject, message.data, _deliveries(message)))
+                count = deliveries(message.reply or "")
+                if count:  # else somebody wrote to us directly
+                    posts.append(Post(message, message.subject, message.data, count))
             elif status == "503":
                 raise Away("queue: the stream is not there")
             elif message.subject == reply:  # no more for this request
@@ -277,8 +280,11 @@ def _status(message: Any) -> str | None:
     return status if status and not message.data else None
 
 
-def _deliveries(message: Any) -> int:
-    """How often it was given out, this time included: the fifth word of $JS.ACK.STREAM.CONSUMER.COUNT..."""
-    words = message.reply.split(".")
+def deliveries(reply: str) -> int:
+    """How often a message was given out, this time included, as the subject of its acknowledgement says:
+    $JS.ACK.STREAM.CONSUMER.COUNT..., of 11 words and more with domain and account before the stream. 0: it is none."""
+    words = reply.split(".")
+    if words[:2] != ["$JS", "ACK"] or len(words) < 9:
+        return 0
     count = words[4] if len(words) < 11 else words[6]
-    return int(count) if count.isdigit() else 1
+    return min(int(count), COUNT_MAX) if count.isascii() and count.isdigit() and len(count) < 20 else 0
