@@ -13,6 +13,8 @@ LEVEL  = $(if $(filter amd64,$(ARCH)),device,emulated)
 ONLY   =
 # not empty: all packages, slips and days of the upgrade tests, a quarter of an hour more
 LONG   =
+# of `make scale-demo`: --devices N --events N --post N
+FLEET  =
 export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
@@ -36,13 +38,19 @@ test: ## unit tests: no root, no network, a few minutes at most
 	@packaging/tools/bootstrap.sh test
 	$(PYTEST) $(SIDE_BY_SIDE) $(TESTS)
 
-test-scale: ## the collector on a PostgreSQL server of its own, several workers
+test-scale: build/venv-scale/ready ## the collector on PostgreSQL and behind JetStream, several workers, killed on the way
 	@packaging/tools/bootstrap.sh test scale
-	$(PYTEST) -rs -m postgres tests/unit/collector
+	build/venv-scale/bin/python -m pytest -o cache_dir=build/pytest -rs -m "postgres or scale" tests/unit/collector
 
-scale-demo: ## a simulated fleet into PostgreSQL: one worker, two, and two of which one is killed
+scale-demo: build/venv-scale/ready ## 2,000 devices, 5 million events: JetStream, two workers, PostgreSQL; FLEET="--devices 100 ..."
 	@packaging/tools/bootstrap.sh run scale
-	@$(PYTHON) packaging/tools/scale_demo.py
+	@build/venv-scale/bin/python packaging/tools/scale_demo.py $(FLEET)
+
+build/venv-scale/ready: pyproject.toml # the client of NATS, which Debian does not have, beside Debian's packages
+	@packaging/tools/bootstrap.sh run lint
+	$(PYTHON) -m venv --clear --system-site-packages build/venv-scale
+	build/venv-scale/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py nats-py)
+	@touch $@
 
 test-root: ## tests that need root: own namespaces and mounts, nothing outside them
 	@packaging/tools/bootstrap.sh test root

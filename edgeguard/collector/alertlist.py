@@ -114,6 +114,8 @@ def summary(config: Config, path: str) -> list[str]:
     else:
         said.append("A device that is silent is no alert.")
     said.append("Database: PostgreSQL." if config.database else "Database: SQLite.")
+    if config.queue:
+        said.append(f"Queue: {config.queue.url}, for `edgeguard-collector work`.")
     if config.metrics:
         said.append(f"Metrics: http://{config.metrics[0]}:{config.metrics[1]}/metrics")
     if config.mqtt:

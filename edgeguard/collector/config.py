@@ -89,10 +89,26 @@ class Mqtt(NamedTuple):
     share: str  # several workers on one database share what comes under this name; "": this one gets all
 
 
+class Queue(NamedTuple):
+    """A NATS server with JetStream between `serve` and `work`. Files "": none."""
+
+    url: str
+    user: str = ""
+    password: str = ""
+    ca: str = ""  # PEM file; "": what this machine trusts
+    certificate: str = ""  # PEM file, with `key`: for a server that asks for one
+    key: str = ""
+    wait_s: int = 20  # for a worker's word; then the device is told to come again
+    max_mib: int = 1024  # of what waits, on the broker's disk
+    max_age_s: int = 300  # what waited longer is dropped: its device has long been told to come again
+    replicas: int = 1
+
+
 class Config(NamedTuple):
     alerts: Alerts = Alerts()
     silence: Silence = Silence()
     metrics: tuple[str, int] | None = None  # where Prometheus may ask
+    queue: Queue | None = None
     database: str = ""  # postgresql://...; "": SQLite in the collector's directory
     mqtt: Mqtt | None = None
 
@@ -133,8 +149,12 @@ def parse(data: bytes, path: str) -> Config:
         raise SettingsError(f"{path}: store.password_file: there is no url that it could be for")
     mqtt = _mqtt(top.table("mqtt")) if "mqtt" in document else None
     top.known("mqtt")
+    queue = _queue(top.table("queue"))
+    if queue and not database:
+        raise SettingsError(f"{path}: queue.url: several workers need PostgreSQL: store.url")
     top.done()
-    return Config(alerts, silence, _listen(listen) if listen else None, _with_password(database, password), mqtt)
+    listening = _listen(listen) if listen else None
+    return Config(alerts, silence, listening, queue, _with_password(database, password), mqtt)
 
 
 def _alerts(table: _Table) -> Alerts:
@@ -185,6 +205,31 @@ def _mqtt(table: _Table) -> Mqtt:
         raise table.wrong("certificate_file", "certificate_file and key_file go together")
     table.done()
     return mqtt
+
+
+def _queue(table: _Table) -> Queue | None:
+    queue = Queue(
+        url=table.text("url", "", _nats),
+        user=table.text("user", ""),
+        password=table.secret("password_file").decode("utf-8", "replace"),
+        ca=table.file("ca_file"),
+        certificate=table.file("certificate_file"),
+        key=table.private("key_file"),
+        wait_s=table.number("wait_s", 20, 1, 50),  # a device waits a minute for its answer
+        max_mib=table.number("max_mib", 1024, 1, 1 << 20),
+        max_age_s=table.number("max_age_s", 300, 10, DAY_S),
+        replicas=table.number("replicas", 1, 1, 5),
+    )
+    table.done()
+    if not queue.url:
+        if queue != Queue(""):
+            raise table.wrong("url", "is needed")
+        return None
+    if bool(queue.user) != bool(queue.password):
+        raise table.wrong("user", "user and password_file go together")
+    if bool(queue.certificate) != bool(queue.key):
+        raise table.wrong("certificate_file", "certificate_file and key_file go together")
+    return queue
 
 
 def _webhook(table: _Table, least: Severity) -> Webhook:
@@ -310,6 +355,10 @@ class _Table:
             raise self.wrong(key, f"{path}: cannot be read")
         return path
 
+    def private(self, key: str) -> str:
+        """A path as `file`, of what only its owner and group may read."""
+        return self.file(key) if self.secret(key) else ""
+
     def secret(self, key: str) -> bytes:
         """What stands in a file that nobody but its owner and group may read, without the line's end."""
         value = self.text(key, "")
@@ -365,6 +414,18 @@ def _broker(text: str) -> None:
         raise ValueError("expected mqtts://HOST[:PORT]")
     if not text.isascii() or not text.isprintable() or not 0 <= (parts.port or 0) <= 65535:
         raise ValueError("expected mqtts://HOST[:PORT]")
+
+
+def _nats(text: str) -> None:
+    """nats:// to this machine, tls:// to any: what lies in the stream is readable to whoever listens."""
+    parts = urlsplit(text)
+    local = parts.hostname in {"127.0.0.1", "::1", "localhost"}
+    if parts.scheme not in {"nats", "tls"} or not parts.hostname or not 0 <= (parts.port or 0) <= 65535:
+        raise ValueError("expected nats://HOST:PORT or tls://HOST:PORT")
+    if parts.scheme == "nats" and not local:
+        raise ValueError("nats:// only to this machine itself; elsewhere tls://")
+    if parts.username or parts.password or parts.path or not text.isascii() or not text.isprintable():
+        raise ValueError("no name, password or path in it: user and password_file")
 
 
 def _listen(text: str) -> tuple[str, int]:

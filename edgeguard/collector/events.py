@@ -23,6 +23,7 @@ LEFT JOIN boots b ON b.device = r.device AND b.boot = r.boot
 """
 _OF_DEVICE = "WHERE r.device = ? AND r.id <= ? ORDER BY r.boot, r.mono, r.stream, r.seq"
 _AFTER = "WHERE r.id > ? ORDER BY r.id LIMIT ?"
+_written = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # what was decoded has no circles
 _PAGE = 1000  # rows fetched at a time
 CODE_MAX = 64  # letters of a finding code in the index; ours have eleven
 
@@ -43,6 +44,11 @@ def body(record: Record) -> dict[str, Any]:
     if rest:
         shown["unknown_fields"] = plain(list(rest))
     return shown
+
+
+def stored(record: Record) -> str:
+    """`body` as it is kept: a line of ASCII."""
+    return _written(body(record))
 
 
 def code(record: Record) -> str | None:
@@ -144,6 +150,8 @@ def sentence(event: Mapping[str, Any]) -> str:
 
 def printable(text: str) -> str:
     """`text` with everything that a terminal might act on, and every line break, as \\xNN or \\uNNNN."""
+    if text.isprintable():  # nearly always
+        return text
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
@@ -175,6 +183,8 @@ def plain(value: Any) -> Any:
 
 def text_of(text: str) -> str:
     """Bytes that are not UTF-8 visible as \\xNN."""
+    if text.isascii():  # nearly always
+        return text
     return (
         "".join(f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else letter for letter in text)
         .encode("utf-8", "backslashreplace")

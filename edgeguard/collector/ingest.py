@@ -23,14 +23,15 @@ Everything that is not as it should be has a name, the same that `verify` gives 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec import cose
-from edgeguard.collector import events, findings, statements, store
+from edgeguard.collector import bulk, events, findings, statements, store
 from edgeguard.collector.baselines import Baselines
+from edgeguard.collector.bulk import Standing, Taken
 from edgeguard.collector.database import Database
 from edgeguard.errors import UnknownDictionary
 from edgeguard.records import dictionaries, epoch, examine, receipts, registry, wire
@@ -64,6 +65,29 @@ class Device(NamedTuple):
     id: bytes
     name: str
     public: bytes
+
+
+class Heard(NamedTuple):
+    """A device that talked, and what is new of it; its columns of `_HEARD`."""
+
+    device: bytes
+    duplicates: int = 0
+    segments: int = 0
+    records: int = 0
+    bytes: int = 0
+    lag: int | None = None  # ms; only of new segments
+
+
+# A number that may be NULL in each row has no type for PostgreSQL: hence the CAST in the caller.
+_HEARD = """
+WITH v(device, again, more, n, size, late) AS (VALUES {}), t(now) AS (VALUES (CAST(? AS BIGINT)))
+UPDATE devices SET duplicates = duplicates + v.again, segments = segments + v.more, records = records + v.n,
+    bytes = bytes + v.size, lag = CASE WHEN v.more > 0 THEN v.late ELSE lag END,
+    pace = CASE WHEN seen IS NULL THEN pace WHEN t.now - seen > {} THEN {}
+        WHEN t.now - seen > coalesce(pace, 0) * 7 / 8 THEN t.now - seen ELSE pace * 7 / 8 END,
+    seen = t.now
+FROM v, t WHERE devices.id = v.device
+"""
 
 
 class Ingest:
@@ -103,15 +127,14 @@ class Ingest:
         """The device with this key."""
         return self.device(cose.device_id(public))
 
-    def _heard(self, device: Device, duplicates: int) -> None:
-        """It talked now. Its pace is the longest pause of late: each post forgets an eighth of it."""
+    def _heard(self, heard: Sequence[Heard]) -> None:
+        """They talked now. A pace is the longest pause of late: each time forgets an eighth of it."""
         now = self._now()
-        self._db.execute(
-            "UPDATE devices SET duplicates = duplicates + ?, pace = CASE WHEN seen IS NULL THEN pace"
-            " WHEN ? - seen > ? THEN ? WHEN ? - seen > coalesce(pace, 0) * 7 / 8 THEN ? - seen"
-            " ELSE pace * 7 / 8 END, seen = ? WHERE id = ?",
-            (duplicates, now, PAUSE_MAX, PAUSE_MAX, now, now, now, device.id),
-        )
+        for at in range(0, len(heard), bulk.ROWS):
+            some = heard[at : at + bulk.ROWS]
+            rows = ", ".join(["(?, ?, ?, ?, ?, CAST(? AS BIGINT))"] * len(some))
+            values = [value for each in some for value in each]
+            self._db.execute(_HEARD.format(rows, PAUSE_MAX, PAUSE_MAX), (*values, now))
 
     # --- segments ------------------------------------------------------------------------------------------------
 
@@ -121,17 +144,64 @@ class Ingest:
 
         Raises SegmentRefused when the body is not a sequence of segments at all.
         """
-        parts = wire.split(data)
-        with store.transaction(self._db, device.id.hex()):
-            verdicts = [self._take_statement(part, device) for part in parts if epoch.is_statement(part)]
-            verdicts += [self._take_one(part, device) for part in parts if not epoch.is_statement(part)]
-            for stream in range(STREAMS):
-                self._advance(device, stream)
-            duplicates = sum(verdict.name == "duplicate" for verdict in verdicts)
-            if vouched or any(verdict.name == "stored" for verdict in verdicts):
-                self._heard(device, duplicates)
-        refused = [Refusal(verdict.hash, verdict.name) for verdict in verdicts if not verdict.taken]
-        return verdicts, self.receipt(device, refused)
+        return self.take_all([(wire.split(data), device)], vouched=vouched)[0]
+
+    def take_all(
+        self, posts: Sequence[tuple[Sequence[bytes], Device]], *, vouched: bool = True
+    ) -> list[tuple[list[Verdict], bytes]]:
+        """The parts of many POSTs in one transaction, and as `take` for each. A device that is there twice gets the
+        same receipt twice."""
+        parts: dict[Device, list[bytes]] = {}
+        places = []
+        for some, device in posts:
+            all_of_it = parts.setdefault(device, [])
+            places.append(range(len(all_of_it), len(all_of_it) + len(some)))
+            all_of_it += some
+        with store.transaction(self._db, *(device.id.hex() for device in parts)):
+            found, known = self._take_all(parts, vouched=vouched)
+        answers = {device: self._answer(device, found[device], known.get(device)) for device in parts}
+        return [
+            ([found[device][at] for at in _in_order(parts[device], where)], answers[device])
+            for (_, device), where in zip(posts, places, strict=True)
+        ]
+
+    def _take_all(
+        self, parts: Mapping[Device, Sequence[bytes]], *, vouched: bool
+    ) -> tuple[dict[Device, dict[int, Verdict]], dict[Device, Standing]]:
+        """What became of each part, and where those devices stand now that only sent what is ordinary."""
+        verdicts: dict[Device, dict[int, Verdict]] = {device: {} for device in parts}
+        segments: dict[Device, dict[int, bytes]] = {}
+        for device, some in parts.items():
+            segments[device] = dict(enumerate(some))
+            for at in [at for at, part in enumerate(some) if epoch.is_statement(part)]:
+                verdicts[device][at] = self._take_statement(segments[device].pop(at), device)
+        standing = bulk.standing(self._db, [device.id for device in parts])
+        ordinary: dict[Device, list[Taken]] = {}
+        heard: list[Heard] = []
+        for device, those in segments.items():
+            taken = bulk.ordinary(those.values(), device.public, standing[device.id], self._decode)
+            if taken is None:
+                found = self._take_slowly(device, those.values())
+            else:
+                ordinary[device], found = taken, [_stored(each) for each in taken]
+            verdicts[device].update(zip(those, found, strict=True))
+            names = Counter(verdict.name for verdict in verdicts[device].values())
+            if vouched or names["stored"]:
+                heard.append(self._counted(device, taken or (), names["duplicate"]))
+        self._store_all([each for taken in ordinary.values() for each in taken])
+        self._heard(heard)
+        return verdicts, {device: standing[device.id] for device in ordinary}
+
+    def _take_slowly(self, device: Device, parts: Iterable[bytes]) -> list[Verdict]:
+        """One after the other, whatever there is about them."""
+        verdicts = [self._take_one(part, device) for part in parts]
+        for stream in range(STREAMS):
+            self._advance(device, stream)
+        return verdicts
+
+    def _answer(self, device: Device, verdicts: Mapping[int, Verdict], known: Standing | None) -> bytes:
+        refused = [Refusal(verdict.hash, verdict.name) for verdict in verdicts.values() if not verdict.taken]
+        return self.receipt(device, refused, known)
 
     def take_files(self, parts: Sequence[bytes]) -> list[Verdict]:
         """Segments and statements that came on a stick: each says whose it is, and its signature proves it."""
@@ -161,20 +231,24 @@ class Ingest:
                 self._explain(device, stream, head[0] + 1, last, registry.REASONS.index("operator"))
             self._advance(device, stream)
 
-    def receipt(self, device: Device, refused: Sequence[Refusal] = ()) -> bytes:
-        """What is committed for this device, signed."""
-        rows = self._db.execute(
-            "SELECT stream, seq, hash FROM heads WHERE device = ? AND seq > 0 ORDER BY stream", (device.id,)
-        ).fetchall()
+    def receipt(self, device: Device, refused: Sequence[Refusal] = (), known: Standing | None = None) -> bytes:
+        """What is committed for this device, signed. `known`: the same, where a transaction has just read it."""
+        rows = (
+            known.heads()
+            if known
+            else self._db.execute(
+                "SELECT stream, seq, hash FROM heads WHERE device = ? AND seq > 0 ORDER BY stream", (device.id,)
+            ).fetchall()
+        )
         receipt = Receipt(
             device=device.id,
             time=self._now(),
             heads=tuple(receipts.Head(*row) for row in rows),
-            held=tuple(self._held(device)),
+            held=() if known and known.is_whole() else tuple(self._held(device)),
             refused=tuple(refused[: receipts.REFUSED_MAX]),
             dictionaries=dictionaries.numbers(),
             baselines=self._baselines.ids() if self._baselines else (),
-            epochs=self._statements.newest(device.id),
+            epochs=tuple(known.epochs) if known else self._statements.newest(device.id),
         )
         return cose.sign1(receipts.encode(receipt), self._seed, cose.RECEIPT_AAD)
 
@@ -213,9 +287,9 @@ class Ingest:
             detail = "its number was passed over as lost, and now it is here"
             self._incident(device.id, header.stream, header.sequence, "late", detail)
         self._statements.segment(segment, digest)
-        row = self._insert(header, data, digest)
+        (row,) = bulk.write_segments(self._db, [Taken(segment, data, digest)], self._now())
         self._count(segment, len(data))
-        self._insert_records(row, segment)
+        bulk.write_records(self._db, [(row, segment)])
         findings.project(self._db, header, segment.records, self._now())
         self._learn_time(header)
         for drop in segment.drops:
@@ -226,61 +300,38 @@ class Ingest:
     def _behind(self, header: Header, device: Device) -> bool:
         return header.sequence <= self._head(device, header.stream)[0]
 
-    def _insert(self, header: Header, data: bytes, digest: bytes) -> int:
-        cursor = self._db.execute(
-            "INSERT INTO segments (device, stream, seq, hash, previous, first, n, epoch, boot, mono, wall, clock,"
-            " received, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-            (
-                header.device,
-                header.stream,
-                header.sequence,
-                digest,
-                header.previous,
-                header.first,
-                header.n,
-                header.epoch,
-                header.boot,
-                header.mono,
-                header.wall,
-                header.clock,
-                self._now(),
-                data,
-            ),
+    def _store_all(self, taken: Sequence[Taken]) -> None:
+        """Ordinary segments, of any number of devices."""
+        if not taken:
+            return
+        bulk.write(self._db, taken, self._now())
+        for segment, _, _ in taken:
+            header = segment.header
+            findings.project(self._db, header, segment.records, self._now())
+            for head in examine.heads(segment):
+                self._statements.announced(header.device, head, f"the heartbeat in findings {header.sequence}")
+
+    def _counted(self, device: Device, taken: Sequence[Taken], duplicates: int) -> Heard:
+        return Heard(
+            device.id,
+            duplicates,
+            segments=len(taken),
+            records=sum(each.segment.header.n for each in taken),
+            bytes=sum(len(each.data) for each in taken),
+            lag=self._lag(taken[-1].segment) if taken else None,
         )
-        row: tuple[int] = cursor.fetchone()
-        return row[0]
+
+    def _lag(self, segment: Segment) -> int | None:
+        """How old its newest record is; None: it does not know the time."""
+        newest = max((record.wall for record in segment.records if record.wall is not None), default=None)
+        return None if newest is None or not segment.header.clock else max(0, self._now() - newest)
 
     def _count(self, segment: Segment, size: int) -> None:
         header = segment.header
-        newest = max((record.wall for record in segment.records if record.wall is not None), default=None)
-        lag = None if newest is None or not header.clock else max(0, self._now() - newest)
         self._db.execute(
             "UPDATE devices SET segments = segments + 1, records = records + ?, bytes = bytes + ?, lag = ?"
             " WHERE id = ?",
-            (header.n, size, lag, header.device),
-        )
-
-    def _insert_records(self, row: int, segment: Segment) -> None:
-        header = segment.header
-        self._db.executemany(
-            "INSERT INTO records (segment, device, stream, seq, type, severity, boot, mono, wall, code, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    row,
-                    header.device,
-                    header.stream,
-                    header.first + place,
-                    record.type,
-                    record.severity,
-                    header.boot,
-                    record.mono,
-                    record.wall,
-                    events.code(record),
-                    json.dumps(events.body(record), separators=(",", ":")),
-                )
-                for place, record in enumerate(segment.records)
-            ],
+            (header.n, size, self._lag(segment), header.device),
         )
 
     def _learn_time(self, header: Header) -> None:
@@ -473,3 +524,13 @@ def _word(refused: Refused) -> str:
     """The name of what is wrong. What only a later release can read is not the device's fault, and comes again."""
     why = refused.__cause__.__cause__ if refused.__cause__ else None
     return "unknown dictionary" if isinstance(why, UnknownDictionary) else refused.name.word
+
+
+def _in_order(parts: Sequence[bytes], where: Iterable[int]) -> list[int]:
+    """Statements first: segments are verified by what they say."""
+    return sorted(where, key=lambda at: epoch.is_statement(parts[at]), reverse=True)
+
+
+def _stored(taken: Taken) -> Verdict:
+    header = taken.segment.header
+    return Verdict("stored", taken.hash, header.stream, header.sequence)

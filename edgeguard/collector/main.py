@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     broker = verb("add-broker", _add_broker, "make what an MQTT broker needs to stand before this collector")
     broker.add_argument("--host", action="append", metavar="NAME", required=True, help="its name; may be repeated")
     broker.add_argument("--out", metavar="FOLDER", help="where to put it (default: DIR/broker)")
+    work = verb("work", _work, "verify and store what `serve` puts into the queue of the configuration")
+    work.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     token = verb("token", _token, "make a one-time token with which a device enrols")
     token.add_argument("--name", required=True, help="what the device will be called")
     token.add_argument("--hours", type=int, default=24, metavar="N", help="how long it is good (default: %(default)s)")
@@ -186,6 +188,16 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = configured(arguments.dir, arguments.config)
     server = Server(arguments.dir, *_endpoint(arguments.listen), _log, config, enrol)
     asyncio.run(server.run())
+    return 0
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    from edgeguard.collector.work import Worker
+
+    config = configured(arguments.dir, arguments.config)
+    if config.queue is None:
+        raise Wrong("no queue to work for: the configuration has no [queue] with a url")
+    asyncio.run(Worker(arguments.dir, config, config.queue, _log, _milliseconds).run())
     return 0
 
 

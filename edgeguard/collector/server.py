@@ -1,7 +1,8 @@
 """HTTPS with mutual TLS in front of `ingest`. A device shows a certificate of our CA whose name is its id, and may only
 bring its own segments. Bounded everywhere: connections, requests at work, body, time.
 
-One process, one SQLite file: ingest runs in one worker thread, so that an fsync never stops the loop.
+One process, one SQLite file: ingest runs in one worker thread, so that an fsync never stops the loop. With a queue in
+the configuration POSTs go to workers (`work`) by way of `jetstream`, and this is only the front.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edgeguard.collector.config import Config
 from edgeguard.collector.database import Database
 from edgeguard.collector.enrolment import Enrolment
 from edgeguard.collector.ingest import Device, Ingest, Verdict
+from edgeguard.collector.jetstream import Away, Front
 from edgeguard.collector.relayed import Relayed
 from edgeguard.errors import DecodeError, SegmentRefused, SettingsError
 from edgeguard.records import mqttclient, wire
@@ -38,10 +40,13 @@ if TYPE_CHECKING:
 
 CONNECTIONS_MAX = 512  # open at once, about 100 KB each with TLS; a device needs one for a second
 AT_WORK_MAX = 32  # POSTs being read or stored at once, 256 KiB each; more are told to come back
+WAITING_MAX = 256  # the same where a queue takes them: most only wait for a worker's word
 IDLE_S = 15.0  # a connection without a request
 BODY_S = 60.0  # to send 256 KiB: 4 KB/s, slower than any modem we know
 HANDSHAKE_S = 20.0
 RETRY_S = "5"
+
+_NOT_NOW: tuple[type[Exception], ...] = (Away, *store.FAILURES)
 
 Log = Callable[[str], None]
 
@@ -64,6 +69,7 @@ class Server:
         self._log = log
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest")
         self._at_work = 0
+        self._front = Front(config.queue, log) if config.queue else None
         self._ingest: Ingest | None = None
         self._db: Database | None = None
         self._enrol = enrol  # where devices without a certificate may ask for one
@@ -97,6 +103,8 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         self._alerter.start()
+        if self._front is not None:
+            self._front.start()
         told = await self._serve_metrics(runners)
         self._log(f"listening on {self._host}:{self.port}")
         if told:
@@ -112,6 +120,8 @@ class Server:
                 await loop.run_in_executor(None, self._subscriber.stop)
             for each in runners:
                 await each.cleanup()
+            if self._front is not None:
+                await self._front.stop()
             if door is not None:
                 door[1].close()
                 await door[0].cleanup()
@@ -227,7 +237,7 @@ class Server:
         return web.Response(text="OK\n")
 
     async def _segments(self, request: web.Request) -> web.Response:
-        if self._at_work >= AT_WORK_MAX:
+        if self._at_work >= (AT_WORK_MAX if self._front is None else WAITING_MAX):
             return _words(503, "busy", {"Retry-After": RETRY_S})
         self._at_work += 1
         try:
@@ -241,6 +251,8 @@ class Server:
             body = await asyncio.wait_for(request.read(), BODY_S)
         except asyncio.TimeoutError:  # noqa: UP041 - the same as TimeoutError, and said so since 3.11
             return _words(408, "too slow")
+        if self._front is not None:
+            return await self._by_queue(self._front, identity, _issued(request), body)
         loop = asyncio.get_running_loop()
         try:
             issued = _issued(request)
@@ -258,6 +270,29 @@ class Server:
         self._alerter.ring()
         self._tell(name, verdicts)
         return web.Response(body=receipt, content_type="application/cose")
+
+    async def _by_queue(self, front: Front, identity: str, issued: int, body: bytes) -> web.Response:
+        """A worker verifies and stores it, and its receipt is passed on. Only its word is one, never the broker's."""
+        loop = asyncio.get_running_loop()
+        try:
+            if await loop.run_in_executor(self._worker, self._revoked, bytes.fromhex(identity), issued):
+                self._log(f"{identity} shows a certificate that was revoked")
+                return _words(403, "unknown device")
+            answer = await front.post(identity, body)
+        except ValueError:
+            return _words(403, "unknown device")
+        except _NOT_NOW as error:
+            self._log(f"{identity}: {error}")
+            return _words(503, "cannot store now", {"Retry-After": RETRY_S})
+        if answer.status == 200:
+            self._alerter.ring()
+            return web.Response(body=answer.body, content_type="application/cose")
+        said = answer.body.decode("ascii", "replace").strip()
+        return _words(answer.status, said, {"Retry-After": "60"} if answer.status == 503 else None)
+
+    def _revoked(self, device: bytes, issued: int) -> bool:
+        assert self._enrolment is not None
+        return self._enrolment.revoked(device, issued)
 
     def _known(self, identity: str, issued: int) -> Device:
         """In the worker thread. LookupError: nobody we know, or nobody any more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -29,6 +29,10 @@ class Sqlite(sqlite3.Connection):
 
     path = ""
     _leading: int | None = None
+
+    def insert(self, table: str, columns: str, rows: Iterable[Sequence[Any]], /) -> None:
+        places = ", ".join("?" * (columns.count(",") + 1))
+        self.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)  # noqa: S608 - names of ours
 
     def each(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
         return iter(self.execute(sql, values))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 
 import pytest
 from hypothesis import given
@@ -56,9 +57,22 @@ share = "edgeguard"
 [store]
 url = "postgresql://edgeguard@db.example.org/edgeguard"
 password_file = "db.password"
+
+[queue]
+url = "tls://nats.example.org:4222"
+user = "edgeguard"
+password_file = "mail.password"
+ca_file = "ca.pem"
+certificate_file = "ca.pem"
+key_file = "hook.secret"
+wait_s = 30
+max_mib = 64
+max_age_s = 120
+replicas = 3
 """
 
 HOOK = '[[alerts.webhook]]\nname = "ops"\n'
+QUEUE = '[store]\nurl = "postgresql://a/b"\n[queue]\n'
 MAIL = '[[alerts.mail]]\nname = "m"\nserver = "s"\nfrom = "a@b.c"\nto = ["d@e.f"]\n'
 WRONG = {
     "alert = 1": "alert: unknown",
@@ -109,6 +123,16 @@ WRONG = {
     '[mqtt]\nurl = "mqtts://b"\nca_file = "none.pem"': "none.pem: cannot be read",
     '[mqtt]\nurl = "mqtts://b"\nqos = 2': "mqtt.qos: unknown",
     "mqtt = 1": "mqtt: expected a table",
+    '[queue]\nurl = "nats://127.0.0.1"': "several workers need PostgreSQL: store.url",
+    QUEUE + "wait_s = 5": "queue.url: is needed",
+    QUEUE + 'url = "nats://nats.example.org"': "nats:// only to this machine itself",
+    QUEUE + 'url = "https://127.0.0.1"': "expected nats://HOST:PORT or tls://HOST:PORT",
+    QUEUE + 'url = "tls://me:pw@a"': "no name, password or path in it",
+    QUEUE + 'url = "tls://a:99999"': "queue.url",
+    QUEUE + 'url = "tls://a"\nuser = "me"': "queue.user: user and password_file go together",
+    QUEUE + 'url = "tls://a"\nkey_file = "hook.secret"': "certificate_file and key_file go together",
+    QUEUE + 'url = "tls://a"\nkey_file = "open.secret"': "anybody may read it",
+    QUEUE + 'url = "tls://a"\nwait_s = 90': "queue.wait_s: expected a whole number from 1 to 50",
     "[silence]\nbeats = -1": "silence.beats: expected a whole number from 0 to 100",
     "a = ": "Invalid value",
     "a = 1" + "[" * 3000: "edgeguard-collector.toml",
@@ -121,6 +145,7 @@ def place(tmp_path):
         ("hook.secret", "s3cret\n", 0o600),
         ("mail.password", "pass word\r\n", 0o640),
         ("db.password", "p/w@d", 0o600),
+        ("ca.pem", "a certificate", 0o644),
         ("open.secret", "x", 0o644),
         ("empty.secret", "\n", 0o600),
     ):
@@ -152,6 +177,8 @@ def test_everything_that_can_be_said(place):
     files = tuple(str(place / name) for name in ("hook.secret", "hook.secret", "mail.password"))
     assert found.mqtt == ("mqtts://broker.example.org", *files, "edgeguard")
     assert found.database == "postgresql://edgeguard:p%2Fw%40d@db.example.org/edgeguard"
+    ca, key = str(place / "ca.pem"), str(place / "hook.secret")
+    assert found.queue == ("tls://nats.example.org:4222", "edgeguard", "pass word", ca, ca, key, 30, 64, 120, 3)
 
 
 def test_without_a_file_everything_is_at_its_default(tmp_path):
@@ -192,6 +219,7 @@ def test_check_config_says_what_it_means(place, capsys):
     assert "silent for 4 of its intervals (600 s at least" in said
     assert "Database: PostgreSQL." in said
     assert "by the broker mqtts://broker.example.org, too, shared by all workers of 'edgeguard'" in said
+    assert "Queue: tls://nats.example.org:4222" in said
     assert "s3cret" not in said
     assert "pass word" not in said
     os.unlink(place / config.NAME)
@@ -202,3 +230,18 @@ def test_check_config_says_what_it_means(place, capsys):
     write(place, "[alerts]\nfoo = 1")
     assert main(["check-config", directory]) == 64
     assert "alerts.foo: unknown; known here: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["serve", "work"])
+def test_a_queue_without_its_library_is_said_in_one_line(place, capsys, monkeypatch, verb):
+    monkeypatch.setitem(sys.modules, "nats", None)
+    directory = write(place, QUEUE + 'url = "nats://127.0.0.1:4222"')
+    assert main([verb, directory]) == 1
+    said = capsys.readouterr().err
+    assert "needs the Python library nats-py" in said
+    assert said.count("\n") == 1
+
+
+def test_nobody_works_without_a_queue(place, capsys):
+    assert main(["work", write(place, "")]) == 64
+    assert "no queue to work for" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_world import EPOCH_SEED, finding, moment, state, statement
 
 from edgeguard.codec import cose
-from edgeguard.collector import events, store
+from edgeguard.collector import bulk, events, store
 from edgeguard.collector.ingest import Ingest
 from edgeguard.errors import SegmentRefused
 from edgeguard.records import compose, receipts, wire
@@ -298,19 +298,17 @@ def test_a_device_is_known_once(collector):
 
 def test_a_failure_in_the_middle_stores_nothing(collector, monkeypatch):
     one, two = chain(2)
-    real = Ingest._insert_records
-    calls = []
+    real = bulk.write_records
 
-    def failing(self, row, taken):
-        calls.append(row)
-        if len(calls) == 2:
-            raise store.sqlite3.OperationalError("disk I/O error")
-        real(self, row, taken)
+    def failing(db, segments):
+        real(db, itertools.islice(segments, 1))
+        raise store.sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(Ingest, "_insert_records", failing)
+    monkeypatch.setattr(bulk, "write_records", failing)
     with pytest.raises(store.sqlite3.OperationalError):
         collector.take(one, two)
     assert collector.content()["segments"] == []
+    monkeypatch.undo()
     names, _ = collector.take(one, two)
     assert names == ["stored", "stored"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import test_alertbook
+import test_bulk
 import test_chainview
 import test_ingest
 import test_metrics
@@ -160,6 +161,25 @@ def test_several_workers_make_the_database_that_one_makes(on_postgres, tmp_path)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert content(many) == content(single)
     assert len(content(many)["segments"]) == DEVICES * LENGTH
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_in_bulk_and_one_at_a_time_make_the_same_database(on_postgres, seed):
+    test_bulk.compare(random.Random(seed), lambda: store.connect(":memory:"))
+
+
+def test_rows_that_are_copied_are_what_they_were(on_postgres):
+    """COPY has letters of its own."""
+    texts = ["", "\\", "\\N", "\\.", "\t", "a\nb\r", "\x7f\x01", "\u00e9\u2028\U0001f512", '{"a":"\\u0000"}', None]
+    rows = [(text, (text or "").encode() + bytes(range(256)), number - 5) for number, text in enumerate(texts)]
+    db = store.connect("rows")
+    db.run("CREATE TABLE copied (a TEXT, b BLOB NOT NULL, c INTEGER NOT NULL)")
+    with db.transaction():
+        db.insert("copied", "a, b, c", rows)
+    assert [tuple(row) for row in db.execute("SELECT a, b, c FROM copied ORDER BY c").fetchall()] == rows
+    with pytest.raises(database.Failed), db.transaction():
+        db.insert("copied", "a, b, c", [("fits", b"", 1), ("does not", None, 2)])
+    assert db.execute("SELECT count(*) FROM copied").fetchone() == (len(rows),)
 
 
 # --- what only a server does -----------------------------------------------------------------------------------------
