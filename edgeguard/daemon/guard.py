@@ -226,7 +226,7 @@ class Guard:
         if old is None:
             self.telling.run_sealer(audit=True)  # what the last run left; before the first load there may be no key
         references = References(new.baseline, self.judging.file_reference, self.judging.superseded)
-        for change in self.river.judge_by(new.baseline, references, now_ms()):
+        for change in self.river.judge_by(new.baseline, references, now_ms(), self.judging.algorithm):
             self.told(change)
         self.telling.state("baseline installed", f"revision {new.baseline.revision} ({new.trust})")
         self._image(new)
@@ -280,7 +280,7 @@ class Guard:
             return
         baseline = self.judging.in_force.baseline
         references = References(baseline, self.judging.file_reference, self.judging.superseded)
-        for change in self.river.judge_by(baseline, references, now_ms()):
+        for change in self.river.judge_by(baseline, references, now_ms(), self.judging.algorithm):
             self.told(change)
         self.sensors.refer(self.judging.manifest)
 
