@@ -13,6 +13,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from edgeguard.baseline.policy import Policy, PolicySettings
+from edgeguard.codec.digests import named
 from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
 from edgeguard.errors import DecodeError
 from edgeguard.model import ATTRIBUTES, Columns, Condition, Mode, Operator, Rule, Severity, Value, Waiver, Watch
@@ -110,13 +111,13 @@ def policy_to_plain(policy: Policy) -> dict[str, Any]:
         "watches": [_watch(watch) for watch in policy.watches],
         "rules": [_rule(rule) for rule in policy.rules],
         "waivers": [_waiver(waiver) for waiver in policy.waivers],
-        "settings": [policy.settings.expires_after, _plain(policy.settings.learn_skip)],
+        "settings": _settings(policy.settings),
     }
 
 
 def policy_from_part(part: Part) -> Policy:
     table = part.table(POLICY_KEYS)
-    expires_after, skip = table["settings"].row(2)
+    settings = _settings_from(table["settings"])
     rules = tuple(_rule_from(item) for item in table["rules"].items())
     if len({rule.id for rule in rules}) != len(rules):
         raise table["rules"].wrong("every id once")
@@ -124,8 +125,27 @@ def policy_from_part(part: Part) -> Policy:
         tuple(_watch_from(item) for item in table["watches"].items()),
         rules,
         tuple(_waiver_from(item) for item in table["waivers"].items()),
-        PolicySettings(expires_after.optional(Part.integer), skip.texts()),
+        settings,
     )
+
+
+def _settings(settings: PolicySettings) -> list[Any]:
+    """Two elements, and a third where somebody chose the digest."""
+    chosen = [] if settings.learn_digest == PolicySettings().learn_digest else [settings.learn_digest]
+    return [settings.expires_after, _plain(settings.learn_skip), *chosen]
+
+
+def _settings_from(part: Part) -> PolicySettings:
+    expires_after, skip, *chosen = part.row(2, 3)
+    digest = [_named(item) for item in chosen]
+    return PolicySettings(expires_after.optional(Part.integer), skip.texts(), *digest)
+
+
+def _named(part: Part) -> str:
+    try:
+        return named(part.value).value
+    except DecodeError as error:
+        raise DecodeError(f"{part.path}: {error}") from error
 
 
 def references_to_plain(references: Mapping[str, Mapping[str, Columns | None]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class PolicySettings(NamedTuple):
 
     expires_after: int | None = None  # ms from signing; None: a baseline that stays until the next
     learn_skip: tuple[str, ...] = ()  # kinds of which nothing is taken over when learning
+    learn_digest: str = "auto"  # of the files' contents: "sha256", "blake2b", or whichever is quicker here
 
 
 class Policy(NamedTuple):

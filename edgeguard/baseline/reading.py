@@ -14,10 +14,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from edgeguard.baseline.conditions_toml import Kinds, conditions
+from edgeguard.baseline.contents import CHOICES, OtherDigest, chosen, in_terms_of
 from edgeguard.baseline.policy import Codes, Policy, PolicySettings
 from edgeguard.baseline.site_categories import SiteCategories
 from edgeguard.baseline.source import BAD, Check, Source, boolean, choice, did_you_mean, duration, moment, text, texts
 from edgeguard.baseline.toml_positions import Path
+from edgeguard.codec.digests import Algorithm
 from edgeguard.errors import PolicyError, PolicyProblem
 from edgeguard.model import Condition, Mode, Rule, Severity, Waiver, Watch
 
@@ -75,7 +77,7 @@ class Reader:
         }
         self._settings_shape: dict[str, tuple[dict[str, Check], str]] = {
             "validity": ({"expires_after": _expires_after}, ""),
-            "learn": ({"skip": _list_of(kind)}, "learn_"),
+            "learn": ({"skip": _list_of(kind), "digest": choice("digest", CHOICES)}, "learn_"),
         }
         self._sections = {
             "category": self._categories.read,
@@ -193,7 +195,16 @@ class Reader:
         if any(problem.level == "error" for problem in self.problems):
             raise PolicyError(self.problems)
         settings = PolicySettings(**self._settings)
-        return Policy(watches, rules, tuple(self._waivers), settings, tuple(self.problems))
+        rules = in_terms_of(rules, Algorithm.SHA256)  # the content has one word, until there is a baseline
+        policy = Policy(watches, rules, tuple(self._waivers), settings, tuple(self.problems))
+        try:
+            chosen(policy, Algorithm.SHA256)
+        except OtherDigest as error:
+            problem = PolicyProblem(
+                "policy", 1, 1, str(error), "rules that agree with each other and with learn.digest"
+            )
+            raise PolicyError([*self.problems, problem]) from error
+        return policy
 
     def _finish_watches(self) -> tuple[Watch, ...]:
         """`off` below a watched tree is an exclude of that tree. What a category checks goes with the watch."""

@@ -73,12 +73,14 @@ def _lines(baseline: dict[str, Any]) -> str:
     learned = ", ".join(f"{number} {kind}" for kind, number in sorted(references.items()) if kind != "image")
     expires = baseline.get("expires")
     image = baseline.get("image")
+    digest = {"sha256": "SHA-256", "blake2b": "BLAKE2b"}.get(str(baseline.get("contents")))
+    contents = f", contents by {digest}" if digest else ""
     rows = [
         ("Revision", f"r{baseline.get('revision')}, mode {baseline.get('mode')}"),
         ("Signed by", f"{baseline.get('signer') or '?'} (trust: {baseline.get('trust')})"),
         ("Valid", f"from {_day(baseline.get('not_before'))} until {_day(expires) if expires else 'the next one'}"),
         ("Policy", f"{count(baseline.get('rules'), 'rule')}, {count(baseline.get('waivers'), 'waiver')}"),
-        ("Files", f"{count(baseline.get('files'), 'file')}"),
+        ("Files", f"{count(baseline.get('files'), 'file')}{contents}"),
         ("Others", learned or "none"),
         ("Digest", str(baseline.get("digest") or "?")),
         *([("Image", str(image))] if image else []),

@@ -17,6 +17,7 @@ from edgeguard.cli.words import count
 from edgeguard.errors import ControlError, DecodeError
 
 BASELINE_MAX = 16 * 1024 * 1024  # bytes; document.SIZE_MAX
+CHOICES = ("auto", "sha256", "blake2b")  # baseline.contents.CHOICES
 FROM = ("listener", "usb", "sysctl", "module", "mount")  # kinds that no image has, and a device does
 
 
@@ -33,12 +34,15 @@ def arguments(actions: Any) -> None:
     parser.add_argument(
         "--from", dest="learned", default="", metavar="FILE", help="baseline of a device: ports, USB ..."
     )
+    parser.add_argument("--digest", choices=CHOICES, help="of the files' contents (as the policy says; auto: sha256)")
     parser.add_argument("--note", default="", metavar="TEXT", help="a remark that history shows")
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
+    from edgeguard.baseline.contents import chosen
     from edgeguard.baseline.document import REVISION_MAX, compile_baseline, sign
     from edgeguard.codec import cose
+    from edgeguard.codec.digests import Algorithm
 
     if not 1 <= given.revision <= REVISION_MAX:
         raise ControlError("InvalidParameter", f"--revision: expected a number from 1 to {REVISION_MAX}")
@@ -46,11 +50,15 @@ def run(given: argparse.Namespace, console: Console) -> int:
     seed = cose.load_seed([given.key]) if given.key else b""
     now = _now(console)
     policy = imaging.policy_of(root, given.policy, now)
+    if given.digest:
+        policy = policy._replace(settings=policy.settings._replace(learn_digest=given.digest))
+    # What processor the devices have, the one that builds cannot know.
+    algorithm = chosen(policy, Algorithm.SHA256)
     learned = _learned(given.learned)
     image = _image(root, given.image)
     said: list[str] = []
     with _beside(manifest_path(given.to)) as file:
-        files = _files(console, root, policy, file, said)
+        files = _files(console, root, policy, file, said, algorithm)
         references = {**learned, **_rest(root, now, said)}
         baseline = compile_baseline(policy, references, files, given.revision, now, note=given.note)
         baseline = _bound(baseline, image)
@@ -61,6 +69,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
             out.write(data)
     _remarks(console, given, root, image, said)
     facts = {"file": given.to, "manifest": manifest_path(given.to), "revision": given.revision, "signed": bool(seed)}
+    facts["contents"] = algorithm.value
     counts = {kind: len(table) for kind, table in sorted(baseline.references.items()) if kind != "image"}
     if console.form != "text":
         console.json(
@@ -104,7 +113,7 @@ def _bound(baseline: Any, image: Any) -> Any:
     return for_image(baseline, image) if image is not None else baseline
 
 
-def _files(console: Console, root: str, policy: Any, file: BinaryIO, said: list[str]) -> Any:
+def _files(console: Console, root: str, policy: Any, file: BinaryIO, said: list[str], algorithm: Any) -> Any:
     """Read every watched file into a manifest. One that cannot be read ends it: it would differ on every device."""
     from edgeguard.baseline.document import ManifestRef
     from edgeguard.codec import manifest
@@ -115,7 +124,7 @@ def _files(console: Console, root: str, policy: Any, file: BinaryIO, said: list[
         console.progress(pages.progress(state, console.columns))
 
     with tempfile.TemporaryFile() as observed:
-        summary = sweep.learn(policy.watches, root, file, observed, None, progress)
+        summary = sweep.learn(policy.watches, root, file, observed, None, progress, algorithm=algorithm)
     console.end_progress()
     if summary.unreadable:
         imaging.tell(console, summary.notes)

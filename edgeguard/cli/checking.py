@@ -109,8 +109,10 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 
 def _against_baseline(given: argparse.Namespace, console: Console, root: str) -> tuple[Check, dict[str, Any]]:
+    from edgeguard.baseline.contents import in_terms_of
     from edgeguard.baseline.document import References
     from edgeguard.baseline.image import image_of, lies_in
+    from edgeguard.codec.digests import Algorithm
     from edgeguard.codec.manifest import Reader
     from edgeguard.sensors.look import masked
     from edgeguard.sensors.walk import resolved
@@ -120,17 +122,19 @@ def _against_baseline(given: argparse.Namespace, console: Console, root: str) ->
     plan = Plan(resolved(baseline.policy.watches, root))
     fd = _manifest(given, baseline)
     reader = Reader(fd) if fd is not None else None
+    algorithm = reader.algorithm if reader is not None else Algorithm.SHA256
 
     def expected(path: str) -> Columns | None:
         entry = reader.lookup(os.fsencode(path)) if reader is not None else None
         watch = plan.decide(path)
         if entry is None:
             return None
-        return (masked(entry, watch) if watch is not None else entry).columns()
+        return (masked(entry, watch) if watch is not None else entry).columns(algorithm)
 
-    check = Check(console, root, baseline.policy, References(baseline, expected))
-    _sweep(check, plan, reader)
-    _accepted(check, plan, baseline.references.get("file", {}))
+    policy = baseline.policy._replace(rules=in_terms_of(baseline.policy.rules, algorithm))
+    check = Check(console, root, policy, References(baseline, expected))
+    _sweep(check, plan, reader, algorithm)
+    _accepted(check, plan, baseline.references.get("file", {}), algorithm)
     check.rest(baseline.references)
     image, there = image_of(baseline), lies_in(root)
     other = image is not None and (there is None or there.sha256 != image.sha256)
@@ -176,24 +180,25 @@ def _manifest(given: argparse.Namespace, baseline: Any) -> int | None:
     return fd
 
 
-def _sweep(check: Check, plan: Any, reader: Any) -> None:
+def _sweep(check: Check, plan: Any, reader: Any, algorithm: Any) -> None:
     """Every watched file against the manifest; what is as it should be is not told."""
     from edgeguard.sensors.looker import Summary
     from edgeguard.sensors.sweep import HASH_FILE_MAX, Sweep
 
     summary = Summary()
-    sweeping = Sweep(plan, check.root, reader, check.now, Origin.SWEEP, check.take, summary, "")
+    sweeping = Sweep(plan, check.root, reader, check.now, Origin.SWEEP, check.take, summary, "", algorithm)
     sweeping.run(None, None, None, False, HASH_FILE_MAX, time.time_ns, check.progress)
     check.took(summary)
 
 
-def _accepted(check: Check, plan: Any, accepted: Any) -> None:
+def _accepted(check: Check, plan: Any, accepted: Any, algorithm: Any) -> None:
     """Files that were accepted otherwise than in the manifest are looked at by themselves."""
+    from edgeguard.codec.digests import swift
     from edgeguard.linux.inside import parent_inside
-    from edgeguard.sensors.look import Eye, observe, openssl
+    from edgeguard.sensors.look import Eye, observe
     from edgeguard.sensors.sweep import HASH_FILE_MAX
 
-    eye = Eye(HASH_FILE_MAX, new_hash=openssl)
+    eye = Eye(HASH_FILE_MAX, digester=swift(algorithm))
     for path in accepted:
         try:
             place = parent_inside(check.root, path)[len(check.root) :]

@@ -126,6 +126,7 @@ def _history(finding: Document, now: int) -> str:
     return text
 
 
+_DIGESTS = ("sha256", "blake2b")  # of a content: a baseline has one of them
 _DIFF_COLOURS = {"+": "32", "-": "31", "@": "36"}
 
 
@@ -133,7 +134,7 @@ def _differences(finding: Document) -> list[str]:
     expected, observed = finding.get("expected") or {}, finding.get("observed") or {}
     lines = []
     for column in observed:
-        if column == "sha256" and _texts(finding.get("details"), "diff"):
+        if column in _DIGESTS and _texts(finding.get("details"), "diff"):
             continue  # what changed says more
         now = _value(column, observed[column])
         if column in expected:
@@ -178,7 +179,7 @@ def _value(column: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or "none"
     text = str(value)
-    return text[:16] + ".." if column in {"sha256", "xattrs"} and len(text) > 20 else text or '""'
+    return text[:16] + ".." if column in {*_DIGESTS, "xattrs"} and len(text) > 20 else text or '""'
 
 
 def _who(finding: Document) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 
 from edgeguard.codec.manifest import Block, Entry, Reader, order
+from edgeguard.errors import DecodeError
 
 GONE = "gone"  # category of an upper entry whose path shall not be there; no policy has it
 ABSENT = Entry(0o010000, 0, 0, 0, GONE)
@@ -19,6 +20,10 @@ class Layers:
     """What `Reader` offers, of two. Damage met in either is a DecodeError."""
 
     def __init__(self, base: Reader | None, top: Reader) -> None:
+        """Raises DecodeError where the two have digests of different kinds: nothing would be as it should."""
+        if base is not None and base.algorithm is not top.algorithm:
+            raise DecodeError(f"manifest: {top.algorithm.label} was laid over {base.algorithm.label}")
+        self.algorithm = top.algorithm
         self._base = base
         self._top = top
 

@@ -43,6 +43,11 @@ def blake2b(data: bytes | memoryview, size: int, person: bytes = b"") -> bytes:
     return cast("bytes", _blake2().blake2b(data, digest_size=size, person=person).digest())
 
 
+def new_blake2b() -> Any:
+    """The interpreter's own BLAKE2b: takes data and keywords."""
+    return _blake2().blake2b
+
+
 @cache
 def _blake2() -> Any:
     try:

@@ -56,6 +56,12 @@ def hashes(value: Any) -> list[dict[str, Any]] | None:
     return [{"algorithm_id": 3, "algorithm": "SHA-256", "value": digest}] if digest else None
 
 
+def blake2b(value: Any) -> list[dict[str, Any]] | None:
+    """OCSF has no number for it."""
+    digest = shapes.sha256(value)  # of the same form
+    return [{"algorithm_id": OTHER, "algorithm": "BLAKE2b-256", "value": digest}] if digest else None
+
+
 _FILE_TYPES = {
     "file": 1, "regular": 1, "directory": 2, "dir": 2, "char": 3, "block": 4, "socket": 5, "fifo": 6, "pipe": 6,
     "symlink": 7, "link": 7,
@@ -71,6 +77,7 @@ def file(path: Any, columns: Any = None) -> dict[str, Any] | None:
     made: dict[str, Any] = {"name": name, "path": path, "type_id": _FILE_TYPES.get(str(known.get("type")), 0)}
     for column, key, convert in (
         ("sha256", "hashes", hashes),
+        ("blake2b", "hashes", blake2b),
         ("size", "size", shapes.number),
     ):
         value = convert(known.get(column))

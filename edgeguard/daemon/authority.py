@@ -140,7 +140,7 @@ def manifest_lookup(settings: Settings, baseline: Baseline) -> Lookup:
         if name in accepted:
             return accepted[name]
         entry = reader.lookup(path) if reader is not None else None
-        return entry.columns() if entry is not None else None
+        return entry.columns(reader.algorithm) if reader is not None and entry is not None else None
 
     return lookup
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from edgeguard.codec.digests import held
 from edgeguard.model import Columns, Observation, Origin, Status, Watch
 from edgeguard.settings import Settings
 
@@ -78,10 +79,10 @@ class Differing:
 
         began = self._clock()
         try:
-            old = b"" if reference is None else copies.earlier(self._vault, _digest(reference))
+            old = b"" if reference is None else copies.earlier(self._vault, *held(reference))
             new = b""
             if seen.status is Status.PRESENT:
-                new = copies.present(self._root + seen.subject, _digest(seen.columns))
+                new = copies.present(self._root + seen.subject, *held(seen.columns))
             told = compare(seen.subject, old, new)
             diff = told.diff if seen.status is Status.PRESENT else ()  # of what is gone, only what that means
             return _with(seen, diff, told.changes)
@@ -94,15 +95,10 @@ class Differing:
 def _content_differs(seen: Observation, reference: Columns | None) -> bool:
     """Is there, or was there, a content that is another now?"""
     if seen.status is Status.ABSENT:
-        return reference is not None and bool(_digest(reference))
-    if not _digest(seen.columns):
+        return reference is not None and bool(held(reference)[1])
+    if not held(seen.columns)[1]:
         return False  # a link, a directory, or too large to be read
-    return reference is None or (bool(_digest(reference)) and _digest(reference) != _digest(seen.columns))
-
-
-def _digest(columns: Columns) -> bytes:
-    value = columns.get("sha256")
-    return value if isinstance(value, bytes) else b""
+    return reference is None or (bool(held(reference)[1]) and held(reference) != held(seen.columns))
 
 
 def _with(seen: Observation, diff: tuple[str, ...], changes: tuple[str, ...]) -> Observation:

@@ -228,7 +228,7 @@ class Guard:
         references = References(
             new.baseline, self.judging.file_reference, self.judging.superseded, self.judging.account
         )
-        for change in self.river.judge_by(new.baseline, references, now_ms()):
+        for change in self.river.judge_by(new.baseline, references, now_ms(), self.judging.algorithm):
             self.told(change)
         self.telling.state("baseline installed", f"revision {new.baseline.revision} ({new.trust})")
         self._image(new)
@@ -282,7 +282,7 @@ class Guard:
             return
         baseline = self.judging.in_force.baseline
         references = References(baseline, self.judging.file_reference, self.judging.superseded, self.judging.account)
-        for change in self.river.judge_by(baseline, references, now_ms()):
+        for change in self.river.judge_by(baseline, references, now_ms(), self.judging.algorithm):
             self.told(change)
         self.sensors.refer(self.judging.manifest)
 

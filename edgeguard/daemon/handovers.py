@@ -18,10 +18,11 @@ from typing import Any
 from edgeguard.baseline import document, keys, store
 from edgeguard.baseline.document import Baseline, ManifestRef
 from edgeguard.baseline.image import Image, image_of
+from edgeguard.codec.manifest import algorithm_in
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import Trust, keep_copies, read_regular, trust_of
 from edgeguard.daemon.sweeping import now_ms
-from edgeguard.errors import BaselineRefused, Corrupt, OlderRevision
+from edgeguard.errors import BaselineRefused, Corrupt, DecodeError, OlderRevision
 from edgeguard.sensors import reading
 from edgeguard.settings import Settings
 
@@ -80,6 +81,10 @@ def _keep_manifest(shelf: store.Store, wanted: ManifestRef, path: str) -> None:
     data = read_regular(path, min(MANIFEST_MAX, wanted.size + 1))
     if len(data) != wanted.size or sha256(data).digest() != wanted.sha256:
         raise Corrupt("the file manifest is not the one that this baseline was signed with")
+    try:
+        algorithm_in(data)
+    except DecodeError as error:
+        raise Corrupt(f"the file manifest cannot be used here: {error}") from error
     keys.write_durably(final, data, 0o600)
 
 

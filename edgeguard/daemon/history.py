@@ -11,7 +11,8 @@ from edgeguard.baseline.diff import DiffLine
 from edgeguard.baseline.document import Baseline
 from edgeguard.codec import cose
 from edgeguard.codec import manifest as codec
-from edgeguard.codec.manifest import Entry, order
+from edgeguard.codec.digests import Algorithm
+from edgeguard.codec.manifest import Block, Entry, order
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import trust_of
 from edgeguard.daemon.sweeping import now_ms, opened_manifest
@@ -74,7 +75,7 @@ def diff(settings: Settings, request: dict[str, Any], out: Out) -> None:
         raise NoSuchRevision(f"revision {wanted or new.revision - 1} is not kept")
     old = older[0]
     del shelf
-    lines = differ.diff(old, new, file_lines(settings, old, new))
+    lines = [*_other_digests(settings, old, new), *differ.diff(old, new, file_lines(settings, old, new))]
     counts = {word: sum(line.sign == sign for line in lines) for sign, word in WORDS.items()}
     changes = [
         {
@@ -100,24 +101,47 @@ def file_lines(settings: Settings, old: Baseline, new: Baseline) -> Iterator[Dif
         yield from _merge(one, two)
 
 
+def _other_digests(settings: Settings, old: Baseline, new: Baseline) -> Iterator[DiffLine]:
+    """Where it is not told of which files the content is another."""
+    if old.files is None or new.files is None or old.files == new.files:
+        return
+    state = settings.paths.state
+    with opened_manifest(state, list(old.files[:2])) as one, opened_manifest(state, list(new.files[:2])) as two:
+        assert one is not None
+        assert two is not None
+        if one.algorithm is not two.algorithm:
+            text = f"{one.algorithm.label} -> {two.algorithm.label}: contents are compared by their size only"
+            yield DiffLine("~", "files", "digest", text)
+
+
 def _merge(one: codec.Reader, two: codec.Reader) -> Iterator[DiffLine]:
-    olds, news = one.blocks(), two.blocks()
+    """Contents cannot be compared by digests of two kinds: then a file differs by its size and attributes alone."""
+    comparable = one.algorithm is two.algorithm
+    olds = one.blocks() if comparable else map(_undigested, one.blocks())
+    news = two.blocks() if comparable else map(_undigested, two.blocks())
+    named = two.algorithm
     old, new = next(olds, None), next(news, None)
     while old is not None or new is not None:
         if new is None or (old is not None and order(old.directory) < order(new.directory)):
             assert old is not None
-            yield from _lines(old.directory, dict(zip(old.names, old.entries, strict=True)), {})
+            yield from _lines(old.directory, dict(zip(old.names, old.entries, strict=True)), {}, named)
             old = next(olds, None)
         elif old is None or order(new.directory) < order(old.directory):
-            yield from _lines(new.directory, {}, dict(zip(new.names, new.entries, strict=True)))
+            yield from _lines(new.directory, {}, dict(zip(new.names, new.entries, strict=True)), named)
             new = next(news, None)
         else:
             before = dict(zip(old.names, old.entries, strict=True))
-            yield from _lines(old.directory, before, dict(zip(new.names, new.entries, strict=True)))
+            yield from _lines(old.directory, before, dict(zip(new.names, new.entries, strict=True)), named)
             old, new = next(olds, None), next(news, None)
 
 
-def _lines(directory: bytes, old: dict[bytes, Entry], new: dict[bytes, Entry]) -> Iterator[DiffLine]:
+def _undigested(block: Block) -> Block:
+    return block._replace(entries=[entry._replace(digest=b"") for entry in block.entries])
+
+
+def _lines(
+    directory: bytes, old: dict[bytes, Entry], new: dict[bytes, Entry], algorithm: Algorithm
+) -> Iterator[DiffLine]:
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         path = (directory + b"/" + name).decode("utf-8", "backslashreplace")
@@ -126,9 +150,9 @@ def _lines(directory: bytes, old: dict[bytes, Entry], new: dict[bytes, Entry]) -
         elif after is None:
             yield DiffLine("-", "file", path)
         elif before != after:
-            yield DiffLine("~", "file", path, ", ".join(_differences(before, after)))
+            yield DiffLine("~", "file", path, ", ".join(_differences(before, after, algorithm)))
 
 
-def _differences(before: Entry, after: Entry) -> list[str]:
-    one, two = before.columns(), after.columns()
+def _differences(before: Entry, after: Entry, algorithm: Algorithm) -> list[str]:
+    one, two = before.columns(algorithm), after.columns(algorithm)
     return [name for name in one if one[name] != two[name]]

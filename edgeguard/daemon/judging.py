@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeguard.codec import manifest as manifests
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Layers, Lookup
 from edgeguard.daemon.baselines import Baselines, InForce, Refusal, Upgraded
 from edgeguard.daemon.frames import watches_to_plain
@@ -72,6 +73,11 @@ class Judging:
     def settled(self) -> bool:
         """Is it known what this device is judged by, or that it is not judged?"""
         return self.in_force is not None or self.learning is not None or "load" not in self._helpers.running
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """Of the digests that the baseline in force has of files."""
+        return self._base.algorithm if self._base is not None else Algorithm.SHA256
 
     @property
     def mode(self) -> Mode:
@@ -267,7 +273,7 @@ class Judging:
         except DecodeError as error:
             self._trouble.manifest(error)
             return None
-        return self._masked(path, entry).columns() if entry is not None else None
+        return self._masked(path, entry).columns(self.algorithm) if entry is not None else None
 
     def known_file(self, path: str) -> bool:
         references = self._river.references
@@ -281,4 +287,5 @@ class Judging:
             "watches": watches_to_plain(baseline.policy.watches),
             "manifest": None if baseline.files is None else [baseline.files.sha256, baseline.files.size],
             "overlay": None if self.upgraded is None else [self.upgraded.sha256, self.upgraded.size],
+            "digest": self.algorithm.value,
         }

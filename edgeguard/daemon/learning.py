@@ -7,18 +7,20 @@ sensor sees. Nothing is in force before all of it is signed and on disk.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
-from edgeguard.baseline import document, store
+from edgeguard.baseline import contents, document, store
 from edgeguard.baseline.document import ManifestRef
 from edgeguard.baseline.policy import Policy
 from edgeguard.codec import manifest as codec
+from edgeguard.codec.digests import Algorithm
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import NotLocal, compiled_policy, describe, trust_of
 from edgeguard.daemon.sweeping import Meter, file_digest, now_ms, replacing, summary_to_plain, sync_directory
 from edgeguard.errors import Truncated
-from edgeguard.linux import priority
+from edgeguard.linux import cpu, priority
 from edgeguard.model import Columns, Status
 from edgeguard.sensors import TABLE, Context, sensor_class
 from edgeguard.sensors import sweep as sweeps
@@ -30,15 +32,17 @@ NOT_LEARNED = ("files", "processes", "health")  # files go into the manifest; wh
 
 
 def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
-    """Request {"reason"}; answers with progress and {"revision", "files", "milliseconds", "trust", "notes"}."""
+    """Request {"reason"}; answers with progress and {"revision", "files", "milliseconds", "trust", "notes", "contents":
+    which digest}."""
     started = time.monotonic()
     trust = trust_of(settings)
     if trust.name != "local":
         raise NotLocal("a fleet signs the baselines of this device; learn on an unenrolled one")
     policy = compiled_policy(settings)
+    algorithm = contents.chosen(policy, quickest())
     priority.background()
     shelf = store.Store(settings.paths.state, settings.paths.root)
-    summary = learn_files(settings, policy, out)
+    summary = learn_files(settings, policy, out, algorithm)
     references = learn_rest(settings)
     with shelf.alone():
         baseline = document.compile_baseline(
@@ -54,10 +58,10 @@ def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
         )
         shelf.install(document.sign(baseline, trust.key), baseline)
     facts = summary_to_plain(summary, time.monotonic() - started)
-    out.say({**facts, **describe(baseline), "trust": trust.name})
+    out.say({**facts, **describe(baseline), "trust": trust.name, "contents": algorithm.value})
 
 
-def learn_files(settings: Settings, policy: Policy, out: Out) -> Summary:
+def learn_files(settings: Settings, policy: Policy, out: Out, algorithm: Algorithm = Algorithm.SHA256) -> Summary:
     """Read every watched file; observed.db and a draft of the manifest are durable afterwards, protected copies lie
     in the vault."""
     state = settings.paths.state
@@ -73,7 +77,14 @@ def learn_files(settings: Settings, policy: Policy, out: Out) -> Summary:
             now=now_ms(),
             hash_file_max=settings.budget.hash_file_max,
             vault_max=settings.budget.vault_bytes,
+            algorithm=algorithm,
         )
+
+
+def quickest() -> Algorithm:
+    """Where the policy leaves it to the device. BLAKE2b works on 64 bits at a time: a 32-bit system is slow at it."""
+    wide = sys.maxsize > 1 << 32
+    return Algorithm.BLAKE2B if wide and cpu.computes_sha256() is False else Algorithm.SHA256
 
 
 def draft_path(shelf: store.Store) -> str:

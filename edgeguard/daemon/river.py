@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from edgeguard.baseline.document import Baseline, References
+from edgeguard.codec.digests import Algorithm
 from edgeguard.evaluate.engine import Engine
 from edgeguard.evaluate.ledger import Ledger
 from edgeguard.model import Change, Observation, Outcome
@@ -25,9 +26,17 @@ class River:
         self.references: References | None = None
         self.baseline: Baseline | None = None
 
-    def judge_by(self, baseline: Baseline, references: References, now: int) -> list[Change]:
-        """Swap the baseline as a whole. Standing findings are judged again by what was last observed."""
-        self.engine = Engine(baseline.policy.rules, baseline.policy.waivers, references)
+    def judge_by(
+        self, baseline: Baseline, references: References, now: int, algorithm: Algorithm = Algorithm.SHA256
+    ) -> list[Change]:
+        """Swap the baseline as a whole. Standing findings are judged again by what was last observed. `algorithm`: of
+        the digests that it has of files."""
+        rules = baseline.policy.rules
+        if algorithm is not Algorithm.SHA256:  # which is what rules say that were read
+            from edgeguard.baseline.contents import in_terms_of
+
+            rules = in_terms_of(rules, algorithm)
+        self.engine = Engine(rules, baseline.policy.waivers, references)
         self.references = references
         self.baseline = baseline
         return self.ledger.govern(self.engine, now)

@@ -8,10 +8,12 @@ import stat
 from hashlib import sha256
 from typing import Any, NamedTuple, cast
 
-from edgeguard.baseline import document, keys, store
+from edgeguard.baseline import contents, document, keys, store
 from edgeguard.baseline.document import Baseline
 from edgeguard.baseline.policy import Policy, parse
 from edgeguard.codec import cose
+from edgeguard.codec import manifest as manifests
+from edgeguard.codec.digests import Algorithm, held
 from edgeguard.codec.values import columns_from_plain, from_plain
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.sweeping import file_digest, now_ms, opened_references
@@ -130,6 +132,18 @@ def _standing(shelf: store.Store, trust: Trust, refused: tuple[store.Refused, ..
     return (baseline, data) if baseline.device in (None, trust.device) else (None, b"")
 
 
+def algorithm_of(shelf: store.Store, baseline: Baseline) -> Algorithm:
+    """Of the digests that this baseline has of files. Raises Corrupt."""
+    if baseline.files is None:
+        return Algorithm.SHA256
+    path = shelf.manifest_path(baseline.files.sha256)
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            return manifests.Reader(file.fileno()).algorithm
+    except (OSError, DecodeError) as error:
+        raise Corrupt(f"its file manifest cannot be read: {error}") from error
+
+
 def check_manifest(settings: Settings, baseline: Baseline) -> None:
     """The manifest that the baseline names is here and is the one. Raises Corrupt."""
     if baseline.files is None:
@@ -140,8 +154,11 @@ def check_manifest(settings: Settings, baseline: Baseline) -> None:
             size = os.fstat(file.fileno()).st_size
             if size != baseline.files.size or file_digest(file) != baseline.files.sha256:
                 raise Corrupt("its file manifest has other content than was signed")
+            manifests.Reader(file.fileno())
     except OSError as error:
         raise Corrupt(f"its file manifest cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise Corrupt(f"its file manifest cannot be used here: {error}") from error
 
 
 def rebase(settings: Settings, request: dict[str, Any], out: Out) -> None:
@@ -169,6 +186,8 @@ def _next(shelf: store.Store, trust: Trust, policy: Policy | None, request: dict
     if standing is None:
         raise Corrupt("there is no valid baseline to go on from; run: edgeguard baseline learn")
     baseline = standing if policy is None else standing._replace(policy=policy)
+    if policy is not None:  # a baseline keeps its digests; another choice counts when the device is learned anew
+        contents.check(policy.rules, algorithm_of(shelf, baseline))
     for kind, subject, columns in request.get("accept", []):
         value = None if columns is None else columns_from_plain(columns)
         baseline = document.with_reference(baseline, kind, str(from_plain(subject)), value)
@@ -210,7 +229,14 @@ def _protect(settings: Settings, baseline: Baseline, accepted: list[Any]) -> Non
     paths = [str(from_plain(subject)) for kind, subject, columns in accepted if kind == "file" and columns is not None]
     if paths:
         vault, most = f"{settings.paths.state}/vault", settings.budget.vault_bytes
-        revisit.protect(baseline.policy.watches, settings.paths.root, paths, vault, vault_max=most)
+        revisit.protect(
+            baseline.policy.watches,
+            settings.paths.root,
+            paths,
+            vault,
+            vault_max=most,
+            algorithm=algorithm_of(store.Store(settings.paths.state), baseline),
+        )
 
 
 def keep_copies(settings: Settings, trust: Trust, baseline: Baseline, *, only_compared: bool = False) -> None:
@@ -230,7 +256,7 @@ def keep_copies(settings: Settings, trust: Trust, baseline: Baseline, *, only_co
 
         def in_manifest(path: str) -> Columns | None:
             entry = manifest.lookup(os.fsencode(path)) if manifest is not None else None
-            return entry.columns() if entry is not None else None
+            return entry.columns(manifest.algorithm) if manifest is not None and entry is not None else None
 
         def is_superseded(path: str, accepted: Columns | None) -> bool:
             return path in superseded and superseded[path] == overlay.fingerprint(accepted)
@@ -238,12 +264,20 @@ def keep_copies(settings: Settings, trust: Trust, baseline: Baseline, *, only_co
         references = document.References(baseline, in_manifest, is_superseded)
 
         def digest(path: str) -> bytes:
-            value = (references.expected("file", path) or {}).get("sha256")
-            return value if isinstance(value, bytes) else b""
+            return held(references.expected("file", path) or {})[1]
 
         vault, most = f"{settings.paths.state}/vault", settings.budget.vault_bytes
         wanted = copies.comparable if only_compared else copies.kept
-        revisit.complete(baseline.policy.watches, settings.paths.root, digest, vault, wanted=wanted, vault_max=most)
+        algorithm = manifest.algorithm if manifest is not None else Algorithm.SHA256
+        revisit.complete(
+            baseline.policy.watches,
+            settings.paths.root,
+            digest,
+            vault,
+            wanted=wanted,
+            vault_max=most,
+            algorithm=algorithm,
+        )
 
 
 def install(settings: Settings, request: dict[str, Any], out: Out) -> None:

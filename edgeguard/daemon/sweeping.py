@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
+from edgeguard.codec import digests, sha
 from edgeguard.codec import manifest as codec
+from edgeguard.codec.digests import Algorithm, openssl
 from edgeguard.codec.layers import Layers, Lookup
 from edgeguard.daemon.frames import Out, swept_path, watches_from_plain
 from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import sweep as sweeps
-from edgeguard.sensors.look import openssl
 from edgeguard.sensors.looker import Progress, Summary
 from edgeguard.settings import Settings
 
@@ -99,6 +100,7 @@ def _whole(
             meter.progress,
             compare=request["compare"],
             cached=request.get("cached", False),  # a daemon from before an upgrade does not say it
+            algorithm=digests.named(request.get("digest", "sha256")),  # nor this
             hash_file_max=settings.budget.hash_file_max,
         )
         if summary.written:
@@ -110,32 +112,36 @@ def _whole(
 @contextmanager
 def opened_references(state: str, request: dict[str, Any]) -> Iterator[Lookup | None]:
     """The manifest of the baseline, and what packages brought since over it, as a request names them."""
-    with opened_manifest(state, request["manifest"]) as base:
+    # Of files that are read by BLAKE2b: OpenSSL costs such a helper more than the slower SHA-256 of one manifest.
+    new = sha.new if request.get("digest") == Algorithm.BLAKE2B.value else openssl
+    with opened_manifest(state, request["manifest"], new=new) as base:
         named = request.get("overlay")
         if named is None:
             yield base
             return
-        with opened_manifest(state, named, "upgrades") as top:
+        with opened_manifest(state, named, "upgrades", new=new) as top:
             assert top is not None
             yield Layers(base, top)
 
 
 @contextmanager
-def opened_manifest(state: str, reference: list[Any] | None, folder: str = "baseline") -> Iterator[codec.Reader | None]:
+def opened_manifest(
+    state: str, reference: list[Any] | None, folder: str = "baseline", *, new: sha.NewHash = openssl
+) -> Iterator[codec.Reader | None]:
     """The manifest that something signed pins, checked against its digest. Raises DecodeError for any other file."""
     if reference is None:
         yield None
         return
     digest, size = reference
     with open(f"{state}/{folder}/{digest.hex()}.egm", "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size != size or file_digest(file) != digest:
+        if os.fstat(file.fileno()).st_size != size or file_digest(file, new) != digest:
             raise DecodeError("the file manifest is not the one that was signed")
         yield codec.Reader(file.fileno())
 
 
-def file_digest(file: Any) -> bytes:
+def file_digest(file: Any, new: sha.NewHash = openssl) -> bytes:
     """SHA-256 of a whole open file."""
-    total = openssl()
+    total = new()
     file.seek(0)
     while chunk := file.read(READ):
         total.update(chunk)

@@ -246,7 +246,8 @@ class Upgrades:
                 self._prepare()
 
         if wanted:
-            self._helpers.start("prepare", {"transactions": wanted}, message, done, timeout_s=PREPARE_S, low=True)
+            request = {"transactions": wanted, "digest": self._judging.algorithm.value}
+            self._helpers.start("prepare", request, message, done, timeout_s=PREPARE_S, low=True)
 
     def _prepared(self, name: str) -> None:
         if name not in self._open or name in self._fds:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from edgeguard.baseline import store
 from edgeguard.baseline.document import Baseline
 from edgeguard.codec import cbor, cose
+from edgeguard.codec.digests import Algorithm, named
 from edgeguard.codec.layers import ABSENT, Layers, Lookup
 from edgeguard.codec.manifest import Block, Entry, Reader, order, split
 from edgeguard.codec.values import columns_from_plain, from_plain
@@ -46,15 +47,17 @@ def spool_of(settings: Settings) -> str:
 
 
 def prepare(settings: Settings, request: dict[str, Any], out: Out) -> None:
-    """Request {"transactions": [name, ...]}; answers {"prepared": name} or {"refused": [name, why]} for each."""
+    """Request {"transactions": [name, ...], "digest": as the baseline has it}; answers {"prepared": name} or
+    {"refused": [name, why]} for each."""
     priority.background()
     state, spool = settings.paths.state, spool_of(settings)
+    algorithm = named(request.get("digest", Algorithm.SHA256.value))
     for name in request["transactions"]:
         try:
             try:
                 found = expected.load(state, name)
             except (FileNotFoundError, DecodeError):
-                found = expected.prepare(state, spool, name, settings.paths.root)
+                found = expected.prepare(state, spool, name, settings.paths.root, algorithm)
         except (DecodeError, OSError) as error:
             out.say({"refused": [name, str(error)]})
             continue
@@ -72,7 +75,8 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     base_digest = request["manifest"][0] if request["manifest"] is not None else b""
     public = trust.key.public
     before = _standing_overlay(state, public, base_digest)
-    pending = _pending(state, request["transactions"])
+    algorithm = named(request.get("digest", Algorithm.SHA256.value))
+    pending = _pending(settings, request["transactions"], algorithm)
     tallies: list[Tally] = []
     with opened_manifest(state, request["manifest"]) as base:
         top = overlay.opened(state, before)
@@ -84,7 +88,7 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
         eye = Judge(root, watches, references, limit, past.brought, known or None, past.gone)
         old = [top.blocks()] if top is not None else []
         os.makedirs(expected.folder(state), mode=0o700, exist_ok=True)
-        digest, size = overlay.write_manifest(state, *old, eye.run(pending, tallies))
+        digest, size = overlay.write_manifest(state, *old, eye.run(pending, tallies), algorithm=algorithm)
         owners = [owner for item in pending for owner in item.expected.owners]
         names = [eye.name(owner) for owner in owners]
         began = [item.expected.began for item in pending for _ in item.expected.owners]
@@ -196,17 +200,28 @@ def _over(state: str, digest: bytes, entries: dict[bytes, Entry]) -> tuple[bytes
     """A manifest with these entries instead."""
     fd = os.open(overlay.manifest_path(state, digest), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return overlay.write_manifest(state, Reader(fd).blocks(), blocks_of(entries))
+        under = Reader(fd)
+        return overlay.write_manifest(state, under.blocks(), blocks_of(entries), algorithm=under.algorithm)
     finally:
         os.close(fd)
 
 
-def _pending(state: str, names: Sequence[str]) -> list[Pending]:
+def _pending(settings: Settings, names: Sequence[str], algorithm: Algorithm) -> list[Pending]:
+    """What was written down of each transaction. Where a baseline with other digests came since, it is read again: the
+    .debs are there until all is judged."""
     found = []
+    state, root = settings.paths.state, settings.paths.root
     for name in sorted(names):
-        fd = os.open(transactions.manifest_of(state, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        found.append(Pending(expected.load(state, name), Reader(fd)))
+        said, reader = expected.load(state, name), _prepared(state, name)
+        if reader.algorithm is not algorithm:
+            said = expected.prepare(state, spool_of(settings), name, root, algorithm)
+            reader = _prepared(state, name)
+        found.append(Pending(said, reader))
     return found
+
+
+def _prepared(state: str, name: str) -> Reader:
+    return Reader(os.open(transactions.manifest_of(state, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
 
 
 def blocks_of(entries: dict[bytes, Entry]) -> list[Block]:

@@ -32,7 +32,7 @@ from edgeguard.model import (
 STATUS_WORDS = {Status.PRESENT: "present", Status.ABSENT: "absent", Status.UNREADABLE: "unreadable"}
 
 MAIN: Mapping[str, tuple[str, ...]] = {
-    "file": ("type", "size", "mode", "uid", "gid", "sha256", "target", "caps", "package"),
+    "file": ("type", "size", "mode", "uid", "gid", "sha256", "blake2b", "target", "caps", "package"),
     "listener": ("protocol", "address", "port", "exe", "user", "unit", "package"),
     "process": ("exe", "exe_state", "user", "unit", "package"),
     "usb": ("vendor", "product", "serial", "manufacturer", "name", "interfaces", "port"),

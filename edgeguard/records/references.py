@@ -86,7 +86,7 @@ class Places:
         return os.fsdecode(self._directories[number] + b"/" + self._names_of(number).names[place])
 
     def digest(self, index: int) -> bytes | None:
-        """The SHA-256 of what is in the file of this number, None if the manifest holds none."""
+        """The digest of what is in the file of this number, of the kind that the manifest has; None if it has none."""
         found = self._at(index)
         return self._names_of(found[0]).digests[found[1]] or None if found else None
 
@@ -103,7 +103,7 @@ class Places:
         if names is None:
             try:
                 block = next(self._reader.blocks(number))
-                digests = [entry.sha256 for entry in block.entries]
+                digests = [entry.digest for entry in block.entries]
                 names = _Names(block.names, digests, {name: place for place, name in enumerate(block.names)})
             except DecodeError:  # damaged since it was opened: its paths are written out, nothing stops
                 names = _Names([], [], {})

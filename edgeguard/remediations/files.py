@@ -1,7 +1,8 @@
 """Files: put one back as the baseline has it, or take one away that should not be there.
 
-Content comes from the vault, which the sensor daemon writes: it is believed only when its SHA-256 is the one in the
-verified manifest. What was there goes to the quarantine first. How a path is reached safely is in `place`.
+Content comes from the vault, which the sensor daemon writes: it is believed only when its digest is the one in the
+verified manifest. What was there goes to the quarantine first, with its SHA-256. How a path is reached safely is in
+`place`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import stat
 from typing import Any
 
+from edgeguard.codec import digests
+from edgeguard.codec.digests import NUMBERS, Algorithm
 from edgeguard.errors import RemediationFailed, RemediationRefused
 from edgeguard.linux import fileflags
 from edgeguard.model import Columns
@@ -22,6 +25,7 @@ from edgeguard.remediations.place import (
     clear,
     components,
     copy,
+    digest_of,
     facts,
     from_document,
     hold,
@@ -29,7 +33,6 @@ from edgeguard.remediations.place import (
     put_link,
     reach,
     same,
-    sha256,
     temporary_name,
     xattrs_from_text,
     xattrs_text,
@@ -152,14 +155,31 @@ def _wanted(entry: Columns, before: dict[str, Any], world: World) -> dict[str, A
     want: dict[str, Any] = {"type": kind, "uid": uid, "gid": gid, "mode": mode & 0o7777, "target": "", "xattrs": []}
     if kind == "symlink":
         return want | {"target": entry.get("target")}
-    digest = entry.get("sha256")
-    if kind != "file" or not isinstance(digest, bytes) or len(digest) != 32:
+    algorithm, digest = digests.held(entry)
+    if kind != "file" or len(digest) != 32:
         raise RemediationRefused("only a file or a symlink can be restored")
-    pairs, held = _xattrs(entry, before, world)
-    want |= {"sha256": digest.hex(), "size": entry.get("size"), "xattrs": pairs, "held": held}
-    if before.get("sha256") != digest.hex():
+    pairs, flags = _xattrs(entry, before, world)
+    want |= {algorithm.value: digest.hex(), "size": entry.get("size"), "xattrs": pairs, "held": flags}
+    if not _is_content(before, want, world):
         os.close(_open_vault(digest.hex(), world))
     return want
+
+
+def _digest(want: dict[str, Any]) -> tuple[Algorithm, str]:
+    """Of a regular file's content, in hex, as its reference value has it; of what is in quarantine it is SHA-256."""
+    return next((algorithm, want[algorithm.value]) for algorithm in NUMBERS if algorithm.value in want)
+
+
+def _is_content(before: dict[str, Any], want: dict[str, Any], world: World) -> bool:
+    """Does what was there hold what should be there, so that only its attributes differ?"""
+    algorithm, digest = _digest(want)
+    if algorithm is Algorithm.SHA256 or before["type"] != "file":
+        return bool(before.get("sha256") == digest)
+    kept = quarantine.open_content(before["kept"], world)
+    try:
+        return digest_of(kept, quarantine.FILE_MAX, algorithm).hex() == digest
+    finally:
+        os.close(kept)
 
 
 def _xattrs(entry: Columns, before: dict[str, Any], world: World) -> tuple[list[list[str]], int]:
@@ -194,13 +214,14 @@ def _open_vault(digest: str, world: World) -> int:
 
 def _fill(fd: int, want: dict[str, Any], before: dict[str, Any], world: World) -> None:
     """The content, from the file itself (kept in quarantine) where only its attributes differ, else the vault."""
-    untouched = before.get("sha256") == want["sha256"]
-    source = quarantine.open_content(before["kept"], world) if untouched else _open_vault(want["sha256"], world)
+    algorithm, wanted = _digest(want)
+    untouched = _is_content(before, want, world)
+    source = quarantine.open_content(before["kept"], world) if untouched else _open_vault(wanted, world)
     try:
-        digest = copy(source, fd, max(VAULT_FILE_MAX, quarantine.FILE_MAX))
+        digest = copy(source, fd, max(VAULT_FILE_MAX, quarantine.FILE_MAX), algorithm)
     finally:
         os.close(source)
-    if digest.hex() != want["sha256"]:
+    if digest.hex() != wanted:
         raise RemediationFailed("the protected copy is not what the baseline says; nothing was changed")
 
 
@@ -243,7 +264,9 @@ def _is(place: Place, want: dict[str, Any], *, flags: bool = True) -> bool:
         there = dict(found.xattrs)
         attributes = (found.mode, found.uid, found.gid) == (want["mode"], want["uid"], want["gid"])
         sound = attributes and there == dict(want["xattrs"]) and (not flags or found.held == want.get("held", 0))
-        return sound and sha256(fd, quarantine.FILE_MAX).hex() == want["sha256"] and same(os.fstat(fd), place.status())
+        algorithm, digest = _digest(want)
+        content = sound and digest_of(fd, quarantine.FILE_MAX, algorithm).hex() == digest
+        return content and same(os.fstat(fd), place.status())
     finally:
         os.close(fd)
 

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
+from edgeguard.codec.digests import Algorithm, swift
 from edgeguard.errors import RemediationRefused
 from edgeguard.linux import fileflags, xattr
 from edgeguard.remediations import CAPABILITY, World
@@ -203,9 +204,9 @@ def same(first: os.stat_result, second: os.stat_result | None) -> bool:
     return all(getattr(first, key) == getattr(second, key) for key in keys)
 
 
-def copy(source: int, target: int, limit: int) -> bytes:
-    """Copy an open file from its start; the SHA-256 of what was copied. A file that grows past `limit` is refused."""
-    digest = hashlib.sha256()
+def copy(source: int, target: int, limit: int, algorithm: Algorithm = Algorithm.SHA256) -> bytes:
+    """Copy an open file from its start; the digest of what was copied. A file that grows past `limit` is refused."""
+    digest = swift(algorithm).new()
     offset = 0
     while True:
         chunk = os.pread(source, CHUNK, offset)
@@ -220,9 +221,9 @@ def copy(source: int, target: int, limit: int) -> bytes:
             view = view[os.write(target, view) :]
 
 
-def sha256(fd: int, limit: int) -> bytes:
+def digest_of(fd: int, limit: int, algorithm: Algorithm) -> bytes:
     """The digest of an open file, b"" if it is larger than `limit`."""
-    digest = hashlib.sha256()
+    digest = swift(algorithm).new()
     offset = 0
     while chunk := os.pread(fd, CHUNK, offset):
         offset += len(chunk)

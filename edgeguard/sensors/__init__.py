@@ -16,11 +16,13 @@ from edgeguard.model import NOBODY, Actor, Observation
 
 
 class Column(NamedTuple):
-    """One declared column. `reference`: learn keeps it in the baseline, and `same` can be asked of it."""
+    """One declared column. `reference`: learn keeps it in the baseline, and `same` can be asked of it. `instead`:
+    an observation has it in the place of that one, never both."""
 
     type: str  # "str", "int", "bool", "bytes", "list" (tuple of str)
     description: str
     reference: bool = False
+    instead: str = ""
 
 
 class Came(Protocol):

@@ -22,7 +22,7 @@ TRIES = 3  # a difference is one only if it stays: a writer may come between the
 class OnDisk(NamedTuple):
     """What a direct reading gave."""
 
-    sha256: bytes
+    digest: bytes
     size: int  # bytes that were there
     as_read: bool  # what the page cache has of it is the same
 

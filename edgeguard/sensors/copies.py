@@ -1,8 +1,8 @@
 """Which files keep a copy of what they were, and both contents of one that differs.
 
-Copies lie in the vault, named by their SHA-256; a reference value names the one that it was made from. So an earlier
-content is found by what the baseline expects, and where nothing like that was kept (a package brought the file, the
-baseline came from elsewhere, the vault was full) there is none, and that is said.
+Copies lie in the vault, named by the digest that the baseline has of them; a reference value names the one that it was
+made from. So an earlier content is found by what the baseline expects, and where nothing like that was kept (a package
+brought the file, the baseline came from elsewhere, the vault was full) there is none, and that is said.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from stat import S_ISREG
 
-from edgeguard.codec import sha
+from edgeguard.codec.digests import Algorithm, slim
 from edgeguard.model import Watch
 from edgeguard.sensors.watching import glob_pattern
 
@@ -41,24 +41,24 @@ def kept(watch: Watch, path: str, size: int) -> bool:
     return watch.content and (watch.protect or comparable(watch, path, size))
 
 
-def earlier(vault: str, digest: bytes) -> bytes:
-    """The content with this SHA-256. Raises CannotCompare."""
+def earlier(vault: str, algorithm: Algorithm, digest: bytes) -> bytes:
+    """The content with this digest. Raises CannotCompare."""
     try:
         data = _read(f"{vault}/{digest.hex()}")
     except OSError:
         raise CannotCompare("no earlier copy to compare with") from None
-    if _sha256(data) != digest:
+    if slim(algorithm).digest(data) != digest:
         raise CannotCompare("the earlier copy is damaged")
     return data
 
 
-def present(path: str, digest: bytes) -> bytes:
+def present(path: str, algorithm: Algorithm, digest: bytes) -> bytes:
     """What is at `path` now, if it is still what a look found there. Raises CannotCompare."""
     try:
         data = _read(path)
     except OSError as error:
         raise CannotCompare(f"it cannot be read: {error.strerror}") from error
-    if _sha256(data) != digest:
+    if slim(algorithm).digest(data) != digest:
         raise CannotCompare("it has changed since, or what is read is not what lies on the disk")
     return data
 
@@ -74,12 +74,6 @@ def _read(path: str) -> bytes:
     if len(data) > FILE_MAX:
         raise CannotCompare(f"larger than {FILE_MAX >> 10} KiB")
     return bytes(data)
-
-
-def _sha256(data: bytes) -> bytes:
-    value = sha.new()
-    value.update(data)
-    return value.digest()
 
 
 def _any(globs: tuple[str, ...], path: str) -> bool:

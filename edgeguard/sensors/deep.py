@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from edgeguard.codec import cbor
+from edgeguard.codec import cbor, digests
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Lookup
 from edgeguard.codec.manifest import Entry, order, split
 from edgeguard.errors import DecodeError
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
-from edgeguard.sensors.look import CannotLook, Eye, is_subject, openssl, present, unreadable
+from edgeguard.sensors.look import CannotLook, Eye, is_subject, present, unreadable
 from edgeguard.sensors.observed import Record, same
 from edgeguard.sensors.walk import DIRECTORY, resolved
 from edgeguard.sensors.watching import Plan
@@ -86,11 +87,16 @@ def read_slice(
 
     Raises DecodeError for a damaged observed.db or manifest: the next sweep makes the former anew.
     """
+    old = observed.Reader(observed_in)
+    if manifest is not None and manifest.algorithm is not old.algorithm:
+        return Slice(position)  # another baseline came: the sweep that compares reads all anew, and comes first
+    observed_in.seek(0)
     if not position.total or position.done >= position.total:  # or there is more by now than when the round began
         total = max(1, _cost(observed.Reader(observed_in)))
         position = position._replace(total=total) if position.total else Position(now, total)
         observed_in.seek(0)
-    reading = _Reading(Plan(resolved(watches, root)), root.rstrip("/"), manifest, now, emit, hash_file_max)
+    plan = Plan(resolved(watches, root))
+    reading = _Reading(plan, root.rstrip("/"), manifest, now, emit, hash_file_max, old.algorithm)
     end = clock() + seconds
     budget = _budget(position, now, period_s, slices)
     done = reading.done
@@ -116,7 +122,7 @@ def _cost(old: observed.Reader) -> int:
     """Of a whole round. Only asked where no round before tells, or what it told was too little."""
     total = 0
     for record in old.records():
-        total += sum(entry.size + FILE_COST for _, entry in record.looks().values() if entry and entry.sha256)
+        total += sum(entry.size + FILE_COST for _, entry in record.looks().values() if entry and entry.digest)
     return total
 
 
@@ -134,20 +140,28 @@ class _Reading:
     """Reads the files of one directory after the other."""
 
     def __init__(
-        self, plan: Plan, prefix: str, manifest: Lookup | None, now: int, emit: Emit, hash_file_max: int
+        self,
+        plan: Plan,
+        prefix: str,
+        manifest: Lookup | None,
+        now: int,
+        emit: Emit,
+        hash_file_max: int,
+        algorithm: Algorithm,
     ) -> None:
+        self._algorithm = algorithm
         self._plan = plan
         self._prefix = prefix
         self._manifest = manifest
         self._now = now
         self._emit = emit
-        self._eye = Eye(hash_file_max, thorough=True, new_hash=openssl)
+        self._eye = Eye(hash_file_max, thorough=True, digester=digests.swift(algorithm))
         self.done = Slice(Position())
 
     def directory(self, record: Record, last: bytes) -> Iterator[tuple[bytes, int]]:
         """Files behind the name `last`."""
         looks = record.looks()
-        names = sorted(name for name, (_, entry) in looks.items() if entry and entry.sha256 and name > last)
+        names = sorted(name for name, (_, entry) in looks.items() if entry and entry.digest and name > last)
         if not names:
             return
         path = os.fsdecode(record.directory)
@@ -182,7 +196,7 @@ class _Reading:
             return FILE_COST
         known = same(seen.entry, before) and (reference is None or same(seen.entry, reference))
         if is_subject(seen.entry, watch) and not known:
-            self._tell(present(path, seen, self._now, Origin.SWEEP))
+            self._tell(present(path, seen, self._algorithm, self._now, Origin.SWEEP))
         self.done.bytes_read += self._eye.bytes_read - read
         return FILE_COST + self._eye.bytes_read - read
 

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from stat import S_ISREG
 
+from edgeguard.codec import digests
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Lookup
 from edgeguard.codec.manifest import Entry
 from edgeguard.errors import DecodeError
@@ -81,6 +83,7 @@ class Files:
         self._eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones)
         self._told_eye = Eye(min(INLINE_MAX, hash_file_max), postpone=self._postpones, thorough=True)
         self._patient_eye = Eye(min(ASKED_MAX, hash_file_max), postpone=hash_file_max > ASKED_MAX, thorough=True)
+        self.refer(manifest)
         self._logs = LogEye(context.root, f"{proof}/{MEMORY}")
         self._sources = Sources(self._plan, context.root, proof, self._note, on_exec)
         self._epoll: select.epoll | None = None
@@ -118,7 +121,7 @@ class Files:
     def renew(self, watches: Sequence[Watch], manifest: Lookup | None) -> tuple[str, ...]:
         """Another baseline is in force. The caller asks for a sweep that compares; the answer is as for `remark`."""
         self._plan = Plan(resolved(watches, self._context.root))
-        self._manifest = manifest
+        self.refer(manifest)
         self._links.forget()
         self._sources.renew(self._plan)
         return self.remark()
@@ -126,6 +129,9 @@ class Files:
     def refer(self, manifest: Lookup | None) -> None:
         """Other reference values hold for the same watches. The caller looks again at what differs."""
         self._manifest = manifest
+        digester = digests.slim(manifest.algorithm if manifest is not None else Algorithm.SHA256)
+        for eye in (self._eye, self._told_eye, self._patient_eye):
+            eye.digester = digester
 
     def fileno(self) -> int | None:
         return self._epoll.fileno() if self._epoll is not None and list(self._sources) else None
@@ -463,4 +469,8 @@ def _as_ever(seen: Observation, expected: Entry | None) -> bool:
 
 def _equal(seen: Observation, expected: Entry | None) -> bool:
     """Is this file as the reference value says?"""
-    return expected is not None and all(seen.columns[name] == value for name, value in expected.columns().items())
+    if expected is None:
+        return False
+    # By the name of the digest that was made: it is the baseline's, or it is none that could be equal.
+    algorithm = Algorithm.BLAKE2B if Algorithm.BLAKE2B.value in seen.columns else Algorithm.SHA256
+    return all(seen.columns[name] == value for name, value in expected.columns(algorithm).items())

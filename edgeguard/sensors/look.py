@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgeguard.codec import sha
+from edgeguard.codec import digests, sha
+from edgeguard.codec.digests import Algorithm, Digester
 from edgeguard.codec.manifest import CAPS_MAX, PATH_MAX, TARGET_MAX, Entry, entry_of
 from edgeguard.linux import fileflags, statx, xattr
 from edgeguard.model import ATTRIBUTES, NOBODY, Actor, Observation, Origin, Status, Value, Watch
@@ -26,6 +26,9 @@ KIND = "file"
 COLUMNS: Mapping[str, Column] = {
     "type": Column("str", "file, directory, symlink, fifo, socket, block or char", reference=True),
     "sha256": Column("bytes", "SHA-256 of the content; none where no content was read", reference=True),
+    "blake2b": Column(
+        "bytes", "BLAKE2b of it (32 bytes), in its place where the baseline has that", reference=True, instead="sha256"
+    ),
     "size": Column("int", "bytes of a regular file whose content is watched, else 0", reference=True),
     "mode": Column("int", "permission bits, 0 to 07777", reference=True),
     "uid": Column("int", "owner", reference=True),
@@ -56,33 +59,21 @@ ONLY_DISK = "what lies on the disk is not what programs read; they will after th
 UNWATCHED = Watch("", "other")  # for a look at a path that no watch names
 
 
-def openssl(data: bytes = b"") -> sha.Hash:
-    """Five times as fast as what the daemon has, and only loaded by helpers that read something."""
-    return _openssl_sha256()(data)
-
-
-@cache
-def _openssl_sha256() -> sha.NewHash:
-    from hashlib import sha256
-
-    return sha256
-
-
 class Seen(NamedTuple):
     """What a look gave."""
 
     entry: Entry
     note: str = ""  # one line where the look has a limit
     settled: bool = True  # False: it changed meanwhile, look again
-    disk: bytes = b""  # SHA-256 of what lies on the disk, where programs read something else
+    disk: bytes = b""  # digest of what lies on the disk, where programs read something else
 
     def judged(self, expected: Entry | None) -> Seen:
         """The content that is not as expected, if what is read and what lies on the disk are two."""
         if not self.disk:
             return self
-        if expected is None or self.entry.sha256 != expected.sha256:
+        if expected is None or self.entry.digest != expected.digest:
             return self._replace(note=ONLY_READ)
-        return self._replace(entry=self.entry._replace(sha256=self.disk), note=ONLY_DISK)
+        return self._replace(entry=self.entry._replace(digest=self.disk), note=ONLY_DISK)
 
 
 class CannotLook(Exception):
@@ -93,13 +84,18 @@ class Eye:
     """Looks at files. Holds what one process needs for it: hash function, limits, whether O_NOATIME is allowed."""
 
     def __init__(
-        self, largest: int, *, postpone: bool = False, thorough: bool = False, new_hash: sha.NewHash = sha.new
+        self,
+        largest: int,
+        *,
+        postpone: bool = False,
+        thorough: bool = False,
+        digester: Digester = digests.slim(Algorithm.SHA256),  # noqa: B008 - a constant, the one of the daemon
     ) -> None:
         self.largest = largest  # bytes; of a larger file only the attributes are taken
         self.thorough = thorough  # read past the page cache, and compare with it
         self.bytes_read = 0
         self._postpone = postpone  # what is larger is left to another process, not out of bounds
-        self._new_hash = new_hash
+        self.digester = digester
         self._disk: Disk | None = None
         self._slow: set[int] = set()  # devices of whose files nothing quick can be said
         self._flags = OPEN | os.O_NOATIME
@@ -129,7 +125,7 @@ class Eye:
         found: list[Entry | None] = []
         add, open_file, read, xattrs, close = found.append, os.open, os.pread, os.listxattr, os.close
         unchanged, flags = statx.unchanged, self._flags
-        new_hash = _openssl_sha256() if self._new_hash is openssl else self._new_hash
+        new_hash = self.digester.direct()
         both = self._both() if self.thorough else None
         fd = -1
         for name, at in zip(names, stats, strict=True):
@@ -228,17 +224,17 @@ class Eye:
         return fd
 
     def _digests(self, fd: int, size: int) -> tuple[bytes, bytes]:
-        """SHA-256 of the content, and of what lies on the disk if that is something else."""
+        """The digest of the content, and of what lies on the disk if that is something else."""
         if not self.thorough or not size:
             return self._digest(fd, size), b""
-        there = self._both().digest(fd, size, self._new_hash)
+        there = self._both().digest(fd, size, self.digester.new)
         if there is None:
             return self._digest(fd, size), b""
         self.bytes_read += there.size
         if there.as_read:
-            return there.sha256, b""
+            return there.digest, b""
         digest = self._digest(fd, size)
-        return digest, there.sha256 if there.sha256 != digest else b""
+        return digest, there.digest if there.digest != digest else b""
 
     def _both(self) -> Disk:
         if self._disk is None:
@@ -248,8 +244,8 @@ class Eye:
         return self._disk
 
     def _digest(self, fd: int, size: int) -> bytes:
-        """SHA-256 of at most the first `size` bytes: a file that grows as fast as it is read comes to an end."""
-        value = self._new_hash()
+        """Of at most the first `size` bytes: a file that grows as fast as it is read comes to an end."""
+        value = self.digester.new()
         left = size
         while left > 0 and (chunk := os.read(fd, min(CHUNK, left))):
             value.update(chunk)
@@ -260,14 +256,15 @@ class Eye:
         return value.digest()
 
     def _attributes(self, target: int | str) -> tuple[bytes, bytes]:
-        """The raw capability, and a digest over the other attributes and the flags that hold the file."""
+        """The raw capability, and SHA-256 over the other attributes and the flags that hold the file: they are few and
+        short, and it is the same in every baseline."""
         names = xattr.names(target)
         caps = xattr.get(target, xattr.CAPABILITY)[:CAPS_MAX] if xattr.CAPABILITY in names else b""
         found = xattr.lasting(names)
         held = fileflags.text(fileflags.get(target) if isinstance(target, int) else fileflags.of_path(target))
         if not found and not held:
             return caps, b""
-        value = self._new_hash()
+        value = sha.new()
         for name in found:
             content = xattr.get(target, name)
             value.update(os.fsencode(name) + b"\0" + len(content).to_bytes(4, "little") + content)
@@ -279,8 +276,8 @@ def masked(entry: Entry, watch: Watch) -> Entry:
     """Without what the watch's category does not check. Set-id bits and capabilities of what can be run are always
     checked: a program that runs with other rights is one wherever it lies."""
     checks = watch.checks
-    if not watch.content and entry.sha256:
-        entry = entry._replace(sha256=b"", size=0)
+    if not watch.content and entry.digest:
+        entry = entry._replace(digest=b"", size=0)
     if checks == ATTRIBUTES:
         return entry
     runs = S_IFMT(entry.st_mode) == S_IFREG and entry.st_mode & 0o111
@@ -294,9 +291,9 @@ def masked(entry: Entry, watch: Watch) -> Entry:
     )
 
 
-def columns(entry: Entry) -> dict[str, Value]:
+def columns(entry: Entry, algorithm: Algorithm) -> dict[str, Value]:
     """All columns of kind "file"."""
-    found = entry.columns()
+    found = entry.columns(algorithm)
     found["category"] = entry.category
     found["setid"] = entry.setid
     kind = S_IFMT(entry.st_mode)
@@ -308,8 +305,8 @@ def columns(entry: Entry) -> dict[str, Value]:
     return found
 
 
-def present(path: str, seen: Seen, at: int, origin: Origin, actor: Actor = NOBODY) -> Observation:
-    return Observation(KIND, path, columns(seen.entry), at, Status.PRESENT, origin, actor, seen.note)
+def present(path: str, seen: Seen, algorithm: Algorithm, at: int, origin: Origin, actor: Actor = NOBODY) -> Observation:
+    return Observation(KIND, path, columns(seen.entry, algorithm), at, Status.PRESENT, origin, actor, seen.note)
 
 
 def absent(path: str, category: str, at: int, origin: Origin, actor: Actor = NOBODY) -> Observation:
@@ -355,7 +352,7 @@ def observe(
         return unreadable(path, watch.category, str(why), at, origin, actor)
     except OSError as error:
         return unreadable(path, watch.category, error.strerror or str(error), at, origin, actor)
-    return present(path, seen.judged(expected), at, origin, actor)
+    return present(path, seen.judged(expected), eye.digester.algorithm, at, origin, actor)
 
 
 def _listable(directory: int, name: str, entry: Entry) -> None:

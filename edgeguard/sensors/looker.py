@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from stat import S_IFMT, S_IFREG
 from typing import NamedTuple
 
+from edgeguard.codec import digests
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import Entry, without_categories
 from edgeguard.model import ATTRIBUTES, Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.copies import kept
-from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, masked, openssl, present, unreadable
+from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, masked, present, unreadable
 from edgeguard.sensors.observed import STAT, UNSURE, same
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit
@@ -65,11 +67,13 @@ class Looker:
         *,
         thorough: bool = False,
         cached: bool = False,
+        algorithm: Algorithm = Algorithm.SHA256,
     ) -> None:
         """`cached`: what the page cache has as it was seen before, and as it should be, is not read from the disk."""
         self._summary = summary
-        self._eye = Eye(hash_file_max, thorough=thorough, new_hash=openssl)
-        self._first = Eye(hash_file_max, new_hash=openssl) if thorough and cached else None
+        digester = digests.swift(algorithm)
+        self._eye = Eye(hash_file_max, thorough=thorough, digester=digester)
+        self._first = Eye(hash_file_max, digester=digester) if thorough and cached else None
         self._vault = vault
         self._clock_ns = clock_ns
 
@@ -194,7 +198,7 @@ def _suffices(entry: Entry | None, watch: Watch) -> bool:
         return watch.only == "setid"
     if watch.only == "setid" and not entry.setid:
         return False
-    return entry.st_mode >> 12 != S_IFREG >> 12 or bool(entry.sha256) == watch.content
+    return entry.st_mode >> 12 != S_IFREG >> 12 or bool(entry.digest) == watch.content
 
 
 def _is_known(entry: Entry | None, before: tuple[bytes, Entry | None] | None, expected: Entry | None) -> bool:
@@ -205,13 +209,19 @@ def _is_known(entry: Entry | None, before: tuple[bytes, Entry | None] | None, ex
 
 
 def observation_of(
-    visit: Visit, name: bytes, entry: Entry, notes: dict[bytes, str], now: int, origin: Origin
+    visit: Visit,
+    name: bytes,
+    entry: Entry,
+    algorithm: Algorithm,
+    notes: dict[bytes, str],
+    now: int,
+    origin: Origin,
 ) -> Observation:
     path = f"{visit.path}/{os.fsdecode(name)}"
     note = notes.get(name, "")
     if note.startswith("!"):
         return unreadable(path, entry.category, note[1:], now, origin)
-    return present(path, Seen(entry, note), now, origin)
+    return present(path, Seen(entry, note), algorithm, now, origin)
 
 
 def record_of(visit: Visit, looks: Looks, block: bytes | None = None) -> bytes:

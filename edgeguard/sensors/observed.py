@@ -3,7 +3,7 @@
 A local cache, never a reference: damage only means that everything is read again. Records lie in walk order, one a
 directory, and are read as a stream beside the walk:
 
-    "EGOBSRV2", 32 bytes that identify the watches
+    "EGOBSRV2" (with digests by BLAKE2b "EGOBSRB2"), 32 bytes that identify the watches
     record*   u16 len(directory), u32 names, u32 len(names), u32 len(block)
               directory, 16 bytes that identify its listing, names joined by NUL,
               24 bytes a name (u64 inode, i64 ctime ns, u64 size),
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import BinaryIO
 
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import (
     BLOCK_MAX,
     NAMES_MAX,
@@ -36,6 +37,8 @@ from edgeguard.errors import DecodeError
 
 MAGIC = b"EGOBSRV2"
 UNLISTED_MAGIC = b"EGOBSRV1"
+MAGICS = {Algorithm.SHA256: MAGIC, Algorithm.BLAKE2B: b"EGOBSRB2"}
+MEANINGS = {MAGIC: Algorithm.SHA256, UNLISTED_MAGIC: Algorithm.SHA256, MAGICS[Algorithm.BLAKE2B]: Algorithm.BLAKE2B}
 HEAD = Struct("<HIII")
 STAT = Struct("<QqQ")
 PLAN = 32
@@ -131,9 +134,11 @@ class Reader:
         self._chunk = b""
         self._at = 0
         head = self._take(len(MAGIC) + PLAN)
-        if self._chunk[head : head + len(MAGIC)] not in {MAGIC, UNLISTED_MAGIC}:
+        magic = self._chunk[head : head + len(MAGIC)]
+        if magic not in MEANINGS:
             raise DecodeError("observed.db: not such a file")
-        self.listed = self._chunk.startswith(MAGIC)
+        self.algorithm = MEANINGS[magic]
+        self.listed = magic != UNLISTED_MAGIC
         self.plan = self._chunk[len(MAGIC) : len(MAGIC) + PLAN]
         self.offset = len(MAGIC) + PLAN
         self.directories = 0
@@ -195,7 +200,10 @@ class Writer:
     Flash wears by the byte: an unchanged sweep leaves `started` False, and the old file stays.
     """
 
-    def __init__(self, out: BinaryIO, plan: bytes, old: BinaryIO | None) -> None:
+    def __init__(
+        self, out: BinaryIO, plan: bytes, old: BinaryIO | None, algorithm: Algorithm = Algorithm.SHA256
+    ) -> None:
+        self._magic = MAGICS[algorithm]
         self._out = out
         self._plan = plan
         self._old = old
@@ -222,7 +230,7 @@ class Writer:
         if self.started:
             return
         self.started = True
-        self._out.write(MAGIC + self._plan)
+        self._out.write(self._magic + self._plan)
         if self._old is None or not self.directories:
             return
         place = self._old.tell()

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from stat import S_IFMT, S_IFREG
 from typing import BinaryIO
 
+from edgeguard.codec import digests
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Lookup
 from edgeguard.errors import DecodeError
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.copies import kept
-from edgeguard.sensors.look import CannotLook, Eye, observe, openssl
+from edgeguard.sensors.look import CannotLook, Eye, observe
 from edgeguard.sensors.looker import Summary
 from edgeguard.sensors.sweep import HASH_FILE_MAX, VAULT_MAX, Emit, Sweep
 from edgeguard.sensors.vault import Vault
@@ -41,7 +43,8 @@ def revisit(
     under a name that nobody watches (their watched names are found in `observed_in`)."""
     summary = Summary()
     plan = Plan(resolved(watches, root))
-    eye = Eye(hash_file_max, thorough=True, new_hash=openssl)
+    algorithm = manifest.algorithm if manifest is not None else Algorithm.SHA256
+    eye = Eye(hash_file_max, thorough=True, digester=digests.swift(algorithm))
     names = _watched_names(plan, root, targets, observed_in, summary) if observed_in is not None else []
     for target in (*targets, *names):
         watch = plan.decide(target)
@@ -53,7 +56,7 @@ def revisit(
             emit(seen)
             summary.emitted += 1
         inner = Summary()
-        Sweep(plan, root, manifest, now, origin, emit, inner, target).run(
+        Sweep(plan, root, manifest, now, origin, emit, inner, target, algorithm).run(
             None, None, None, True, hash_file_max, time.time_ns, None
         )
         summary.files += inner.files
@@ -97,13 +100,19 @@ def _inode(path: str) -> tuple[int, int] | None:
 
 
 def protect(
-    watches: Sequence[Watch], root: str, paths: Sequence[str], vault: str, *, vault_max: int = VAULT_MAX
+    watches: Sequence[Watch],
+    root: str,
+    paths: Sequence[str],
+    vault: str,
+    *,
+    vault_max: int = VAULT_MAX,
+    algorithm: Algorithm = Algorithm.SHA256,
 ) -> list[bytes]:
     """Keep copies of these files as they are now (after they were accepted). Digests of what is in the vault then;
     paths of which no watch keeps a copy, or that cannot be read, are left out."""
     plan = Plan(resolved(watches, root))
     store = Vault(vault, vault_max)
-    eye = Eye(HASH_FILE_MAX, new_hash=openssl)
+    eye = Eye(HASH_FILE_MAX, digester=digests.swift(algorithm))
     held = []
     for path in paths:
         watch = plan.decide(path)
@@ -121,8 +130,8 @@ def protect(
                 os.close(fd)
         except (OSError, CannotLook):
             continue
-        if seen.entry.sha256 and os.path.exists(f"{vault}/{seen.entry.sha256.hex()}"):
-            held.append(seen.entry.sha256)
+        if seen.entry.digest and os.path.exists(f"{vault}/{seen.entry.digest.hex()}"):
+            held.append(seen.entry.digest)
     store.sync()
     return held
 
@@ -135,15 +144,16 @@ def complete(
     *,
     wanted: Callable[[Watch, str, int], bool] = kept,
     vault_max: int = VAULT_MAX,
+    algorithm: Algorithm = Algorithm.SHA256,
 ) -> int:
     """Keep the copies that watches ask for and that are not there yet, of files that are as they should be; how many.
 
     For a policy that asks for more than the one before, for a baseline from elsewhere, which no learning here came
-    before, and for what packages brought. `expected`: path -> SHA-256 of the content, b"" where there is none.
+    before, and for what packages brought. `expected`: path -> digest of the content, b"" where there is none.
     """
     plan = Plan(resolved(watches, root))
     store = Vault(vault, vault_max)
-    eye = Eye(HASH_FILE_MAX, new_hash=openssl)
+    eye = Eye(HASH_FILE_MAX, digester=digests.swift(algorithm))
     count = 0
     for start in _starts(plan.watches, root):
         for visit in Walker(plan, root, start):
@@ -156,7 +166,7 @@ def complete(
                 if not digest or os.path.exists(f"{vault}/{digest.hex()}"):
                     continue
                 with contextlib.suppress(OSError, CannotLook):
-                    if eye.look(visit.fd, name, watch).entry.sha256 == digest:
+                    if eye.look(visit.fd, name, watch).entry.digest == digest:
                         store.look(eye, visit.fd, name, path, stat.st_size, watch)
                         count += os.path.exists(f"{vault}/{digest.hex()}")
     store.sync()

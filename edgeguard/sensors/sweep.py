@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from edgeguard.codec import manifest as codec
 from edgeguard.codec import sha
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Lookup
 from edgeguard.codec.manifest import Block, Entry, order
 from edgeguard.errors import DecodeError
@@ -59,15 +60,16 @@ def learn(
     vault_max: int = VAULT_MAX,
     emit: Emit | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
+    algorithm: Algorithm = Algorithm.SHA256,
 ) -> Summary:
     """Read every watched file and write manifest and observed.db. `emit` gets each subject too (origin LEARN)."""
     plan = Plan(resolved(watches, root))
     summary = Summary(written=True)
     walker = Walker(plan, root)
-    looker = Looker(summary, hash_file_max, Vault(vault, vault_max) if vault else None, clock_ns)
+    looker = Looker(summary, hash_file_max, Vault(vault, vault_max) if vault else None, clock_ns, algorithm=algorithm)
     total = count(plan, root) if progress else (0, 0)
-    manifest = codec.Writer(manifest_out)
-    out = observed.Writer(observed_out, identity(plan), None)
+    manifest = codec.Writer(manifest_out, algorithm)
+    out = observed.Writer(observed_out, identity(plan), None, algorithm)
     out.start(0)
     told = Progress(0, 0, *total)
     for visit in walker:
@@ -77,7 +79,7 @@ def learn(
         out.put(record_of(visit, looks, block), len(looks), 0)
         if emit is not None:
             for name, entry in subjects.items():
-                emit(observation_of(visit, name, entry, seen, now, Origin.LEARN))
+                emit(observation_of(visit, name, entry, algorithm, seen, now, Origin.LEARN))
         if progress and _due(summary, told):
             told = Progress(summary.files, summary.bytes_read, *total)
             progress(told)
@@ -112,30 +114,38 @@ def sweep(
     start: str = "",
     hash_file_max: int = HASH_FILE_MAX,
     clock_ns: Callable[[], int] = time.time_ns,
+    algorithm: Algorithm = Algorithm.SHA256,
 ) -> Summary:
     """Find what changed since `observed_in` was written and emit each subject whose state is another now.
 
     `full`: read every content again, thoroughly, and compare with the manifest; `cached`: thoroughly only what the page
     cache has otherwise than it was seen. `compare`: compare with the manifest, but only read what changed (after a new
     baseline). Without a usable `observed_in` all is read thoroughly and compared. `start`: only this tree.
+    `algorithm`: of the manifest's digests; what was seen with another one says nothing.
     """
     plan = Plan(resolved(watches, root))
     summary = Summary()
     if observed_in is not None:
         try:
             old = observed.Reader(observed_in)
+            if old.algorithm is not algorithm:
+                raise _OtherDigests(f"this baseline has digests by {algorithm.label}: all is read anew")
             asked = _opened(manifest) if full or compare else None
-            sweeping = Sweep(plan, root, asked, now, origin, emit, summary, start)
+            sweeping = Sweep(plan, root, asked, now, origin, emit, summary, start, algorithm)
             sweeping.run(old, observed_in, observed_out, full, hash_file_max, clock_ns, progress, cached=cached)
             return summary
         except DecodeError as error:
-            summary = Summary(damaged=True)
-            summary.note(f"observed.db is read anew: {error}")
+            summary = Summary(damaged=not isinstance(error, _OtherDigests))
+            summary.note(f"observed.db is read anew: {error}" if summary.damaged else str(error))
             observed_out.seek(0)
             observed_out.truncate()
-    sweeping = Sweep(plan, root, _opened(manifest), now, origin, emit, summary, start)
+    sweeping = Sweep(plan, root, _opened(manifest), now, origin, emit, summary, start, algorithm)
     sweeping.run(None, None, observed_out, True, hash_file_max, clock_ns, progress)
     return summary
+
+
+class _OtherDigests(DecodeError):
+    """What was seen last has digests of another kind than the baseline in force."""
 
 
 def _opened(manifest: References) -> Lookup | None:
@@ -174,7 +184,11 @@ class Sweep:
         emit: Emit,
         summary: Summary,
         start: str,
+        algorithm: Algorithm = Algorithm.SHA256,
     ) -> None:
+        if manifest is not None and manifest.algorithm is not algorithm:
+            raise DecodeError(f"manifest: it has digests by {manifest.algorithm.label}, not {algorithm.label}")
+        self._algorithm = algorithm
         self._plan = plan
         self._start = "" if start == "/" else start
         self._walker = Walker(plan, root, self._start)
@@ -199,9 +213,11 @@ class Sweep:
     ) -> None:
         summary, walker, references = self._summary, self._walker, self._references
         self._known = old is not None
-        looker = Looker(summary, hash_file_max, None, clock_ns, thorough=reread, cached=cached)
+        looker = Looker(
+            summary, hash_file_max, None, clock_ns, thorough=reread, cached=cached, algorithm=self._algorithm
+        )
         plan = identity(self._plan)
-        out = observed.Writer(out_file, plan, old_file) if out_file is not None else None
+        out = observed.Writer(out_file, plan, old_file, self._algorithm) if out_file is not None else None
         # Other watches: what was carried over may lack what is asked for now. Not listed: an earlier format.
         anew = old is None or old.plan != plan or not old.listed
         if anew and out is not None:
@@ -290,7 +306,7 @@ class Sweep:
             differs = self._references is not None and not same(self._asked(visit, name, expected), entry)
             unread = notes.get(name, "").startswith("!") and before.get(name, nothing)[0] != packed
             if changed or differs or unread:
-                self._tell(observation_of(visit, name, entry, notes, self._now, self._origin))
+                self._tell(observation_of(visit, name, entry, self._algorithm, notes, self._now, self._origin))
         for name in before.keys() | reference.keys():
             if name not in looks and (before.get(name, nothing)[1] is not None or name in reference):
                 self._absent(directory_of(visit), name)
@@ -308,7 +324,7 @@ class Sweep:
         stat = visit.stats[at]
         watch = visit.watch or visit.watches[at]
         entry = Entry(stat.st_mode, stat.st_uid, stat.st_gid, 0, watch.category)
-        self._tell(observation_of(visit, name, entry, {}, self._now, self._origin))
+        self._tell(observation_of(visit, name, entry, self._algorithm, {}, self._now, self._origin))
 
     def _gone(self, old: observed.Reader, out: observed.Writer | None) -> None:
         """A directory that was there and was not visited now."""

@@ -1,5 +1,6 @@
-"""Copies of file contents, named by their SHA-256, so that a file can be put back (`protect`) or what changed in it can
-be told (`diff`). Written while learning, when something is accepted, and when a policy asks for more.
+"""Copies of file contents, named by the digest that the baseline has of them, so that a file can be put back
+(`protect`) or what changed in it can be told (`diff`). Written while learning, when something is accepted, and when a
+policy asks for more.
 
 A copy is made from the very bytes that are hashed, so name and content cannot disagree.
 """
@@ -41,7 +42,7 @@ class Vault:
             finally:
                 eye.tee = None
             copy.flush()
-            whole = seen.settled and bool(seen.entry.sha256) and copy.tell() == seen.entry.size
+            whole = seen.settled and bool(seen.entry.digest) and copy.tell() == seen.entry.size
             if whole and watch.protect:
                 # What is only compared is known by its digest when it is read; a power cut may take it.
                 os.fsync(copy.fileno())
@@ -49,7 +50,7 @@ class Vault:
         return seen
 
     def _place(self, seen: Seen, whole: bool) -> None:
-        final = f"{self._directory}/{seen.entry.sha256.hex()}"
+        final = f"{self._directory}/{seen.entry.digest.hex()}"
         if not whole or os.path.lexists(final):
             os.unlink(self._temporary)
             return

@@ -9,7 +9,6 @@ child of it, or the kernel did not say who. What amounts to more than an account
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.model import Columns
@@ -88,8 +87,8 @@ class Accounts:
             owner = item.expected.owners[mark(entry)[0]]
             if count >= FILES_MAX:
                 return
-            if not path.endswith(b".conf") or not entry.sha256 or not self._stands(owner):
+            if not path.endswith(b".conf") or not entry.digest or not self._stands(owner):
                 continue
             text = self._eye.world.read(path)
-            if sha256(text).digest() == entry.sha256:
+            if self._eye.eye.digester.digest(text) == entry.digest:
                 yield owner, text

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import IO, NamedTuple
 
+from edgeguard.codec.digests import Digester
 from edgeguard.codec.manifest import PATH_MAX, TARGET_MAX
 from edgeguard.errors import DecodeError
 from edgeguard.upgrades.transactions import PACKAGE
@@ -49,7 +50,7 @@ class Member(NamedTuple):
     uid: int
     gid: int
     size: int
-    sha256: bytes
+    digest: bytes
     target: bytes
 
 
@@ -81,10 +82,10 @@ class Package:
         with self._part("--ctrl-tarfile") as stream, untar(stream) as tar:
             return controlled(tar)
 
-    def members(self) -> Iterator[Member]:
+    def members(self, digester: Digester) -> Iterator[Member]:
         """Every path, in the order of the package. A hard link is what it links to. Raises DecodeError."""
         with self._part("--fsys-tarfile") as stream, untar(stream) as tar:
-            yield from listed(tar)
+            yield from listed(tar, digester)
 
     @property
     def sha256(self) -> bytes:
@@ -159,7 +160,7 @@ def controlled(tar: tarfile.TarFile) -> Control:
     return Control(name, fields["Version"], architecture, conffiles, scripts, stem)
 
 
-def listed(tar: tarfile.TarFile) -> Iterator[Member]:
+def listed(tar: tarfile.TarFile, digester: Digester) -> Iterator[Member]:
     """The part with the files as a stream."""
     links: dict[str, Member] = {}
     for info in _bounded(tar):
@@ -172,19 +173,19 @@ def listed(tar: tarfile.TarFile) -> Iterator[Member]:
                 raise DecodeError(f"{name!r} is a hard link to what is not there")
             found = original._replace(path=name)
         else:
-            found = _member(tar, info, name)
+            found = _member(tar, info, name, digester)
         if stat.S_ISREG(found.st_mode):
             links[info.name.removeprefix("./")] = found
         yield found
 
 
-def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, name: bytes) -> Member:
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, name: bytes, digester: Digester) -> Member:
     kind = _KINDS.get(info.type)
     if kind is None:
         raise DecodeError(f"{name!r} is of no type that dpkg knows")
     digest = b""
     if kind == stat.S_IFREG:
-        value = sha256()
+        value = digester.new()
         file = tar.extractfile(info)
         while file is not None and (chunk := file.read(CHUNK)):
             value.update(chunk)

@@ -11,7 +11,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
 from typing import NamedTuple
 
 from edgeguard.codec.layers import ABSENT, Lookup
@@ -38,7 +37,6 @@ from edgeguard.upgrades.modules import compiled
 
 CERTIFICATES_MAX = 16 << 20
 _COPY, _TEXT = re.compile(BOOT_COPY), re.compile(BOOT_TEXT)
-EMPTY = sha256(b"").digest()
 # What links of update-alternatives may show although no watch reads it: nobody runs it.
 SHOWN = re.compile(rb"/usr/share/(?:man|info|doc|icons|pixmaps|images|backgrounds|wallpapers|desktop-base|plymouth)/")
 GUARDED = (
@@ -97,9 +95,9 @@ class Derived:
 
     def _right(self, held: Held, seen: Entry) -> bool:
         if PYC.fullmatch(held.path):
-            return seen.type == "file" and bool(seen.sha256) and self._modules.get(held.path) == seen.sha256
+            return seen.type == "file" and bool(seen.digest) and self._modules.get(held.path) == seen.digest
         if _COPY.fullmatch(held.path):
-            return seen.type == "file" and held.maker != BY_OTHERS and self._copied(held.path, seen.sha256)
+            return seen.type == "file" and held.maker != BY_OTHERS and self._copied(held.path, seen.digest)
         if _TEXT.fullmatch(held.path):
             return seen.type == "file" and self._spoken_of(held.path) and self._made(held)
         if seen.type == "symlink":
@@ -117,7 +115,7 @@ class Derived:
         which it names: both are signed."""
         if seen.category not in ("config", "script"):
             return False
-        copied = seen.sha256 in self._judge.vouched and seen.sha256 != EMPTY
+        copied = seen.digest in self._judge.vouched and seen.digest != self._judge.eye.digester.digest(b"")
         if copied and self._made(held, count=False) and (self._named(held.path) or self._by_ucf(held.path)):
             return True
         new = self._references.lookup(held.path) is None
@@ -132,7 +130,7 @@ class Derived:
             return bool(digest)
         for place in boot_copies.originals(path, lambda folder: _names(self._judge.world.under(folder))):
             known = self._references.lookup(place)
-            if known is not None and known.sha256 == digest:
+            if known is not None and known.digest == digest:
                 return bool(digest)
         return False
 
@@ -255,7 +253,11 @@ class Derived:
         for (python, optimize), sources in groups.items():
             if os.path.exists(python):
                 made = compiled(
-                    python, [self._judge.world.under(source) for source in sources], optimize, self._scratch
+                    python,
+                    [self._judge.world.under(source) for source in sources],
+                    optimize,
+                    self._scratch,
+                    self._judge.eye.digester,
                 )
                 for source, path in sources.items():
                     self._modules[path] = made.get(self._judge.world.under(source), b"")

@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import sha256
 from struct import Struct
 from typing import Any, NamedTuple
 
 from edgeguard.codec import cbor
+from edgeguard.codec.digests import Algorithm, Digester, swift
 from edgeguard.codec.manifest import Block, Entry, Reader, Writer, order, split
 from edgeguard.errors import DecodeError
 from edgeguard.upgrades import archive, deb, postrm, transactions
@@ -58,11 +58,11 @@ def folder(state: str) -> str:
     return f"{state}/upgrades"
 
 
-def prepare(state: str, spool: str, name: str, root: str) -> Expected:
-    """Read the .debs of a transaction and write down what they say. Raises DecodeError and OSError for the whole; a
-    .deb that cannot be read is a trouble of that .deb."""
+def prepare(state: str, spool: str, name: str, root: str, algorithm: Algorithm = Algorithm.SHA256) -> Expected:
+    """Read the .debs of a transaction and write down what they say, with digests as the baseline has them. Raises
+    DecodeError and OSError for the whole; a .deb that cannot be read is a trouble of that .deb."""
     transaction = transactions.read(spool, name)
-    draft = _Draft(World(root))
+    draft = _Draft(World(root), swift(algorithm))
     directory = f"{spool}/{name}"
     draft.troubles += [f"{path}: could not be kept" for path in transaction.missing]
     for file in transaction.debs:
@@ -78,7 +78,7 @@ def prepare(state: str, spool: str, name: str, root: str) -> Expected:
         draft.removal(removal, transaction, directory)
     draft.lists(transaction, directory)
     os.makedirs(folder(state), mode=0o700, exist_ok=True)
-    _write(f"{folder(state)}/{name}.egm", draft.paths)
+    _write(f"{folder(state)}/{name}.egm", draft.paths, algorithm)
     found = Expected(name, transaction.began, transaction.action, tuple(draft.owners), tuple(draft.troubles[:100]))
     durably(f"{folder(state)}/{name}.cbor", _pack(found))
     return found
@@ -123,7 +123,8 @@ def _marks(block: Block) -> Iterator[tuple[Entry, int, int]]:
 class _Draft:
     """Paths and owners as they come together."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, digester: Digester) -> None:
+        self._digester = digester
         self.paths: dict[bytes, Entry] = {}
         self.owners: list[Owner] = []
         self.troubles: list[str] = []
@@ -145,7 +146,7 @@ class _Draft:
         before = before or transaction.before.get(control.name, "")
         found = {}
         conffiles = {self._world.located(name) for name in control.conffiles}
-        for member in package.members():
+        for member in package.members(self._digester):
             place = self._world.located(member.path)
             kind = CONFFILE if place in conffiles else 0
             found[place] = self._entry(member, number, kind)
@@ -155,7 +156,7 @@ class _Draft:
         for name, text in control.scripts.items():
             place = f"/var/lib/dpkg/info/{control.stem}.{name}".encode()
             mark_ = _MARK.pack(number, SCRIPT)
-            found[place] = Entry(stat.S_IFREG | 0o755, 0, 0, len(text), "", sha256(text).digest(), b"", mark_)
+            found[place] = Entry(stat.S_IFREG | 0o755, 0, 0, len(text), "", self._digester.digest(text), b"", mark_)
         for place, entry in found.items():
             if stat.S_ISDIR(entry.st_mode) and place in self.paths:
                 continue  # many packages bring one directory; who made it decided
@@ -169,7 +170,7 @@ class _Draft:
     def _entry(self, member: deb.Member, number: int, kind: int) -> Entry:
         uid, gid = self._world.ids(member.user, member.group, member.uid, member.gid)
         size = member.size if stat.S_ISREG(member.st_mode) else 0
-        return Entry(member.st_mode, uid, gid, size, "", member.sha256, member.target, _MARK.pack(number, kind))
+        return Entry(member.st_mode, uid, gid, size, "", member.digest, member.target, _MARK.pack(number, kind))
 
     def removal(self, removal: transactions.Removal, transaction: Transaction, directory: str) -> None:
         if len(self.owners) >= OWNERS_MAX:
@@ -201,19 +202,19 @@ class _Draft:
                 self.paths.setdefault(place, Entry(_GOING, 0, 0, 0, "", caps=_MARK.pack(number, MAY_GO | kind)))
 
 
-def write(path: str, paths: Mapping[bytes, Entry]) -> None:
+def write(path: str, paths: Mapping[bytes, Entry], algorithm: Algorithm = Algorithm.SHA256) -> None:
     """A manifest of these paths, durable under its name."""
-    _write(path, paths)
+    _write(path, paths, algorithm)
 
 
-def _write(path: str, paths: Mapping[bytes, Entry]) -> None:
+def _write(path: str, paths: Mapping[bytes, Entry], algorithm: Algorithm) -> None:
     folders: dict[bytes, dict[bytes, Entry]] = {}
     for place, entry in paths.items():
         directory, name = split(place)
         if name and b"\0" not in place and len(name) <= 255:
             folders.setdefault(directory, {})[name] = entry
     with open(f"{path}.new", "wb") as file:
-        writer = Writer(file)
+        writer = Writer(file, algorithm)
         for directory in sorted(folders, key=order):
             names = sorted(folders[directory])
             writer.add(directory, names, [folders[directory][name] for name in names])

@@ -15,14 +15,14 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import NamedTuple
 
+from edgeguard.codec.digests import Algorithm, swift
 from edgeguard.codec.layers import ABSENT, Lookup, together
 from edgeguard.codec.manifest import Block, Entry, Reader
 from edgeguard.model import Watch
 from edgeguard.sensors import parse_dpkg
-from edgeguard.sensors.look import CannotLook, Eye, masked, openssl
+from edgeguard.sensors.look import CannotLook, Eye, masked
 from edgeguard.sensors.packages import native, subject
 from edgeguard.sensors.walk import resolved
 from edgeguard.sensors.watching import Plan
@@ -93,7 +93,8 @@ class Judge:
         self.signed_scripts: dict[str, bytes] = {}  # of each that somebody vouches for
         self.others: list[bytes] = []  # paths that are not as signed, of all packages
         self.moved: dict[bytes, Entry] = {}  # files that lie elsewhere, because another package has their path
-        self.eye = Eye(hash_file_max, new_hash=openssl)
+        self.algorithm = references.algorithm if references is not None else Algorithm.SHA256
+        self.eye = Eye(hash_file_max, digester=swift(self.algorithm))
 
     def run(self, pending: Sequence[Pending], tallies: list[Tally]) -> Iterator[Block]:
         """The new reference values, in walk order. `pending`: oldest first; `tallies`: one for each owner."""
@@ -128,8 +129,8 @@ class Judge:
     def _one(self, path: bytes, signed: Entry, kind: int, owner: Owner, began: int, tally: Tally) -> Entry | None:
         """The reference value of a path from now on; None: as before."""
         stands = self.stands(owner)
-        if signed.sha256 and owner.word != NOBODY and stands:
-            self.vouched.add(signed.sha256)
+        if signed.digest and owner.word != NOBODY and stands:
+            self.vouched.add(signed.digest)
         watch = self.plan.decide(os.fsdecode(path))
         if watch is None:
             return None
@@ -224,11 +225,11 @@ class Judge:
     def _known_postrm(self, owner: Owner) -> bool:
         """Is the script that was kept of a package that goes the one that this device knew, and not of one for which
         nobody vouches?"""
-        digest = sha256(owner.scripts).digest()
+        digest = self.eye.digester.digest(owner.scripts)
         for stem in (owner.name, f"{owner.name}:{owner.architecture}"):
             path = f"/var/lib/dpkg/info/{stem}.postrm".encode()
             if self.references is not None and (known := self.references.lookup(path)) is not None:
-                return known.type == "file" and known.sha256 == digest and path not in self.brought
+                return known.type == "file" and known.digest == digest and path not in self.brought
         return False
 
     def _came(self, owner: Owner) -> bool:
@@ -301,7 +302,7 @@ class Judge:
         the package's own signed scripts give."""
         content = watch.content and stat.S_ISREG(signed.st_mode)
         wanted = signed._replace(
-            category=watch.category, sha256=signed.sha256 if content else b"", size=signed.size if content else 0
+            category=watch.category, digest=signed.digest if content else b"", size=signed.size if content else 0
         )
         wanted = masked(wanted, watch)
         if seen is None:

@@ -6,13 +6,16 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from hashlib import sha256
+
+from edgeguard.codec.digests import Digester
 
 COMPILE_S = 600  # a thousand modules on a slow board
 
 
-def compiled(python: str, sources: Sequence[bytes], optimize: int, scratch: str) -> dict[bytes, bytes]:
-    """What py3compile makes of modules, as SHA-256 by source: the same program with the same options, elsewhere.
+def compiled(
+    python: str, sources: Sequence[bytes], optimize: int, scratch: str, digester: Digester
+) -> dict[bytes, bytes]:
+    """What py3compile makes of modules, as digests by source: the same program with the same options, elsewhere.
 
     Nothing of a source is run: it is compiled, and that is all.
     """
@@ -35,5 +38,5 @@ def compiled(python: str, sources: Sequence[bytes], optimize: int, scratch: str)
             for name in names:
                 source = above[len(folder) :] + b"/" + name.partition(b".cpython-")[0] + b".py"
                 with open(above + b"/" + name, "rb") as file:
-                    found[source] = sha256(file.read()).digest()
+                    found[source] = digester.digest(file.read())
     return found

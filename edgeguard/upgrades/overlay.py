@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from edgeguard.codec import cbor, cose, sha
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import together
 from edgeguard.codec.manifest import Block, Reader, Writer
 from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
@@ -148,11 +149,11 @@ def accounts(rows: Iterable[Any] = ()) -> dict[str, Account]:
     return found
 
 
-def write_manifest(state: str, *streams: Iterable[Block]) -> tuple[bytes, int]:
+def write_manifest(state: str, *streams: Iterable[Block], algorithm: Algorithm = Algorithm.SHA256) -> tuple[bytes, int]:
     """Blocks in walk order, later streams over earlier ones, as a durable manifest under its digest: (digest, size)."""
     draft = f"{state}/upgrades/draft"
     with open(draft, "w+b") as file:
-        writer = Writer(file)
+        writer = Writer(file, algorithm)
         for directory, found in together(*streams):
             names = sorted(found)
             writer.add(directory, names, [found[name] for name in names])

@@ -201,9 +201,9 @@ class World:
 
 def same_content(one: Entry, two: Entry) -> bool:
     """Type, content and target; not who may do what with it."""
-    return (one.st_mode >> 12, one.sha256, one.size, one.target) == (
+    return (one.st_mode >> 12, one.digest, one.size, one.target) == (
         two.st_mode >> 12,
-        two.sha256,
+        two.digest,
         two.size,
         two.target,
     )

@@ -38,7 +38,7 @@ _edgeguard()
                 '') words='show history diff learn install build sign verify' ;;
                 learn) words='-r --reason' ;;
                 install) words='--manifest' ;;
-                build) words='--root --policy --key --to --revision --image --from --note' ;;
+                build) words='--root --policy --key --to --revision --image --digest --from --note' ;;
                 sign) words='--key --to --revision --note' ;;
                 verify) words='--key' ;;
             esac ;;

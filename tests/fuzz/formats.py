@@ -18,6 +18,7 @@ from edgeguard import control
 from edgeguard.baseline.document import Baseline
 from edgeguard.cli import enroll
 from edgeguard.codec import cbor, certificates, cose, encrypt, manifest, tpm
+from edgeguard.codec.digests import Algorithm, swift
 from edgeguard.codec.values import columns_from_plain
 from edgeguard.collector import enrolment, events
 from edgeguard.control_server.client import Request
@@ -280,7 +281,9 @@ def manifest_file(data: bytes) -> None:
     fd = os.memfd_create("fuzz")
     try:
         os.write(fd, data)
-        _look_into(manifest.Reader(fd))
+        reader = manifest.Reader(fd)
+        assert manifest.algorithm_in(data) is reader.algorithm, "whoever takes it in and whoever reads it agree"
+        _look_into(reader)
     finally:
         os.close(fd)
 
@@ -292,7 +295,7 @@ def _look_into(reader: manifest.Reader) -> None:
         assert reader.has_directory(block.directory)
         for name, entry in zip(block.names, block.entries, strict=True):
             assert reader.lookup(block.directory + b"/" + name) == entry
-            entry.columns()
+            entry.columns(reader.algorithm)
 
 
 def logs_memory(data: bytes) -> None:
@@ -381,7 +384,7 @@ def package(data: bytes) -> None:
 
     def files(data: bytes) -> None:
         with deb.untar(io.BytesIO(data)) as tar:
-            for member in deb.listed(tar):
+            for member in deb.listed(tar, swift(Algorithm.BLAKE2B)):
                 assert member.path.startswith(b"/")
                 assert b".." not in member.path.split(b"/")
 

@@ -21,6 +21,7 @@ from typing import Any
 from edgeguard.baseline import policy, store
 from edgeguard.baseline.document import ManifestRef, compile_baseline, with_reference
 from edgeguard.codec import cbor, cose, encrypt, manifest
+from edgeguard.codec.digests import Algorithm
 from edgeguard.control import VERBS, dump
 from edgeguard.daemon import frames
 from edgeguard.evaluate.ledger import Ledger
@@ -237,9 +238,10 @@ def manifest_seeds() -> Seeds:
     writer.add(b"/usr", [b"bin"], [manifest.Entry(0o40755, 0, 0, 0, "program")])
     writer.close()
     yield out.getvalue()
-    empty = io.BytesIO()
-    manifest.Writer(empty).close()
-    yield empty.getvalue()
+    for algorithm in Algorithm:
+        empty = io.BytesIO()
+        manifest.Writer(empty, algorithm).close()
+        yield empty.getvalue()
 
 
 def logbook_seeds() -> Seeds:
@@ -260,16 +262,17 @@ def aide_seeds() -> Seeds:
 
 
 def observed_seeds() -> Seeds:
-    out = io.BytesIO()
-    writer = observed.Writer(out, bytes(32), None)
-    writer.start(0)
     subjects = {b"b": manifest.Entry(0o100644, 0, 0, 5, "", bytes(32))}
-    for directory, names in ((b"/etc", [b"a", b"b"]), (b"/usr", [b"b"])):
-        block = observed.block_of(directory, subjects)
-        record = observed.encode(directory, names, observed.STAT.pack(1, 2, 3) * len(names), block)
-        writer.put(record, len(names), 0)
-    writer.close()
-    yield out.getvalue()
+    for algorithm in Algorithm:
+        out = io.BytesIO()
+        writer = observed.Writer(out, bytes(32), None, algorithm)
+        writer.start(0)
+        for directory, names in ((b"/etc", [b"a", b"b"]), (b"/usr", [b"b"])):
+            block = observed.block_of(directory, subjects)
+            record = observed.encode(directory, names, observed.STAT.pack(1, 2, 3) * len(names), block)
+            writer.put(record, len(names), 0)
+        writer.close()
+        yield out.getvalue()
 
 
 def frames_seeds() -> Seeds:

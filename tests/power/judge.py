@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,9 @@ def _caches(settings: Settings) -> Iterator[str]:
     except DecodeError as error:
         yield str(error)
     for entry in os.scandir(f"{state}/vault") if os.path.isdir(f"{state}/vault") else ():
-        if not entry.name.startswith(".") and sha256(Path(entry.path).read_bytes()).hexdigest() != entry.name:
+        data = Path(entry.path).read_bytes()
+        names = (sha256(data).hexdigest(), blake2b(data, digest_size=32).hexdigest())  # the processor decides
+        if not entry.name.startswith(".") and entry.name not in names:
             yield f"the protected copy {entry.name} has other content"
 
 

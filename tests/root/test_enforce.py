@@ -29,6 +29,9 @@ BOUND_S = 3.0  # what the product promises, from the act to the remedy; a busy t
 PATIENCE_S = 5 * BOUND_S
 
 POLICY = """
+[learn]
+digest = "{digest}"
+
 [[watch]]
 path = "{base}/watched"
 category = "program"
@@ -88,7 +91,7 @@ act_socket = "{base}/run/act.sock"
 class Device:
     """A daemon and an edgeguard-act of our own."""
 
-    def __init__(self, base: str, space: str) -> None:
+    def __init__(self, base: str, space: str, digest: str) -> None:
         self.base = base
         self.inside = ("ip", "netns", "exec", space)
         self.bin = os.path.join(REPOSITORY, "packaging/bin")
@@ -97,7 +100,7 @@ class Device:
             os.mkdir(f"{base}/{name}", 0o755)
         self.program = f"{base}/watched/tool"
         self.write(self.program, GOOD, 0o755)
-        self.write(f"{base}/policy/10.toml", POLICY.format(base=base).encode())
+        self.write(f"{base}/policy/10.toml", POLICY.format(base=base, digest=digest).encode())
         self.config = f"{base}/agent.toml"
         self.write(self.config, SETTINGS.format(base=base, bin=self.bin).encode())
         self.log = open(f"{base}/log", "wb")  # noqa: SIM115 - closed with the device
@@ -158,13 +161,13 @@ class Device:
             pytest.fail(f"it did not come true; the log says:\n{file.read()[-3000:]}")
 
 
-@pytest.fixture(scope="module")
-def device():
+@pytest.fixture(scope="module", params=["sha256", "blake2b"])
+def device(request):
     space = f"egt{os.getpid()}"
     base = tempfile.mkdtemp(prefix="edgeguard-test-", dir="/var/lib")
     subprocess.run(("ip", "netns", "add", space), check=True)
     subprocess.run(("ip", "-n", space, "link", "set", "lo", "up"), check=True)
-    made = Device(base, space)
+    made = Device(base, space, request.param)
     try:
         made.until(lambda: made.status().get("policy") and made.status().get("verdict") != "LEARNING")
         made.until(lambda: os.path.exists(f"{base}/run/act.sock"))

@@ -98,7 +98,12 @@ def breaches(observation: Observation, sensor: Any) -> Iterator[str]:
         elif value is not None and not TYPES[columns[name].type](value):
             yield f"{observation.kind}.{name}: {value!r} is no {columns[name].type}"
     if observation.status is Status.PRESENT:
-        missing = {name for name, column in columns.items() if column.reference} - observation.columns.keys()
+        wanted = {name for name, column in columns.items() if column.reference and not column.instead}
+        missing = (
+            wanted
+            - observation.columns.keys()
+            - {columns[name].instead for name in observation.columns.keys() & columns}
+        )
         if missing:
             yield f"{observation.kind}: reference columns are missing: {', '.join(sorted(missing))}"
     if observation.status is Status.UNREADABLE and not observation.note:

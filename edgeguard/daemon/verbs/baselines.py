@@ -44,6 +44,7 @@ class BaselineVerbs:
                     "rules": len(baseline.policy.rules),
                     "waivers": len(baseline.policy.waivers),
                     "files": baseline.files.entries if baseline.files else 0,
+                    "contents": self._guard.judging.algorithm.value,
                     "references": force.counts,
                     "digest": force.digest.hex(),
                     "image": escape(force.image.name) or None if force.image is not None else None,

@@ -15,6 +15,7 @@ from edgeguard.baseline.document import Baseline, open_trusted
 from edgeguard.baseline.image import image_of
 from edgeguard.cli.main import main
 from edgeguard.codec import cose
+from edgeguard.codec.digests import Algorithm, swift
 from edgeguard.codec.manifest import Reader
 from tests.fuzz.seeds import present_cache
 
@@ -321,3 +322,29 @@ def test_unread_places_are_no_ok(world: World) -> None:
     answer = world.json()
     assert answer["unread"]
     assert world.code != 0
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_an_image_for_a_device_with_another_processor(
+    world: World, algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest is as somebody chose it, never as this machine would: and either is checked here."""
+    monkeypatch.setattr("edgeguard.linux.cpu.computes_sha256", lambda: pytest.fail("nobody asks this machine"))
+    assert world.build("--digest", algorithm.value) == 0
+    files = world.baseline().files
+    with open(world.base / "one.egm", "rb") as file:
+        reader = Reader(file.fileno())
+        assert reader.algorithm is algorithm
+        assert files is not None
+        tool = reader.lookup(b"/usr/bin/tool")
+        assert tool is not None
+        assert tool.digest == swift(algorithm).digest((world.root / "usr/bin/tool").read_bytes())
+    assert world.json()["findings"] == []
+    (world.root / "usr/bin/tool").write_bytes(b"\x7fELF of another intruder now..")
+    (finding,) = world.json()["findings"]
+    assert finding["subject"] == "/usr/bin/tool"
+    assert finding["code"] == "EG-FILE-002"
+    assert set(finding["observed"]) == {algorithm.value}
+    assert world.build("--digest", "auto") == 0
+    with open(world.base / "one.egm", "rb") as file:
+        assert Reader(file.fileno()).algorithm is Algorithm.SHA256

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgeguard.codec.digests import Algorithm
 from edgeguard.daemon import differing
 from edgeguard.daemon.differing import BURST_S, STANDING_MAX, TOO_MANY, TOO_MUCH, Differing
 from edgeguard.daemon.status import _public
@@ -123,7 +124,7 @@ def test_what_cannot_be_compared_says_why(world: World) -> None:
 
 
 def test_comparing_takes_a_bounded_share_of_the_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(_vault: str, _digest: bytes) -> bytes:
+    def slow(_vault: str, _algorithm: Algorithm, _digest: bytes) -> bytes:
         world.now += 2 * BURST_S
         return b"a\n"
 

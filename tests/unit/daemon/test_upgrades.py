@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import Entry
 from edgeguard.daemon import upgrades as module
 from edgeguard.daemon.upgrades import BEHIND_S, HOLD_S, NOT_BY_IT, SETTLE_S, UNREAD_S, Upgrades
@@ -91,8 +92,10 @@ class Stub:
         self.came.append(over)
         self.wrong.discard("/usr/bin/a")
 
+    algorithm = Algorithm.BLAKE2B
+
     def for_sweeps(self) -> dict[str, Any]:
-        return {"watches": [], "manifest": None, "overlay": None}
+        return {"watches": [], "manifest": None, "overlay": None, "digest": self.algorithm.value}
 
     def package(self, package: dict[str, Any], severity: Severity) -> None:
         self.told.append((package["text"], severity))

@@ -28,6 +28,7 @@ from tests.unit.upgrades.debs import deb as build
 
 pytestmark = needs_dpkg
 POLICY = '[[watch]]\npath = "/usr"\ncategory = "program"\n[[watch]]\npath = "/etc"\ncategory = "config"\n'
+POLICY += '[learn]\ndigest = "sha256"\n'
 TOOL = "/usr/bin/tool"
 
 
@@ -110,7 +111,7 @@ def test_an_upgrade_from_the_spool_to_signed_references(world: World) -> None:
     answer = world.bring("3")
     (package,) = answer["packages"]
     assert package["text"] == ("tool 2 → 3: 1 files, all as in a package that the operator trusts without a signature")
-    assert world.lookup(answer, TOOL).sha256 == hashlib.sha256(b"tool 3\n").digest()
+    assert world.lookup(answer, TOOL).digest == hashlib.sha256(b"tool 3\n").digest()
     loaded = world.ask("load", {})
     assert loaded["overlay"] == answer["overlay"], "after a restart it is there"
     assert loaded["overlay"][3] == [], "nothing to tell of a package that somebody vouches for"
@@ -361,7 +362,7 @@ def test_what_is_not_as_signed_is_to_be_looked_at(world: World) -> None:
     world.say("tool", "3")  # dpkg says so, and the file is still the old one
     answer = world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
     assert answer["look"] == [TOOL.encode()]
-    assert world.lookup(answer, TOOL).sha256 == hashlib.sha256(b"tool 3\n").digest()
+    assert world.lookup(answer, TOOL).digest == hashlib.sha256(b"tool 3\n").digest()
 
 
 @pytest.mark.parametrize("part", ["overlay", "egm"])

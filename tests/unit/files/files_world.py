@@ -4,6 +4,7 @@ import io
 import os
 import time
 
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import Reader
 from edgeguard.model import Origin, Status, Watch
 from edgeguard.sensors import sweep
@@ -22,6 +23,7 @@ class World:
         self.summary = None
         self.beside = None  # where the manifest is kept; beside the tree if not said
         self.clock = lambda: time.time_ns() + LATER
+        self.algorithm = Algorithm.SHA256
 
     def path(self, path):
         return os.fsencode(str(self.root)) + (os.fsencode(path) if isinstance(path, str) else path)
@@ -37,7 +39,9 @@ class World:
         manifest = (self.beside or self.root.parent) / "manifest"
         out = io.BytesIO()
         with open(manifest, "wb") as file:
-            self.summary = sweep.learn(self.watches, str(self.root), file, out, clock_ns=self.clock, **options)
+            self.summary = sweep.learn(
+                self.watches, str(self.root), file, out, clock_ns=self.clock, algorithm=self.algorithm, **options
+            )
         self.observed = out.getvalue()
         self.manifest = Reader(os.open(manifest, os.O_RDONLY))
         self.manifest.verify()
@@ -58,6 +62,7 @@ class World:
             full,
             lambda observation: seen.__setitem__(observation.subject, observation),
             clock_ns=self.clock,
+            algorithm=self.algorithm,
             **options,
         )
         if self.summary.written:

@@ -10,6 +10,7 @@ from files_world import PRESENT, UNREADABLE, World
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeguard.codec.digests import Algorithm
 from edgeguard.errors import DecodeError
 from edgeguard.model import Watch
 from edgeguard.sensors import content, deep
@@ -18,11 +19,12 @@ from edgeguard.sensors.deep import Position
 DAY_S = 86_400
 
 
-@pytest.fixture
-def world(tmp_path):
+@pytest.fixture(params=Algorithm)
+def world(tmp_path, request):
     made = World(
         tmp_path / "root", [Watch("/etc", "config"), Watch("/", "other", only="setid"), Watch("/log", "other")]
     )
+    made.algorithm = request.param
     for number in range(40):
         made.write(f"/etc/{number % 7}/file{number:02d}", b"x" * number * 100)
     made.write("/bin/su", b"program", 0o4755)

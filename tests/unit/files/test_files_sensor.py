@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 from files_world import ABSENT, PRESENT, World, statuses
 
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import Reader
 from edgeguard.model import NOBODY, Origin, Watch
 from edgeguard.sensors import Context, content
@@ -61,11 +62,12 @@ class Live:
         return found
 
 
-@pytest.fixture
-def world(tmp_path):
+@pytest.fixture(params=Algorithm)
+def world(tmp_path, request):
     root = tmp_path / "root"
     root.mkdir()
     made = World(root, WATCHES)
+    made.algorithm = request.param
     made.write("/etc/passwd", b"root:x:0:0\n")
     made.write("/etc/ssh/sshd_config")
     made.write("/etc/ssh/keys/host")
@@ -251,7 +253,7 @@ def test_what_differs_on_the_disk_alone_is_not_ended_by_a_touch(live, world, mon
     os.utime(world.path("/etc/passwd"))
     os.utime(world.path("/etc/ssh/sshd_config"))
     seen = live.seen(lambda found: {"/etc/passwd", "/etc/ssh/sshd_config"} <= found.keys())
-    assert (seen["/etc/passwd"].columns["sha256"], seen["/etc/passwd"].note) == (b"e" * 32, ONLY_DISK)
+    assert (seen["/etc/passwd"].columns[world.algorithm.value], seen["/etc/passwd"].note) == (b"e" * 32, ONLY_DISK)
     assert asked == [11]
 
 

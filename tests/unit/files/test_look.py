@@ -7,6 +7,7 @@ import sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
+from edgeguard.codec.digests import Algorithm, Digester
 from edgeguard.linux import xattr
 from edgeguard.model import COMPARED, Origin, Status, Watch
 from edgeguard.sensors import walk
@@ -50,8 +51,8 @@ def test_a_file_that_grows_while_it_is_read_comes_to_an_end(place):
         with open(path / "log", "ab") as file:
             file.write(b"y" * 10_000_000)
 
-    seen = Eye(1 << 30, new_hash=acting(grow)).look(fd, "log", WATCH)
-    assert seen.entry.sha256 == hashlib.sha256(b"x" * 600_000).digest()
+    seen = Eye(1 << 30, digester=Digester(Algorithm.SHA256, acting(grow))).look(fd, "log", WATCH)
+    assert seen.entry.digest == hashlib.sha256(b"x" * 600_000).digest()
     assert not seen.settled
     assert "changed while" in seen.note
 
@@ -59,7 +60,9 @@ def test_a_file_that_grows_while_it_is_read_comes_to_an_end(place):
 def test_a_file_that_shrinks(place):
     path, fd = place
     (path / "log").write_bytes(b"x" * 600_000)
-    seen = Eye(1 << 30, new_hash=acting(lambda: os.truncate(path / "log", 0))).look(fd, "log", WATCH)
+    seen = Eye(1 << 30, digester=Digester(Algorithm.SHA256, acting(lambda: os.truncate(path / "log", 0)))).look(
+        fd, "log", WATCH
+    )
     assert not seen.settled
 
 
@@ -67,7 +70,7 @@ def test_too_large_is_said_or_postponed(place):
     path, fd = place
     (path / "large").write_bytes(b"x" * 100)
     seen = Eye(99).look(fd, "large", WATCH)
-    assert (seen.entry.sha256, seen.entry.size) == (b"", 100)
+    assert (seen.entry.digest, seen.entry.size) == (b"", 100)
     assert "larger than 99 bytes" in seen.note
     assert Eye(99, postpone=True).look(fd, "large", WATCH).note == LATER
 
@@ -119,9 +122,12 @@ def test_declared_columns_are_yielded(place):
     path, fd = place
     (path / "file").write_bytes(b"x")
     seen = Eye(1000).look(fd, "file", WATCH)
-    columns = present("/file", seen, 1, Origin.LIVE).columns
-    assert columns.keys() == COLUMNS.keys() - set(COMPARED)  # these are of files that the policy marks, see differing
-    assert {name for name, column in COLUMNS.items() if column.reference} == seen.entry.columns().keys()
+    columns = present("/file", seen, Algorithm.SHA256, 1, Origin.LIVE).columns
+    # COMPARED: these are of files that the policy marks, see differing
+    assert columns.keys() == COLUMNS.keys() - {*COMPARED, "blake2b"}
+    references = {name for name, column in COLUMNS.items() if column.reference}
+    assert seen.entry.columns(Algorithm.SHA256).keys() == references - {"blake2b"}
+    assert seen.entry.columns(Algorithm.BLAKE2B).keys() == references - {"sha256"}
 
 
 @pytest.mark.parametrize("path", ["", "/", "relative\0", "/" + "x" * 5000, "/" + "y" * 300])

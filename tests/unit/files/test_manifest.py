@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import TYPES, Entry, Reader, Writer, digest, order, split
 from edgeguard.errors import DecodeError
 
@@ -131,7 +132,7 @@ def test_directories_out_of_order_are_refused():
 
 def test_columns_speak_plainly():
     entry = Entry(0o104755, 0, 0, 9, "program", b"d" * 32, b"", bytes.fromhex("01000002"), b"")
-    assert entry.columns() == {
+    assert entry.columns(Algorithm.SHA256) == {
         "type": "file",
         "sha256": b"d" * 32,
         "size": 9,

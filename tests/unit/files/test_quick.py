@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeguard.codec.digests import Algorithm, slim, swift
 from edgeguard.linux import glance, statx
 from edgeguard.model import Watch
-from edgeguard.sensors import content, look
+from edgeguard.sensors import content
 from edgeguard.sensors.look import CHUNK, CannotLook, Eye
 from edgeguard.sensors.observed import STAT
 
@@ -35,9 +36,10 @@ def place(tmp_path):
     os.close(fd)
 
 
-@pytest.fixture(params=[False, True])
+@pytest.fixture(params=[(False, Algorithm.SHA256), (True, Algorithm.SHA256), (True, Algorithm.BLAKE2B)])
 def eye(request):
-    return Eye(1 << 30, thorough=request.param, new_hash=look.openssl)
+    thorough, algorithm = request.param
+    return Eye(1 << 30, thorough=thorough, digester=swift(algorithm))
 
 
 def quick(eye, fd, names=NAMES, settled=1 << 62, stats=None):
@@ -50,7 +52,8 @@ def test_it_says_what_a_look_says(place, eye):
     assert {name for name, entry in found.items() if entry is None} == {"fifo", "large", "link"}
     for name, entry in found.items():
         if entry is not None:
-            assert entry == Eye(1 << 30).look(place, name, WATCH).entry
+            slow = Eye(1 << 30, digester=slim(eye.digester.algorithm))
+            assert entry == slow.look(place, name, WATCH).entry
     assert eye.bytes_read == sum(entry.size for entry in found.values() if entry)
 
 
@@ -265,7 +268,7 @@ def test_a_glance_tells_which_file_is_open(many, way):
 
 
 def test_what_lies_on_the_disk_otherwise_is_left_to_a_look(place, monkeypatch):
-    eye = Eye(1 << 30, thorough=True, new_hash=look.openssl)
+    eye = Eye(1 << 30, thorough=True, digester=swift(Algorithm.SHA256))
     if quick(eye, place, ["file"]) == {"file": None}:
         pytest.skip("this file system reads no other way than by its cache")
     monkeypatch.setattr(content.Disk, "_cached_equal", lambda *_: False)

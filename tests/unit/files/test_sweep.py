@@ -35,7 +35,7 @@ def world(tmp_path):
 def test_learn_keeps_what_matters(world):
     summary = world.learn()
     entry = world.manifest.lookup(b"/etc/passwd")
-    assert entry.sha256 == hashlib.sha256(b"root:x:0:0\n").digest()
+    assert entry.digest == hashlib.sha256(b"root:x:0:0\n").digest()
     assert (entry.size, entry.type, entry.category) == (11, "file", "config")
     assert world.manifest.lookup(b"/etc/link").target == b"ssh/sshd_config"
     assert world.manifest.lookup(b"/etc/ssh").type == "directory"
@@ -208,7 +208,7 @@ def test_exclusions_and_deeper_watches(tmp_path):
         b"/srv/attributes/log": "other",
         b"/usr/bin/su": "other",
     }
-    assert world.manifest.lookup(b"/srv/attributes/log").sha256 == b""
+    assert world.manifest.lookup(b"/srv/attributes/log").digest == b""
     assert world.sweep() == {}
     assert not world.summary.written
     world.write("/usr/plain", b"other content")
@@ -254,7 +254,7 @@ def test_hostile_names_and_kinds(tmp_path):
     with open(world.path("/etc/sparse"), "wb") as file:
         file.truncate(1 << 40)
     summary = world.learn()
-    assert all(world.manifest.lookup(b"/etc/" + name).sha256 for name in names)
+    assert all(world.manifest.lookup(b"/etc/" + name).digest for name in names)
     assert world.manifest.lookup(b"/etc/fifo").type == "fifo"
     assert world.manifest.lookup(b"/etc/socket").type == "socket"
     assert world.manifest.lookup(b"/etc/sparse").size == 1 << 40
@@ -342,7 +342,7 @@ def test_vault_keeps_what_is_protected(world, tmp_path):
     assert not (vault / hashlib.sha256(b"root:x:0:0\n").hexdigest()).exists()
     assert len(os.listdir(vault)) == 2
     assert any("vault is full" in note for note in world.summary.notes)
-    assert world.manifest.lookup(b"/etc/ssh/large").sha256 == hashlib.sha256(b"L" * 5000).digest()
+    assert world.manifest.lookup(b"/etc/ssh/large").digest == hashlib.sha256(b"L" * 5000).digest()
 
 
 def test_accepted_files_are_protected_too(world, tmp_path):

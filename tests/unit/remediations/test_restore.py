@@ -9,6 +9,7 @@ import stat
 
 import pytest
 
+from edgeguard.codec.digests import Algorithm, swift
 from edgeguard.errors import RemediationRefused
 from edgeguard.remediations import Order, World, carry, files, place, quarantine
 from edgeguard.remediations.undo import DONE, FAILED, INTENDED, REVERTED, UndoStore
@@ -43,12 +44,12 @@ class House:
         with open(real, "wb") as file:
             file.write(content)
         os.chmod(real, mode)
-        digest = hashlib.sha256(content).digest()
+        digest = swift(self.algorithm).digest(content)
         with open(os.path.join(self.world.vault, digest.hex()), "wb") as file:
             file.write(content)
         self.entries[path] = {
             "type": "file",
-            "sha256": digest,
+            self.algorithm.value: digest,
             "size": len(content),
             "mode": mode,
             "uid": os.geteuid(),
@@ -68,9 +69,12 @@ class House:
         return carry.take_back("F-7K2M", self.world, self.store, now)
 
 
-@pytest.fixture
-def house(tmp_path):
-    return House(tmp_path)
+@pytest.fixture(params=Algorithm)
+def house(tmp_path, request):
+    """Whatever digests the baseline has; what is in quarantine has its SHA-256."""
+    made = House(tmp_path)
+    made.algorithm = request.param
+    return made
 
 
 def _read(path):
@@ -187,7 +191,7 @@ def test_a_file_in_place_of_a_symlink_and_the_reverse(house):
 
 def test_a_forged_protected_copy_is_not_believed(house):
     real = house.known(b"/usr/sbin/sshd")
-    digest = house.entries[b"/usr/sbin/sshd"]["sha256"].hex()
+    digest = house.entries[b"/usr/sbin/sshd"][house.algorithm.value].hex()
     with open(os.path.join(house.world.vault, digest), "wb") as file:
         file.write(b"another trojan")
     with open(real, "wb") as file:
@@ -201,7 +205,7 @@ def test_a_forged_protected_copy_is_not_believed(house):
 
 def test_a_protected_copy_that_is_a_symlink_or_a_fifo_is_refused(house, tmp_path):
     real = house.known(b"/usr/sbin/sshd")
-    copy = os.path.join(house.world.vault, house.entries[b"/usr/sbin/sshd"]["sha256"].hex())
+    copy = os.path.join(house.world.vault, house.entries[b"/usr/sbin/sshd"][house.algorithm.value].hex())
     with open(real, "wb") as file:
         file.write(b"trojan")
     os.unlink(copy)

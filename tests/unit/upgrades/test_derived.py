@@ -103,7 +103,7 @@ def test_a_module_is_compiled_again_and_compared(world: World, maker: int) -> No
 @needs_python
 def test_a_module_whose_source_is_not_as_it_should_be(world: World) -> None:
     path = compiled(world, "changed")
-    world.known[b"/usr/lib/python3/changed.py"] = world.known[b"/usr/lib/python3/changed.py"]._replace(sha256=b"o" * 32)
+    world.known[b"/usr/lib/python3/changed.py"] = world.known[b"/usr/lib/python3/changed.py"]._replace(digest=b"o" * 32)
     assert world.explained(path) is None
     del world.known[b"/usr/lib/python3/changed.py"]
     assert world.explained(path) is None
@@ -210,7 +210,7 @@ def test_local_rules_that_went_with_their_profile(world: World) -> None:
     """dh_apparmor's rm and rmdir are gone before anybody can ask who they were."""
     for path in ("/etc/apparmor.d/local/usr.bin.man", "/etc/apparmor.d/usr.bin.man"):
         world.make(path, known=True)
-    folder = world.known[b"/etc/apparmor.d/local/usr.bin.man"]._replace(st_mode=0o40755, size=0, sha256=b"")
+    folder = world.known[b"/etc/apparmor.d/local/usr.bin.man"]._replace(st_mode=0o40755, size=0, digest=b"")
     world.known[b"/etc/apparmor.d/local"] = folder
     (world.root / "etc/apparmor.d/local/usr.bin.man").unlink()
     (world.root / "etc/apparmor.d/local").rmdir()
@@ -377,7 +377,7 @@ def test_what_no_package_makes_on_the_boot_partition(world: World, name: str) ->
 
 def test_settings_that_scripts_make(world: World) -> None:
     world.make("/etc/tool.conf", "as in the package\n", known=True)
-    digest = world.known[b"/etc/tool.conf"].sha256
+    digest = world.known[b"/etc/tool.conf"].digest
     world.make("/etc/copy.conf", "as in the package\n")
     script = b"cp /usr/share/tool.conf /etc/copy.conf\n"
     assert world.explained("/etc/copy.conf", BY_UNKNOWN, vouched=digest, scripts=script) is not None

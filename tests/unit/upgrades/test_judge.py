@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeguard.codec.digests import Algorithm, swift
 from edgeguard.codec.layers import GONE, Layers
 from edgeguard.codec.manifest import Entry, Reader
 from edgeguard.daemon.upgrading import blocks_of
@@ -27,8 +28,15 @@ TOOL, CONF, SUID, LINK = "/usr/bin/tool", "/etc/tool.conf", "/usr/bin/power", "/
 class World(Home):
     """A device with version 1 of a package, learned, and version 2 ready to be installed."""
 
-    def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch, word: str = archive.ARCHIVE) -> None:
+    def __init__(
+        self,
+        top: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        word: str = archive.ARCHIVE,
+        algorithm: Algorithm = Algorithm.SHA256,
+    ) -> None:
         super().__init__(top)
+        self.algorithm = algorithm
         self.monkeypatch = monkeypatch
         self.word = word
         monkeypatch.setattr(
@@ -51,6 +59,7 @@ class World(Home):
     def learn(self) -> Reader:
         paths: dict[bytes, Entry] = {}
         eye = Judge(str(self.root), WATCHES, None, 1 << 30)
+        eye.eye.digester = swift(self.algorithm)
         for above, _, files in os.walk(self.root):
             for name in files:
                 path = os.fsencode(f"{above}/{name}")[len(os.fsencode(str(self.root))) :]
@@ -58,7 +67,7 @@ class World(Home):
                 if watch is not None and watch.only != "setid" and (seen := eye.look(path, watch)) is not None:
                     paths[path] = seen
         target = str(self.state / "base.egm")
-        expected.write(target, paths)
+        expected.write(target, paths, self.algorithm)
         return Reader(os.open(target, os.O_RDONLY))
 
     def judged(self, *names: str, brought: Mapping[bytes, str] | None = None) -> tuple[Layers, list[Tally]]:
@@ -68,22 +77,26 @@ class World(Home):
             try:
                 found = expected.load(str(self.state), name)
             except FileNotFoundError:
-                found = expected.prepare(str(self.state), str(self.spool), name, str(self.root))
+                found = expected.prepare(str(self.state), str(self.spool), name, str(self.root), self.algorithm)
             fd = os.open(transactions.manifest_of(str(self.state), name), os.O_RDONLY)
             pending.append(Pending(found, Reader(fd)))
         tallies: list[Tally] = []
         self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30, brought, self.known, self.gone)
-        digest, _ = overlay.write_manifest(str(self.state), self.eye.run(pending, tallies))
+        digest, _ = overlay.write_manifest(str(self.state), self.eye.run(pending, tallies), algorithm=self.algorithm)
         if self.eye.moved:
             new = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
-            digest, _ = overlay.write_manifest(str(self.state), new.blocks(), blocks_of(self.eye.moved))
+            digest, _ = overlay.write_manifest(
+                str(self.state), new.blocks(), blocks_of(self.eye.moved), algorithm=self.algorithm
+            )
         self.owners = [owner for item in pending for owner in item.expected.owners]
         top = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
         return Layers(self.base, top), tallies
 
     def upgrade(self) -> str:
         name = self.transaction(self.two, before={"tool": "1"})
-        expected.prepare(str(self.state), str(self.spool), name, str(self.root))  # before anything is unpacked
+        expected.prepare(  # before anything is unpacked
+            str(self.state), str(self.spool), name, str(self.root), self.algorithm
+        )
         self.install(self.two)
         return name
 
@@ -94,9 +107,10 @@ class World(Home):
         return self.eye.look(path.encode(), watch) != layers.lookup(path.encode())
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(tmp_path, monkeypatch)
+@pytest.fixture(params=Algorithm)
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> World:
+    """Whatever digests the baseline has, packages are judged alike."""
+    return World(tmp_path, monkeypatch, algorithm=request.param)
 
 
 def test_an_upgrade_is_explained(world: World) -> None:
@@ -627,8 +641,8 @@ def test_a_hard_link_is_what_it_links_to(tmp_path: Path) -> None:
         os.link(tree / "usr/bin/a", tree / "usr/bin/b")
 
     package = build(tmp_path, "hard", "1", {"/usr/bin/a": "same\n"}, prepare=link)
-    found = {member.path: member for member in deb.Package(str(package)).members()}
-    assert found[b"/usr/bin/a"].sha256 == found[b"/usr/bin/b"].sha256 != b""
+    found = {member.path: member for member in deb.Package(str(package)).members(swift(Algorithm.SHA256))}
+    assert found[b"/usr/bin/a"].digest == found[b"/usr/bin/b"].digest != b""
 
 
 @pytest.mark.parametrize("data", [b"", b"!<arch>\n", b"x" * 5000])
@@ -639,7 +653,7 @@ def test_what_is_no_package(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(DecodeError):
         package.control()
     with pytest.raises(DecodeError):
-        list(package.members())
+        list(package.members(swift(Algorithm.SHA256)))
 
 
 def test_a_package_that_changes_while_it_is_read(world: World) -> None:
@@ -648,7 +662,7 @@ def test_a_package_that_changes_while_it_is_read(world: World) -> None:
     package.control()
     assert package.sha256 == hashlib.sha256(world.two.read_bytes()).digest()
     world.two.write_bytes(world.one.read_bytes())
-    assert list(package.members())
+    assert list(package.members(swift(Algorithm.SHA256)))
     with pytest.raises(DecodeError, match="changed"):
         _ = package.sha256
 
