@@ -127,7 +127,7 @@ def test_a_manifest_of_a_kind_of_tomorrow_is_refused(world: World, tmp_path: Pat
     named = ManifestRef(hashlib.sha256(data).digest(), len(data), files.entries)
     strange = world.baseline()._replace(files=named, revision=9)
     (tmp_path / "strange.egm").write_bytes(data)
-    (tmp_path / "strange.egb").write_bytes(document.sign(strange, trust.seed))
+    (tmp_path / "strange.egb").write_bytes(document.sign(strange, trust.key))
     place = {"path": to_plain(str(tmp_path / "strange.egb")), "manifest": to_plain(str(tmp_path / "strange.egm"))}
     said = world.ask("install", **place)
     assert (said["code"], "not known here (number 2)" in said["error"]) == ("EG-BASE-006", True)
