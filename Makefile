@@ -15,6 +15,8 @@ ONLY   =
 LONG   =
 # of `make scale-demo`: --devices N --events N --post N
 FLEET  =
+# not empty: so many blind inputs in one process whose memory is watched, in place of the coverage-guided run
+INPUTS =
 export PYTHONPYCACHEPREFIX = $(CURDIR)/build/pycache
 export HYPOTHESIS_STORAGE_DIRECTORY = $(CURDIR)/build/hypothesis
 PYTEST = $(PYTHON) -m pytest -o cache_dir=build/pytest
@@ -106,7 +108,7 @@ test-interop: build/venv-interop/ready ## our bytes, read by other people's COSE
 build/venv-interop/ready: pyproject.toml
 	@packaging/tools/bootstrap.sh run newest
 	$(PYTHON) -m venv --clear build/venv-interop
-	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor pycddl ocsf-json-schema jsonschema) hypothesis "cbor2<6" cryptography
+	build/venv-interop/bin/pip install -q $$($(PYTHON) packaging/tools/pins.py pytest pycose cwt cbor pycddl cddl-verifier ocsf-json-schema jsonschema) hypothesis "cbor2<6" cryptography
 	@touch $@
 
 check: ## known holes in the dependencies, and that docs/proofs.md is current; no network
@@ -115,8 +117,8 @@ check: ## known holes in the dependencies, and that docs/proofs.md is current; n
 	@$(PYTHON) packaging/tools/audit.py
 	@$(PYTHON) packaging/tools/audit.py --installed debian
 
-fuzz: build/venv-fuzz/ready ## every reader of bytes from outside, SECONDS=10 each, JOBS=2 at a time
-	build/venv-fuzz/bin/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS) --seed $(SEED)
+fuzz: build/venv-fuzz/ready ## every reader of bytes from outside, SECONDS=10 each, JOBS=2 at a time; or INPUTS=10000000 ONLY="cbor packed ..."
+	$(if $(INPUTS),$(PYTHON) -m tests.fuzz.many --inputs $(INPUTS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)),build/venv-fuzz/bin/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS) --seed $(SEED))
 
 corpus: build/venv-fuzz/ready # what `make fuzz` found becomes tests/fuzz/corpus
 	build/venv-fuzz/bin/python -m tests.fuzz.run --minimise

@@ -40,10 +40,15 @@ def decode(data: bytes, *, depth: int = DEPTH_DEFAULT, size: int = SIZE_DEFAULT)
     """The one value that is all of `data`; DecodeError for anything else."""
     if len(data) > size:
         raise DecodeError(f"{len(data)} bytes, at most {size} are read")
-    value, end = _item(data, 0, min(depth, DEPTH_MAX))
-    if end != len(data):
-        raise DecodeError(f"{len(data) - end} bytes after the value")
+    value, end = item_at(data, 0, min(depth, DEPTH_MAX))
+    ended(data, end)
     return value
+
+
+def ended(data: bytes, at: int) -> None:
+    """Nothing may come from `at` on."""
+    if at != len(data):
+        raise DecodeError(f"{len(data) - at} bytes after the value")
 
 
 def decode_prefix(
@@ -52,7 +57,7 @@ def decode_prefix(
     """The value that begins at `offset` and where it ends, for CBOR sequences. Incomplete: the data ends first."""
     window = data[offset : offset + size]
     try:
-        value, end = _item(window, 0, min(depth, DEPTH_MAX))
+        value, end = item_at(window, 0, min(depth, DEPTH_MAX))
     except Incomplete:
         if len(data) - offset > size:
             raise DecodeError(f"a value of more than {size} bytes") from None
@@ -92,6 +97,17 @@ def _key_order(key: object) -> tuple[int, int, bytes]:
     raise TypeError(f"a map key is text or an unsigned integer, not {key!r}")
 
 
+def count_at(data: bytes, at: int, major: int, otherwise: str) -> tuple[int, int]:
+    """How many elements the array (`major` 4) or map (5) that begins at `at` has, and where the first one is;
+    `otherwise`: what to say where something else stands."""
+    start = at
+    found, count, at = _head(data, at)
+    if found != major:
+        raise DecodeError(f"{otherwise} at byte {start}")
+    _room(data, at, count * (major - 3), start)
+    return count, at
+
+
 def _head(data: bytes, at: int) -> tuple[int, int, int]:
     """Major type, argument and the place after both; only the shortest form of the argument passes."""
     if at >= len(data):
@@ -103,16 +119,23 @@ def _head(data: bytes, at: int) -> tuple[int, int, int]:
         return initial >> 5, low, at
     if low > 27:
         raise DecodeError(f"indefinite or reserved length at byte {at - 1}")
-    width = 1 << (low - 24)
-    if at + width > len(data):
+    end = at + (1 << (low - 24))
+    if end > len(data):
         raise Incomplete(f"ends at byte {len(data)}")
-    argument = int.from_bytes(data[at : at + width], "big")
-    if initial >> 5 != 7 and argument < (24, 0x100, 0x10000, 0x100000000)[low - 24]:
+    if low == 24:
+        argument, least = data[at], 24
+    elif low == 25:
+        argument, least = data[at] << 8 | data[at + 1], 0x100
+    else:
+        argument, least = int.from_bytes(data[at:end], "big"), 0x10000 if low == 26 else 0x100000000
+    if argument < least and initial < 0xE0:
         raise DecodeError(f"a longer form than needed at byte {at - 1}")
-    return initial >> 5, argument, at + width
+    return initial >> 5, argument, end
 
 
-def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def item_at(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    """The value that begins at `at`, of at most `depth` nested containers, and where it ends: for readers that know
+    the shape of what they read, and whose bound on all of `data` is kept."""
     start = at
     major, argument, at = _head(data, at)
     if major == 0:
@@ -127,9 +150,7 @@ def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if major in {4, 5}:
         if depth == 0:
             raise DecodeError(f"nested too deeply at byte {start}")
-        # Every element takes a byte at least: a count beyond that is refused before anything is allocated.
-        if argument * (major - 3) > len(data) - at:
-            raise Incomplete(f"{argument} elements announced at byte {start}, {len(data) - at} bytes are there")
+        _room(data, at, argument * (major - 3), start)
         return (_array if major == 4 else _map)(data, at, argument, depth - 1)
     if major == 7 and at == start + 1:
         initial = data[start]
@@ -140,6 +161,12 @@ def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     raise DecodeError(f"a {'tag' if major == 6 else 'float or simple value'} at byte {start}")
 
 
+def _room(data: bytes, at: int, count: int, start: int) -> None:
+    """Every element takes a byte at least: a count beyond that is refused before anything is allocated."""
+    if count > len(data) - at:
+        raise Incomplete(f"{count} elements announced at byte {start}, {len(data) - at} bytes are there")
+
+
 def _text(raw: bytes, at: int) -> str:
     try:
         return raw.decode()
@@ -148,11 +175,11 @@ def _text(raw: bytes, at: int) -> str:
 
 
 def _array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
-    """`count` values from `at` on. What records are mostly made of is read here and all else by `_item`: a collector
+    """`count` values from `at` on. What records are mostly made of is read here and all else by `item_at`: a collector
     reads a million of these a second."""
     items: list[Any] = []
     append = items.append
-    one, more = _ONE, _MORE
+    one, more = ONE, MORE
     try:
         for _ in range(count):
             initial = data[at]
@@ -165,6 +192,9 @@ def _array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int
                 if end > len(data):
                     raise Incomplete(f"{initial - 0x60} bytes announced at byte {at}, {len(data) - at - 1} are there")
                 append(data[at + 1 : end].decode())
+                at = end
+            elif initial == 0x78 and data[at + 1] >= 24 and (end := at + 2 + data[at + 1]) <= len(data):
+                append(data[at + 2 : end].decode())
                 at = end
             elif initial == 0x19 and data[at + 1]:
                 append(data[at + 1] << 8 | data[at + 2])
@@ -185,7 +215,7 @@ def _array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int
                 value, at = _map(data, at + 1, initial - 0xA0, depth - 1)
                 append(value)
             else:
-                value, at = _item(data, at, depth)
+                value, at = item_at(data, at, depth)
                 append(value)
     except IndexError:
         raise Incomplete(f"ends at byte {len(data)}") from None
@@ -198,27 +228,31 @@ def _map(data: bytes, at: int, count: int, depth: int) -> tuple[dict[Any, Any], 
     start = at
     items, at = _array(data, at, 2 * count, depth)
     keys = items[::2]
-    last: int | tuple[int, bytes] = -1
+    last: Place = -1
     for key in keys:
-        kind = type(key)
-        if kind is int and type(last) is int and key > last:
-            last = key
-        elif kind is str:
-            raw = key.encode()
-            place = (len(raw), raw)
-            if type(last) is tuple and place <= last:
-                raise DecodeError(f"map keys out of order or twice at byte {start}")
-            last = place
-        elif kind is int and key >= 0:
-            raise DecodeError(f"map keys out of order or twice at byte {start}")
-        else:
-            raise DecodeError(f"a map key that is neither text nor an unsigned integer at byte {start}")
+        last = key if type(key) is int and type(last) is int and key > last else next_key(key, last, start)
     return dict(zip(keys, items[1::2], strict=True)), at
 
 
-_MORE = object()
-_ONE: list[Any] = [_MORE] * 256
+def next_key(key: Any, last: Place, start: int) -> Place:
+    """The next key of the map that begins at `start`, after `last`, which is -1 before the first."""
+    kind = type(key)
+    if kind is int and key >= 0:
+        if type(last) is int and key > last:
+            return int(key)
+    elif kind is str:
+        if type(last) is int or _key_order(key) > _key_order(last):
+            return str(key)
+    else:
+        raise DecodeError(f"a map key that is neither text nor an unsigned integer at byte {start}")
+    raise DecodeError(f"map keys out of order or twice at byte {start}")
+
+
+Place = int | str
+MORE: Any = object()
+"""In a table by first byte: it is not the only one."""
+ONE: list[Any] = [MORE] * 256
 """The values that are one byte, by that byte."""
-_ONE[0x00:0x18] = range(24)
-_ONE[0x20:0x38] = range(-1, -25, -1)
-_ONE[_FALSE], _ONE[_TRUE], _ONE[_NULL] = False, True, None
+ONE[0x00:0x18] = range(24)
+ONE[0x20:0x38] = range(-1, -25, -1)
+ONE[_FALSE], ONE[_TRUE], ONE[_NULL] = False, True, None

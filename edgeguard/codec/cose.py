@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeguard.codec import cbor, sha
+from edgeguard.codec.heads import head
 from edgeguard.errors import DecodeError, Incomplete, SignatureMismatch, UnknownSigner
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ DEVICE_ID_SIZE = 16
 SIZE_MAX = 64 * 1024 * 1024  # bytes; the largest that we sign is a baseline, bounded again by its reader
 
 _TAG = 0xD2  # tag 18
+_BEGIN = b"\xd2\x84"  # tag 18, an array of four
+_NO_HEADER = b"\xa0"  # an empty map
+_SIGNED = b"\x84\x6aSignature1"  # an array of four, the first of Sig_structure
 _LABEL_ALGORITHM, _LABEL_KID = 1, 4
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of FIPS 186-5
 _COORDINATE = 32  # bytes
@@ -131,7 +135,7 @@ class Signer:
     def sign1(self, payload: bytes, aad: bytes) -> bytes:
         """`payload` with a signature, for the purpose `aad`."""
         signature = self._key.sign(_to_be_signed(self._protected, aad, payload))
-        return bytes([_TAG]) + cbor.encode([self._protected, {}, payload, signature])
+        return b"".join((_BEGIN, *_strings(self._protected), _NO_HEADER, *_strings(payload, signature)))
 
 
 class Elsewhere(Signer):
@@ -279,4 +283,9 @@ def _point(public: bytes) -> EllipticCurvePublicKey:
 
 def _to_be_signed(protected: bytes, aad: bytes, payload: bytes) -> bytes:
     """Sig_structure of RFC 9052, 4.4."""
-    return cbor.encode(["Signature1", protected, aad, payload])
+    return b"".join((_SIGNED, *_strings(protected, aad, payload)))
+
+
+def _strings(*strings: bytes) -> list[bytes]:
+    """Byte strings as CBOR, in pieces."""
+    return [piece for string in strings for piece in (head(2, len(string)), string)]

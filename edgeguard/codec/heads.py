@@ -34,7 +34,7 @@ def integer(number: int) -> bytes:
             return _SHORT(0x19, number)
         return head(0, number)
     if number >= -0x100:
-        return _NEGATIVES[number]
+        return NEGATIVES[-1 - number]
     if number >= -0x10000:
         return _SHORT(0x39, -1 - number)
     return head(1, -1 - number)
@@ -45,7 +45,8 @@ def encoded(value: Any) -> bytes:
     kind = type(value)
     if kind is str:
         raw: bytes = value.encode()
-        return head(3, len(raw)) + raw
+        size = len(raw)
+        return (_ONE[0x60 | size] if size < 24 else head(3, size)) + raw
     if kind is bool:
         return b"\xf5" if value else b"\xf4"
     if value is None:
@@ -62,6 +63,9 @@ def encoded(value: Any) -> bytes:
 
 
 _ONE = [bytes((initial,)) for initial in range(256)]
+ARRAYS = [head(4, number) for number in range(24)]
+"""The heads of arrays of fewer than 24 elements."""
 NATURALS = [head(0, number) for number in range(256)]
 """The encodings of the numbers from 0 to 255."""
-_NEGATIVES = [head(1, -1 - number) for number in range(-256, 0)]  # by -1 ... -256, as Python counts from the end
+NEGATIVES = [head(1, number) for number in range(256)]
+"""Those of the numbers from -1 down to -256."""

@@ -102,10 +102,7 @@ def _overlay(settings: Settings, trust: Trust, baseline: Baseline) -> list[Any] 
     """What packages brought over this baseline's files. One that is damaged is as good as none: what it explained is
     found to differ again, and that is loud enough."""
     found = _overlaid(settings, trust, baseline)
-    if found is None:
-        return None
-    superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
-    return [found.base, found.sha256, found.size, [list(item) for item in found.notable], superseded]
+    return None if found is None else overlay.told(found)
 
 
 def _overlaid(settings: Settings, trust: Trust, baseline: Baseline) -> overlay.Overlay | None:

@@ -118,7 +118,7 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     _tidy(state, found)
     out.say(
         {
-            "overlay": plain(found),
+            "overlay": overlay.told(found),
             "packages": [_told(owner, tally, people) for owner, tally in _once(owners, tallies)],
             "look": eye.others[: judge.LOOK_MAX],
             "compare": len(eye.others) > judge.LOOK_MAX,
@@ -234,13 +234,6 @@ def blocks_of(entries: dict[bytes, Entry]) -> list[Block]:
         Block(directory, sorted(found), [found[name] for name in sorted(found)])
         for directory, found in sorted(folders.items(), key=lambda item: order(item[0]))
     ]
-
-
-def plain(found: Overlay) -> list[Any]:
-    """An overlay as the daemon is told of it (`baselines.upgraded`)."""
-    superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
-    accounts_ = overlay.accounts_to_plain(found.accounts)
-    return [found.base, found.sha256, found.size, [list(item) for item in found.notable], superseded, accounts_]
 
 
 def _superseded(standing: Baseline | None, before: Overlay | None, new: Reader, old: Reader | None) -> dict[str, bytes]:

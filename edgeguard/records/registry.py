@@ -393,13 +393,18 @@ def cddl() -> str:
     lines += ["; a type of tomorrow: keep it, pass it on", f"unknown-row = [ dt, {_unknown_heads()}, * any ]"]
     for kind in TYPES.values():
         heads = f"{kind.number << 4}..{kind.number << 4 | 15}"
-        lines += ["", f"; {kind.about}", f"{kind.name}-row = [ dt, {heads}, {_optional(kind.fields)}* any ]"]
+        fields = _optional(kind.fields, "* any")
+        lines += ["", f"; {kind.about}", f"{kind.name}-row = [ dt, {heads}, {fields} ]"]
         lines += [
             f"; {kind.name}.{field.name}: {', '.join(f'{number} {name}' for number, name in enumerate(field.names))}"
             for field in kind.fields
             if field.names
         ]
-    lines += ["", "; who did it; trailing nulls are cut", f"actor = [ {_optional(ACTOR_FIELDS[:-1])}? parents / null ]"]
+    lines += [
+        "",
+        "; who did it; trailing nulls are cut",
+        f"actor = [ {_optional(ACTOR_FIELDS[:-1], '? parents / null')} ]",
+    ]
     lines += ["", "; column names are numbers of this list, or written out"]
     lines += [f";   {number:3} {name}" for number, name in enumerate(COLUMN_NAMES)]
     return "\n".join(lines) + "\n"
@@ -411,5 +416,8 @@ def _unknown_heads() -> str:
     return " / ".join((*(f"{number << 4}..{number << 4 | 15}" for number in free), f"{max(TYPES) + 1 << 4}..{2**62}"))
 
 
-def _optional(fields: tuple[Field, ...]) -> str:
-    return "".join(f"? {field.name}: {CDDL_TYPES[field.kind]} / null, " for field in fields)
+def _optional(fields: tuple[Field, ...], last: str) -> str:
+    """Each field only behind the one before it, and `last` behind all of them: side by side, a wrong field would be
+    taken for one of tomorrow."""
+    groups = [f"? ( {field.name}: {CDDL_TYPES[field.kind]} / null, " for field in fields]
+    return "".join(groups) + last + " )" * len(groups)

@@ -22,12 +22,10 @@ from edgeguard.codec import cbor
 from edgeguard.errors import DecodeError, SegmentRefused
 from edgeguard.records.registry import (
     ACTOR_FIELDS,
-    COLUMN_NAMES,
     COLUMN_NUMBERS,
     DROP,
     REASONS,
     TYPES,
-    Field,
     Kind,
 )
 
@@ -41,6 +39,7 @@ INFLATED_MAX = 256 * 1024  # bytes of a body; a sealer stops at 48 KiB
 SEGMENT_MAX = 256 * 1024  # bytes of a sealed segment; also the limit of one POST
 RECORDS_MAX = 4096  # rows in a segment; a sealer stops at 256
 RECORD_MAX = 16 * 1024  # bytes of one row in the journal, whose frames count to 64 KiB
+ALONE_MAX = 0x10000  # bytes of such a frame
 TEXT_MAX = 1024  # bytes of a text before it is cut, with a mark
 LIST_MAX = 64  # elements of a list in a record
 TOO_LARGE = REASONS.index("too large")
@@ -117,15 +116,21 @@ def encode_record(record: Record) -> bytes:
 
 def decode_record(data: bytes) -> Record:
     """The record that `encode_record` wrote. Raises DecodeError."""
-    parts = cbor.decode(data, depth=DEPTH, size=0x10000)
-    if not isinstance(parts, list) or len(parts) != 4:
-        raise DecodeError("record: not an array of four")
-    stream, wall, clock, row = parts
+    from edgeguard.records.rows import Reader
+
+    if len(data) > ALONE_MAX:
+        raise DecodeError(f"record: {len(data)} bytes, at most {ALONE_MAX} are read")
+    parts, at = cbor.count_at(data, 0, 4, "record: not an array")
+    _need(parts == 4, "record: not an array of four")
+    stream, at = cbor.item_at(data, at, 0)
+    wall, at = cbor.item_at(data, at, 0)
+    clock, at = cbor.item_at(data, at, 0)
     _need(_is_uint(stream) and stream < 16, "record: stream")
     _need(wall is None or type(wall) is int, "record: wall time")
     _need(_is_uint(clock) and clock < 4, "record: clock quality")
-    mono, record = _parse_row(row, Reader((), None), 0)
-    return record._replace(stream=stream, mono=mono, wall=wall, clock=clock)
+    at, mono, head, fields = Reader(data, None).row(at, 0)
+    cbor.ended(data, at)
+    return Record(head >> 4, stream, mono, wall, clock, head & 7, bool(head & 8), tuple(fields))
 
 
 def encode_segment(
@@ -139,17 +144,17 @@ def encode_segment(
 
     A dictionary in the header packs the rows, too. Raises DecodeError if that dictionary is not here.
     """
-    from cbor2 import dumps
-
+    from edgeguard.codec.heads import encoded
     from edgeguard.records.packing import pack, squeeze, string_table
 
     first = records[0]
     strings, places = string_table(records, reference)
     if header.dictionary:
-        known = _dictionary(header.dictionary)
-        packed, squeezed = squeeze(*pack(records, strings, places, drops, digest), known)
+        packed, squeezed = squeeze(*pack(records, strings, places, drops, digest), header.dictionary)
         codec, body = _shorter(packed, squeezed, CODEC_PACKED)
     else:
+        from cbor2 import dumps
+
         rows = written(_differences(records), lambda record, dt: _row(record, dt, places.__getitem__))
         content: list[Any] = [strings, rows]
         if drops:
@@ -157,7 +162,7 @@ def encode_segment(
         plain = dumps(content)
         squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
         codec, body = _shorter(plain, squeezer.compress(plain) + squeezer.flush(), CODEC_RAW)
-    payload: bytes = dumps(
+    return encoded(
         [
             VERSION,
             header.device,
@@ -177,7 +182,6 @@ def encode_segment(
             body,
         ]
     )
-    return payload
 
 
 def _shorter(plain: bytes, squeezed: bytes, raw: int) -> tuple[int, bytes]:
@@ -323,23 +327,20 @@ def decode_segment(payload: bytes, resolve: Resolve | None = None, digest: Diges
     """
     header, codec, body = _opened(payload)
     try:
-        content = cbor.decode(_inflate(codec, body, header.dictionary), depth=DEPTH, size=INFLATED_MAX)
-        packed = codec >= CODEC_PACKED
-        _need(isinstance(content, list), "body: not an array")
-        _need(2 <= len(content) <= 3 or packed, "body: not an array of two or three")
-        _need(len(content) == 4 or not packed, "body: not an array of four")
-        reader = _unpacker(header, content, resolve, digest) if packed else Reader(_strings(content[0]), resolve)
-        records = _records(header, content[1], reader)
-        drops = _drops(content[2]) if len(content) > 2 else ()
+        plain = _inflate(codec, body, header.dictionary)
+        if len(plain) > INFLATED_MAX:
+            raise DecodeError(f"body: {len(plain)} bytes, at most {INFLATED_MAX} are read")
+        if codec >= CODEC_PACKED:
+            from edgeguard.records.packing import Unpacker
+
+            records, drops = Unpacker(plain, resolve, digest, (header.mono, header.wall)).content(header)
+        else:
+            from edgeguard.records.rows import Reader
+
+            records, drops = Reader(plain, resolve).content(header)
     except DecodeError as error:
         raise SegmentRefused(f"segment {header.stream}-{header.sequence}: {error}") from error
     return Segment(header, records, drops)
-
-
-def _unpacker(header: Header, content: list[Any], resolve: Resolve | None, digest: Digest | None) -> Reader:
-    from edgeguard.records.packing import Unpacker
-
-    return Unpacker(_strings(content[0]), resolve, digest, content[3], (header.mono, header.wall))
 
 
 def split(data: bytes) -> list[bytes]:
@@ -415,207 +416,8 @@ def _dictionary(number: int) -> bytes:
     return read(number)
 
 
-def _strings(table: Any) -> tuple[str, ...]:
-    _need(isinstance(table, list), "strings: not an array")
-    _need(all(isinstance(item, (str, bytes)) for item in table), "strings: neither text nor bytes")
-    return tuple(map(_text, table))
-
-
-def _text(item: str | bytes) -> str:
-    return item if isinstance(item, str) else item.decode("utf-8", "surrogateescape")
-
-
-def _records(header: Header, rows: Any, reader: Reader) -> tuple[Record, ...]:
-    _need(isinstance(rows, list) and len(rows) == header.n, "rows: not as many as announced")
-    records, mono = [], header.mono
-    for row in rows:
-        mono, (number, _, _, _, _, severity, rule, fields) = _parse_row(row, reader, mono)
-        wall = None if header.wall is None else header.wall + mono - header.mono
-        records.append(Record(number, header.stream, mono, wall, header.clock, severity, rule, fields))
-    reader.end()
-    return tuple(records)
-
-
-def _drops(entries: Any) -> tuple[Drop, ...]:
-    _need(isinstance(entries, list), "drops: not an array")
-    drops = []
-    for entry in entries:
-        shaped = isinstance(entry, list) and len(entry) >= 4 and all(_is_uint(item) for item in entry[:4])
-        _need(
-            shaped and 0 < entry[0] <= entry[1] < COUNT_MAX and entry[2] < 2**16 and entry[3] < 4,
-            "drops: not [from, to, reason, stream]",
-        )
-        drops.append(Drop(*entry[:4]))
-    return tuple(drops)
-
-
-def _parse_row(row: Any, reader: Reader, mono: int) -> tuple[int, Record]:
-    if not isinstance(row, list) or len(row) < 2 or not _is_uint(row[0]) or not _is_uint(row[1]):
-        raise DecodeError("row: no [dt, head]")
-    mono += row[0]
-    _need(mono < COUNT_MAX, "row: dt")
-    number, rule, severity = row[1] >> 4, bool(row[1] & 8), row[1] & 7
-    reader.begin(mono)
-    kind = TYPES.get(number)
-    if kind is None:
-        return mono, Record(number, 0, 0, None, 0, severity, rule, tuple(row[2:]))
-    return mono, Record(number, 0, 0, None, 0, severity, rule, reader.fields(kind.name, _READ[number], row[2:]))
-
-
-class Reader:
-    """Takes the fields of rows apart, with what a segment's references point at."""
-
-    def __init__(self, strings: tuple[str, ...], resolve: Resolve | None) -> None:
-        self._strings = strings
-        self._resolve = resolve
-        self._before: dict[str, int] = {}  # the last number of each name in the segment
-        self._entries: dict[int, str | Entry] = {}
-        self._own: int | None = None  # the first of a row's texts that is a reference into the baseline
-
-    def begin(self, _mono: int) -> None:
-        """A row begins, so many ms after boot."""
-        self._own = None
-
-    def end(self) -> None:
-        """All rows were read. Raises DecodeError where something is left over."""
-
-    def fields(self, name: str, plan: tuple[tuple[int, Field], ...], values: list[Any]) -> tuple[Any, ...]:
-        """Values of the fields that `plan` lists; what comes after them is of tomorrow, and kept."""
-        parsed: list[Any] = []
-        append, before = parsed.append, self._before
-        for (code, field), value in zip(plan, values, strict=False):
-            if value is None:
-                append(None)
-            elif code == _R_REF:
-                append(value if type(value) is str else self._ref(value, name, field))
-            elif code == _R_UINT:
-                if type(value) is not int:
-                    raise DecodeError(f"{name}.{field.name}: not uint")
-                number = value if value >= 0 else self._difference(field.name, value, name)
-                before[field.name] = number
-                append(number)
-            elif code == _R_REFS:
-                if type(value) is not list:
-                    raise DecodeError(f"{name}.{field.name}: not a list")
-                append(tuple([item if type(item) is str else self._ref(item, name, field) for item in value]))
-            elif code == _R_PLAIN:
-                if not _PLAIN[field.kind](value):
-                    raise DecodeError(f"{name}.{field.name}: not {field.kind.name.lower()}")
-                append(value)
-            elif code == _R_COUNTER:
-                if type(value) is not int:
-                    raise DecodeError(f"{name}.{field.name}: not counter")
-                number = before[field.name] = value + before.get(field.name, 0)
-                append(number)
-            else:
-                append(self._other(field.kind, value, f"{name}.{field.name}"))
-        return (*parsed, *values[len(plan) :])
-
-    def _difference(self, name: str, _number: int, where: str) -> int:
-        raise DecodeError(f"{where}.{name}: not uint")
-
-    def _other(self, kind: Kind, value: Any, where: str) -> Any:
-        if kind is Kind.COLUMNS:
-            return self._columns(value, where)
-        return self._actor(value, where) if kind is Kind.ACTOR else self._digest_of(value, where)
-
-    def _digest_of(self, value: Any, where: str) -> Any:
-        _need(isinstance(value, bytes) and len(value) <= 64, f"{where}: not digest")
-        return value
-
-    def _ref(self, value: Any, name: str, field: Field) -> Any:
-        kind = type(value)
-        if kind is str:
-            return value
-        if kind is int:
-            if value >= 0:
-                if value < len(self._strings):
-                    return self._strings[value]
-                raise DecodeError(f"{name}.{field.name}: string {value} of {len(self._strings)}")
-            if self._own is None and field.kind is _REF:
-                self._own = -1 - value
-            return self._entry(-1 - value)
-        if kind is bytes:
-            return _text(value)
-        raise DecodeError(f"{name}.{field.name}: not a reference")
-
-    def _entry(self, number: int) -> Any:
-        """The path of a baseline's entry, looked up once in a segment."""
-        found = self._entries.get(number)
-        if found is None:
-            text = self._resolve(number) if self._resolve is not None else None
-            found = self._entries[number] = Entry(number) if text is None else text
-        return found
-
-    def _columns(self, value: Any, where: str) -> dict[str, Any]:
-        _need(isinstance(value, dict), f"{where}: not a map")
-        columns: dict[str, Any] = {}
-        for key, item in value.items():
-            name = key
-            if type(key) is int:
-                name = COLUMN_NAMES[key] if key < len(COLUMN_NAMES) else f"column {key}"
-            if name in columns:
-                raise DecodeError(f"{where}: column {name!r} twice")
-            columns[name] = item if type(item) is str else self._column(key, item, where)
-        return columns
-
-    def _column(self, _key: int | str, value: Any, where: str) -> Any:
-        return _value(value, where)
-
-    def _parent(self, number: Any, where: str) -> int:
-        if type(number) is not int or number < 0:
-            raise DecodeError(f"{where}: parent is no pair")
-        return number
-
-    def _actor(self, value: Any, where: str) -> tuple[Any, ...]:
-        _need(isinstance(value, list), f"{where}: not an array")
-        last, own = _PARENTS, self._own
-        parts = list(self.fields(where, _ACTOR_READ, value[:last]))
-        self._own = own  # an actor's texts are not the row's own
-        parts += [None] * (last - len(parts))
-        parents = value[last] if len(value) > last and value[last] is not None else []
-        _need(isinstance(parents, list), f"{where}: parents are not a list")
-        pairs = []
-        for pair in parents:
-            if not isinstance(pair, list) or len(pair) != 2:
-                raise DecodeError(f"{where}: parent is no pair")
-            pairs.append((self._parent(pair[0], where), self._ref(pair[1], where, ACTOR_FIELDS[last])))
-        return (*parts, tuple(pairs))
-
-
-def _value(value: Any, where: str) -> Any:
-    """A column's value. Maps stand for bytes that are text but not UTF-8."""
-    if isinstance(value, dict):
-        _need(set(value) == {0} and isinstance(value[0], bytes), f"{where}: not a column value")
-        return _text(value[0])
-    if isinstance(value, list):
-        _need(not any(isinstance(item, list) for item in value), f"{where}: a list in a list")
-        return tuple(_value(item, where) for item in value)
-    return value
-
-
 def _is_uint(value: Any) -> bool:
     return type(value) is int and value >= 0
-
-
-_R_REF, _R_UINT, _R_REFS, _R_PLAIN, _R_COUNTER, _R_OTHER = range(6)
-_R_CODES = {Kind.REF: _R_REF, Kind.UINT: _R_UINT, Kind.REFS: _R_REFS, Kind.COUNTER: _R_COUNTER} | dict.fromkeys(
-    (Kind.COLUMNS, Kind.ACTOR, Kind.DIGEST), _R_OTHER
-)
-
-
-def _read_plan(fields: tuple[Field, ...]) -> tuple[tuple[int, Field], ...]:
-    return tuple((_R_CODES.get(field.kind, _R_PLAIN), field) for field in fields)
-
-
-_READ = {kind.number: _read_plan(kind.fields) for kind in TYPES.values()}
-_ACTOR_READ = _read_plan(ACTOR_FIELDS[:-1])
-_PLAIN: dict[Kind, Callable[[Any], bool]] = {
-    Kind.ENUM: _is_uint,
-    Kind.INT: lambda value: type(value) is int,
-    Kind.BOOL: lambda value: isinstance(value, bool),
-    Kind.BYTES: lambda value: isinstance(value, bytes),
-}
 
 
 def _need(condition: bool, problem: str) -> None:

@@ -56,6 +56,13 @@ class Overlay(NamedTuple):
     accounts: dict[str, Account] = {}  # noqa: RUF012 - never changed; subject -> what packages made of it
 
 
+def told(found: Overlay) -> list[Any]:
+    """An overlay as a helper tells the daemon of it."""
+    superseded = [[os.fsencode(path), value] for path, value in found.superseded.items()]
+    notable = [list(item) for item in found.notable]
+    return [found.base, found.sha256, found.size, notable, superseded, accounts_to_plain(found.accounts)]
+
+
 def fingerprint(columns: Columns | None) -> bytes:
     """An accepted value of a file, in 32 bytes."""
     plain = "gone" if columns is None else repr(sorted(columns.items()))

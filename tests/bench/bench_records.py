@@ -9,6 +9,7 @@ known), as osquery's results (log line per event with host and decorations), as 
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -34,7 +35,7 @@ ROUNDS = 5
 BARS = {16: 58, 64: 42}
 # CPU, in percent of what json.dumps alone takes for the same; the goals are 12 us an event to encode (25 where cbor2 is
 # pure Python) and 75,000 events a second to read.
-ENCODE_BAR, READ_BAR = 100, 120
+ENCODE_BAR, READ_BAR = 75, 80
 HOST = {"hostname": "pump-17", "architecture": "aarch64", "os": {"name": "Debian GNU/Linux", "version": "12"}}
 
 
@@ -155,6 +156,8 @@ def shares(records: list[list[Record]], baseline: Baseline) -> None:
 
 
 def cpu(records: list[list[Record]], baseline: Baseline, total: int) -> None:
+    gc.collect()
+    gc.freeze()  # 20,000 records at once are this measurement's, neither a device's nor a collector's
     sealer = Sealer(baseline, dictionaries.numbers()[-1])
     segments = sealer.all(records, 64)
     reference = best(lambda: [json.dumps(lean(record)) for stream in records for record in stream], total)
