@@ -27,8 +27,8 @@ from tests.unit.upgrades.debs import Home, needs_dpkg
 from tests.unit.upgrades.debs import deb as build
 
 pytestmark = needs_dpkg
-POLICY = '[[watch]]\npath = "/usr"\ncategory = "program"\n[[watch]]\npath = "/etc"\ncategory = "config"\n'
-POLICY += '[learn]\ndigest = "sha256"\n'
+POLICY = '[learn]\ndigest = "sha256"\n'
+POLICY += '[[watch]]\npath = "/usr"\ncategory = "program"\n[[watch]]\npath = "/etc"\ncategory = "config"\n'
 TOOL = "/usr/bin/tool"
 
 
