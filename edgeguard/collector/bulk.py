@@ -148,7 +148,7 @@ def write_segments(db: Database, taken: Sequence[Taken], now: int) -> list[int]:
                 header.epoch, header.boot, header.mono, header.wall, header.clock, now, data,
             )  # fmt: skip
         rows = db.execute(
-            f"INSERT INTO segments ({_SEGMENT}) VALUES {_places(len(some), 14)} RETURNING id, device, stream, seq",  # noqa: S608
+            f"INSERT INTO segments ({_SEGMENT}) VALUES {_places(len(some), 14)} RETURNING id, device, stream, seq",  # noqa: S608 - names of ours
             values,
         )
         found.update({(device, stream, seq): row for row, device, stream, seq in rows.fetchall()})

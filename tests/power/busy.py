@@ -20,7 +20,7 @@ from edgeguard.collector import store
 from edgeguard.collector.ingest import Device, Ingest
 from edgeguard.daemon.authority import world as world_of
 from edgeguard.errors import ControlError
-from edgeguard.records import delivery, epoch, outbox, wire
+from edgeguard.records import epoch, outbox, transport, wire
 from edgeguard.records.link import Reply
 from edgeguard.records.uplink import Uplink
 from edgeguard.records.wire import Record
@@ -85,12 +85,12 @@ class Receiver:
     def send(self) -> None:
         """One run of the uplink."""
         settings = self._guarded.settings
-        original = delivery.Link
-        delivery.Link = lambda _target: self  # type: ignore[assignment, misc]
+        original = transport.Link
+        transport.Link = lambda _target: self  # type: ignore[assignment, misc]
         try:
             assert Uplink(settings).run() == 0
         finally:
-            delivery.Link = original  # type: ignore[misc]
+            transport.Link = original  # type: ignore[misc]
 
     def post(self, body: bytes) -> Reply:
         if self._device is None:
@@ -110,6 +110,12 @@ class Receiver:
 
     def close(self) -> None:
         """A connection would be closed."""
+
+    relayed, judged_at = False, 0
+
+    def room(self, most: int) -> tuple[int, int]:
+        """As much as a collector takes."""
+        return most, most
 
     def spent(self) -> int:
         """There is no wire."""

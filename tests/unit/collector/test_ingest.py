@@ -28,7 +28,10 @@ DEVICE = cose.device_id(PUBLIC)
 def segment(
     sequence, previous, *, stream=0, seed=EPOCH_SEED, device=DEVICE, first=None, records=None, drops=(), boot=1, epoch=1
 ):
-    records = records or [compose.finding(finding(f"/{sequence}"), moment(sequence * 1000)), state(f"s{sequence}")]
+    records = records or [
+        compose.finding(finding(f"/{sequence}"), moment(sequence % 2**40 * 1000)),
+        state(f"s{sequence}"),
+    ]
     header = Header(
         device, stream, sequence, epoch, boot, first or sequence * 2 - 1, 0, previous, 0, None, 0, bytes(8), 0
     )

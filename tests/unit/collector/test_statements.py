@@ -15,7 +15,7 @@ from edgeguard.collector import store, verify
 from edgeguard.collector.ingest import Ingest
 from edgeguard.collector.main import _device_document, _device_lines
 from edgeguard.collector.statements import UNANNOUNCED
-from edgeguard.records import compose, delivery, epoch, keyring, link, outbox, receipts, uplink, wire
+from edgeguard.records import compose, epoch, keyring, link, outbox, receipts, transport, uplink, wire
 from edgeguard.records.defects import Name
 from edgeguard.records.epoch import Before, Head
 from edgeguard.records.wire import Drop
@@ -38,6 +38,11 @@ class Wire:
         verdicts, receipt = self.fresh.ingest.take(body, self.fresh.device)
         assert self.refuses or all(verdict.taken for verdict in verdicts), verdicts
         return link.Reply(200, receipt, None)
+
+    relayed, judged_at = False, 0
+
+    def room(self, most):
+        return most, most
 
     def spent(self):
         return 0
@@ -266,7 +271,7 @@ def test_the_uplink_brings_each_statement_once_and_the_newest_at_once(device, mo
     fresh = Fresh()
     line = Wire(fresh)
     device.with_collector(cose.public_of(b"\x09" * 32))
-    monkeypatch.setattr(delivery, "Link", line)
+    monkeypatch.setattr(transport, "Link", line)
     clock = {"mono": 1_000_000}
     monkeypatch.setattr(keyring, "_boot_ms", lambda: clock["mono"])
     for word in "abc":
@@ -312,7 +317,7 @@ def test_a_receipt_that_claims_too_much_costs_one_more_exchange_and_no_segment(d
     fresh = Fresh()
     line = Wire(fresh, refuses=True)
     device.with_collector(cose.public_of(b"\x09" * 32))
-    monkeypatch.setattr(delivery, "Link", line)
+    monkeypatch.setattr(transport, "Link", line)
     device.record_and_seal(state("a"))
     claim = receipts.Receipt(device.id, 1, (), epochs=(1,))
     Path(device.inbox, "receipt.egr").write_bytes(cose.sign1(receipts.encode(claim), b"\x05" * 32, cose.RECEIPT_AAD))

@@ -47,7 +47,7 @@ def test_the_time_that_is_over_is_no_error_of_one_address():
     tried = []
 
     def addresses() -> None:
-        with link._deadline(1, "collector:443"):
+        with link.deadline(1, "collector:443"):
             for address in range(100):
                 with contextlib.suppress(OSError):
                     tried.append(address)
