@@ -8,7 +8,7 @@ import ssl
 import threading
 from typing import NamedTuple
 
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK = 1, 2, 3, 4, 8, 9
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 8, 9, 14
 
 
 class Packet(NamedTuple):
@@ -60,6 +60,12 @@ class Peer:
 
     def properties(self) -> bytes:
         return b"\0" if self.version == 5 else b""
+
+    def until_gone(self) -> None:
+        """What the client still says, acknowledgements and all, until it hangs up: who ends before is heard as a cut."""
+        with contextlib.suppress(OSError):
+            while self.read().kind != DISCONNECT:
+                pass
 
     # --- the usual course ------------------------------------------------------------------------------------------
 

@@ -184,7 +184,7 @@ def test_a_broker_of_3_1_1_is_spoken_to_as_such(device, ours, patient):
             peer.subscribed()
             sent = peer.published()
             peer.publish(f"eg/1/{device.id.hex()}/rx", honest(device, ours, sent.payload))
-            peer.read()
+            peer.until_gone()
 
         assert run(device, ours, script, seal=False)["ok"]
         assert versions == [5, 4]
@@ -323,7 +323,7 @@ def test_what_answers_something_else_is_no_answer(device, ours, patient):
         for junk in (b"", b"\xff" * 100, b"\x85\x01\x41", lie, good[:-1], good + b"\0"):
             peer.publish(topic, junk)
         peer.publish(topic, good, qos=0)
-        peer.read()
+        peer.until_gone()
 
     said = run(device, ours, script, seal=False)
     assert (said["ok"], said["sent"]) == (True, 6), said
@@ -341,13 +341,13 @@ def test_an_old_receipt_is_not_taken_for_a_new_one(device, ours, patient):
         kept.append(mqttwire.decode(honest(device, ours, sent.payload)).body)
         topic = sent.topic.rpartition("/")[0] + "/" + RX
         peer.publish(topic, mqttwire.encode(Answer(mark(sent.payload), 200, None, kept[0])))
-        peer.read()
+        peer.until_gone()
 
     def again(peer: Peer) -> None:
         sent = peer.up_to_post()
         topic = sent.topic.rpartition("/")[0] + "/" + RX
         peer.publish(topic, mqttwire.encode(Answer(mark(sent.payload), 200, None, kept[0])))
-        peer.read()
+        peer.until_gone()
 
     broker = Scripted(ours, truthful)
     by_mqtt(device, ours, broker.port)
@@ -368,7 +368,7 @@ def test_the_collectors_no_is_heard(device, ours, status_, patient):
         sent = peer.up_to_post()
         topic = sent.topic.rpartition("/")[0] + "/" + RX
         peer.publish(topic, mqttwire.encode(Answer(mark(sent.payload), status_, 120, b"no \x1b[31m")))
-        peer.read()
+        peer.until_gone()
 
     said = run(device, ours, script)
     assert said["name"] == ("busy" if status_ in {429, 503} else "refused")
@@ -405,7 +405,7 @@ def test_cut_anywhere(device, ours, monkeypatch, patient):
     def script(peer: Peer) -> None:
         sent = peer.up_to_post()
         peer.publish(sent.topic.rpartition("/")[0] + "/" + RX, honest(device, ours, sent.payload))
-        peer.read()
+        peer.until_gone()
 
     lines: list[Cut] = []
     real = mqttclient.Session.__init__
