@@ -62,7 +62,7 @@ class Peer:
         return b"\0" if self.version == 5 else b""
 
     def until_gone(self) -> None:
-        """What the client still says, acknowledgements and all, until it hangs up: who ends before is heard as a cut."""
+        """What the client still says, acknowledgements and all, until it hangs up: ending before would be a cut."""
         with contextlib.suppress(OSError):
             while self.read().kind != DISCONNECT:
                 pass
