@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from edgeguard.linux.tpm2 import Tpm
 
 CREDENTIAL = "edgeguard-identity"
-OLD_CREDENTIAL = "device.key"  # its name before; believed where kind is "file"
 UNIT_CREDENTIALS = "/run/credentials/edgeguard.service"  # where root finds it that systemd did not start
 CREATE = "sudo edgeguard identity create"
 
@@ -50,8 +49,8 @@ def load(settings: Settings) -> cose.Signer:
 def seed_files(state: str) -> list[str]:
     """Where a private key may lie, in the order in which they count; the last is the file that is made."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    names = (CREDENTIAL, OLD_CREDENTIAL) if credentials else ()
-    return [*(os.path.join(credentials, name) for name in names), os.path.join(state, "keys", "device.key")]
+    handed = [os.path.join(credentials, CREDENTIAL)] if credentials else []
+    return [*handed, os.path.join(state, "keys", "device.key")]
 
 
 def published(state: str) -> str:

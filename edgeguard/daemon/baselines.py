@@ -58,9 +58,9 @@ def upgraded(plain: Any) -> Upgraded | None:
     """As a helper says it."""
     if plain is None:
         return None
-    base, digest, size, notable, superseded, *more = plain
+    base, digest, size, notable, superseded, people = plain
     accepted = {os.fsdecode(path): value for path, value in superseded}
-    return Upgraded(base, digest, size, tuple(Notable(*row) for row in notable), accepted, accounts(*more))
+    return Upgraded(base, digest, size, tuple(Notable(*row) for row in notable), accepted, accounts(people))
 
 
 class Refusal(NamedTuple):

@@ -24,6 +24,7 @@ from edgeguard.errors import DecodeError, EdgeGuardError
 from edgeguard.model import Columns
 from edgeguard.sensors.reading import read
 
+VERSION = 1
 SIZE_MAX = 8 << 20  # bytes of the signed part; a version for each of 50,000 packages has 3 MB
 ACCOUNTS_MAX = 2000  # beyond, accounts that come with packages are told; a package brings one or two
 ENTRIES_MAX = 2_000_000  # files; beyond, the device has to be learned anew
@@ -107,8 +108,8 @@ def load(state: str, public: bytes, base: bytes) -> Overlay | None:
 
 def unpack(plain: Any) -> Overlay:
     try:
-        version, base, digest, size, versions, notable, superseded, *more = plain
-        if (version, len(more)) not in ((1, 0), (2, 1)):
+        version, base, digest, size, versions, notable, superseded, people = plain
+        if version != VERSION:
             raise ValueError(version)
         known = {str(name): str(value) for name, value in versions}
         accepted = {os.fsdecode(path): bytes(value) for path, value in superseded if not isinstance(value, int)}
@@ -121,7 +122,7 @@ def unpack(plain: Any) -> Overlay:
             known,
             tuple(Notable(*row) for row in notable),
             accepted,
-            accounts(*more),
+            accounts(people),
         )
     except (TypeError, ValueError) as error:
         raise DecodeError(f"upgrades/overlay: {error}") from error
@@ -132,9 +133,7 @@ def pack(overlay: Overlay) -> bytes:
     notable = [list(item) for item in overlay.notable]
     superseded = [[os.fsencode(path), value] for path, value in sorted(overlay.superseded.items())]
     plain = [overlay.base, overlay.sha256, overlay.size, versions, notable, superseded]
-    if not overlay.accounts:
-        return cbor.encode([1, *plain])
-    return cbor.encode([2, *plain, accounts_to_plain(overlay.accounts)])
+    return cbor.encode([VERSION, *plain, accounts_to_plain(overlay.accounts)])
 
 
 def accounts_to_plain(found: Mapping[str, Account]) -> list[Any]:
@@ -145,7 +144,7 @@ def accounts_to_plain(found: Mapping[str, Account]) -> list[Any]:
     ]
 
 
-def accounts(rows: Iterable[Any] = ()) -> dict[str, Account]:
+def accounts(rows: Iterable[Any]) -> dict[str, Account]:
     """As `accounts_to_plain` wrote them. Raises DecodeError, TypeError, ValueError."""
     found: dict[str, Account] = {}
     for subject, instead, columns in rows:

@@ -540,7 +540,7 @@ def overlay_seeds() -> Seeds:
 
 
 def overlay_row() -> list[Any]:
-    return [1, b"b" * 32, b"d" * 32, 9, [["ab", "1"]], [["ab", "1", "nobody", 3, ""]], [[b"/etc/x", b"f" * 32]]]
+    return [1, b"b" * 32, b"d" * 32, 9, [["ab", "1"]], [["ab", "1", "nobody", 3, ""]], [[b"/etc/x", b"f" * 32]], []]
 
 
 def mqtt_seeds() -> Seeds:

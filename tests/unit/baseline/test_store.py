@@ -188,7 +188,7 @@ def test_a_crash_while_making_the_key(tmp_path):
 
 
 def test_credentials_come_first(tmp_path, monkeypatch):
-    (tmp_path / "device.key").write_bytes(SEED)
+    (tmp_path / "edgeguard-identity").write_bytes(SEED)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert keys.ensure_device_key(str(tmp_path / "state")) == SEED
     assert keys.device_public(str(tmp_path / "state")) == PUBLIC

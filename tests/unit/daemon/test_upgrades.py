@@ -23,7 +23,7 @@ from edgeguard.upgrades import expected, transactions
 SHELL = Actor(pid=7, exe="/usr/bin/bash", parents=((5, "/usr/sbin/sshd"), (1, "/usr/lib/systemd/systemd")))
 DPKG = Actor(pid=8, exe="/usr/bin/dpkg", parents=((5, "/usr/bin/apt-get"), (1, "/usr/lib/systemd/systemd")))
 ANSWER: dict[str, Any] = {
-    "overlay": [b"b" * 32, b"d" * 32, 10, [], []],
+    "overlay": [b"b" * 32, b"d" * 32, 10, [], [], []],
     "packages": [
         {"text": "a 1 → 2: 1 files, all as signed by the archive", "other": 0, "word": "archive"},
         {"text": "b 1 installed: 1 files, all as in the package", "other": 0, "word": "nobody"},

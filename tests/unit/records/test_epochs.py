@@ -587,13 +587,13 @@ def test_the_identity_key_may_be_a_credential(device, watch, tmp_path, monkeypat
     """The file is gone; the credential is the same device. One that is no key stops sealing; nothing is made anew."""
     key = Path(device.settings.paths.state) / "keys/device.key"
     (tmp_path / "credentials").mkdir()
-    (tmp_path / "credentials/device.key").write_bytes(key.read_bytes())
+    (tmp_path / "credentials/edgeguard-identity").write_bytes(key.read_bytes())
     key.unlink()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
     device.record_and_seal(state("a"))
     assert said(device)[0].device == device.id
     clean(device)
-    (tmp_path / "credentials/device.key").write_bytes(b"no key")
+    (tmp_path / "credentials/edgeguard-identity").write_bytes(b"no key")
     with pytest.raises(DecodeError, match="not a key"):
         device.record_and_seal(state("b"))
     assert not key.exists()
