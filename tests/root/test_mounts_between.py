@@ -150,7 +150,7 @@ def test_copies_are_kept_there(place, tmp_path):
     world.learn()
     vault = tmp_path / "vault"
     vault.mkdir()
-    digests = {path: entry.sha256 for path, entry in world.manifest.below(b"")}
+    digests = {path: entry.digest for path, entry in world.manifest.below(b"")}
     expected = lambda path: digests.get(os.fsencode(path), b"")  # noqa: E731
     assert complete(world.watches, str(place), expected, str(vault)) == 1
 
@@ -360,7 +360,7 @@ def test_it_is_heard_there_and_is_what_was_learned(place, tmp_path):
         for path, seen in found.items():
             reference = world.manifest.lookup(os.fsencode(path))
             assert reference is not None
-            assert reference.sha256 != seen.columns["sha256"]
+            assert reference.digest != seen.columns["sha256"]
         assert found["/srv/app/bin/tool"].actor.pid
 
 
