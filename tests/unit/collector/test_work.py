@@ -409,10 +409,10 @@ def test_what_a_worker_cannot_store_is_said_and_does_not_come_again(world, monke
     worker._open()
     real = Ingest._take_all
 
-    def failing(self, parts):
+    def failing(self, parts, **how):
         if devices[1] in parts:
             raise ZeroDivisionError
-        return real(self, parts)
+        return real(self, parts, **how)
 
     monkeypatch.setattr(Ingest, "_take_all", failing)
     posts = [Post(None, jetstream.subject(each.id.hex()), chain(n, 1)[0], 1) for n, each in enumerate(devices)]
@@ -422,7 +422,9 @@ def test_what_a_worker_cannot_store_is_said_and_does_not_come_again(world, monke
     assert {row[0] for row in world.segments()} == {devices[0].id, devices[2].id}
     # What comes for the third time goes alone: it may be what killed the workers before.
     asked = []
-    monkeypatch.setattr(Ingest, "_take_all", lambda self, parts: asked.append(len(parts)) or real(self, parts))
+    monkeypatch.setattr(
+        Ingest, "_take_all", lambda self, parts, **how: asked.append(len(parts)) or real(self, parts, **how)
+    )
     worker._take_all([post._replace(deliveries=3 - (at > 0)) for at, post in enumerate(posts)])
     assert asked == [1, 2]
     worker._db.close()
