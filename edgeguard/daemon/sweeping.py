@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from edgeguard.codec import manifest as codec
 from edgeguard.codec.digests import Algorithm, openssl
 from edgeguard.codec.layers import Layers, Lookup
 from edgeguard.daemon.frames import Out, swept_path, watches_from_plain
+from edgeguard.daemon.kept_file import Kept
 from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
 from edgeguard.model import Origin, Watch
@@ -83,7 +85,8 @@ def _whole(
     state = settings.paths.state
     meter = Meter(out, "files")
     with contextlib.ExitStack() as stack:
-        new = stack.enter_context(open(os.open(swept_path(state), NEW, 0o600), "w+b"))
+        kept = stack.enter_context(Kept(swept_path(state), NEW))
+        new = io.BufferedWriter(kept)
         old: BinaryIO | None = None
         with contextlib.suppress(FileNotFoundError):
             old = stack.enter_context(open(f"{state}/observed.db", "rb"))
@@ -105,7 +108,9 @@ def _whole(
         )
         if summary.written:
             new.flush()
-            os.fsync(new.fileno())
+            summary.written = kept.keep()
+        if kept.problem:  # what was found is told all the same; the next sweep finds it again
+            summary.note(f"what was seen is not kept: {kept.problem}")
     return summary
 
 

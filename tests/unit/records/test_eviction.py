@@ -32,7 +32,8 @@ def names(device):
 
 def drops(device):
     """The drops of the newest segment, and those of the file."""
-    newest = max(device.segments(), key=lambda file: os.stat(os.path.join(device.outbox, file)).st_mtime_ns)
+    # Of those that the clock of the file system cannot tell apart, the last in a sealer's order.
+    newest = max(device.segments(), key=lambda file: (os.stat(os.path.join(device.outbox, file)).st_mtime_ns, file))
     segment = wire.decode_segment(cose.parse1(device.segments()[newest]).payload)
     return {(drop.stream, drop.first, drop.last) for drop in segment.drops if drop.reason == EVICTED}
 
