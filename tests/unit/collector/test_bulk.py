@@ -137,7 +137,7 @@ class World:
         return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
 def test_in_bulk_and_one_at_a_time_make_the_same_database(seed):
     compare(random.Random(seed), lambda: store.connect(":memory:"))

@@ -76,7 +76,7 @@ def test_all_steps_run_and_are_told(place: Place) -> None:
     for name in ("tools", "unit tests", "lint", "checks", "packages on trixie", "root tests", "figures"):
         assert verdicts[name] == "ok"
     calls = [call for call in calls if not call.startswith("id ")]
-    tools = "run test services scale interop root deb lint newest device packages power emulated-arm64"
+    tools = "run test services interop root deb lint newest device packages power emulated-arm64"
     assert calls[0] == f"bootstrap.sh {tools}"
     assert calls[-1] == "make bench ended"
     assert re.search(r"^\d+ passed, 0 failed, \d+ skipped$", said, re.MULTILINE)
@@ -94,7 +94,6 @@ def test_all_steps_run_and_are_told(place: Place) -> None:
     first_quiet = min(begun.index(name) for name in quiet if name in begun)
     assert "make test-root ended" in begun[:first_quiet], "devices and figures do not run beside pure work"
     assert "make test-interop ended" in begun[:first_quiet]
-    assert "make test-scale ended" in begun[:first_quiet]
 
 
 def test_a_failure_is_told_and_stops_nothing(place: Place) -> None:
