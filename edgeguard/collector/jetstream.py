@@ -182,7 +182,7 @@ async def ensure(connection: Any, queue: Queue) -> None:
         except errors.NotFoundError:
             await jetstream.add_stream(stream)
         await jetstream.add_consumer(STREAM, consumer)
-    except (asyncio.TimeoutError, OSError, nats.errors.Error, errors.Error) as error:  # noqa: UP041
+    except (asyncio.TimeoutError, OSError, nats.errors.Error, errors.Error) as error:  # noqa: UP041 - one of two until 3.11
         raise Away(f"queue: stream {STREAM}: {error or type(error).__name__}") from error
 
 
@@ -235,7 +235,7 @@ class Front:
         try:
             await self._publish(connection, subject(device), body, reply)
             return await asyncio.wait_for(answer, self._queue.wait_s)
-        except asyncio.TimeoutError as error:  # noqa: UP041
+        except asyncio.TimeoutError as error:  # noqa: UP041 - one of two until 3.11
             raise Away(f"queue: no worker answered within {self._queue.wait_s} s") from error
         finally:
             del self._waiting[reply]
@@ -247,7 +247,7 @@ class Front:
         except nats.js.errors.NoStreamResponseError as error:
             await ensure(connection, self._queue)  # gone with the broker's disk; the next POST finds it
             raise Away("queue: the stream was not there") from error
-        except (asyncio.TimeoutError, OSError, nats.errors.Error, nats.js.errors.Error) as error:  # noqa: UP041
+        except (asyncio.TimeoutError, OSError, nats.errors.Error, nats.js.errors.Error) as error:  # noqa: UP041 - one of two until 3.11
             raise Away(f"queue: {error or type(error).__name__}") from error
 
     async def _answered(self, message: Any) -> None:

@@ -142,7 +142,7 @@ class Worker:
         while len(posts) < request["batch"]:
             try:
                 message = await asyncio.wait_for(self._came.get(), QUIET_S if posts else wait_s)
-            except asyncio.TimeoutError:  # noqa: UP041
+            except asyncio.TimeoutError:  # noqa: UP041 - one of two until 3.11
                 if not posts and not connection.is_connected:
                     raise Away("queue: the broker is away") from None
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from typing import Any
@@ -48,3 +49,6 @@ class Kept(io.RawIOBase):
 
     def _failed(self, error: OSError) -> None:
         self.problem = error.strerror or str(error)
+        if self._fd >= 0:  # half of it is of no use to anybody, and room is what is missing
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)

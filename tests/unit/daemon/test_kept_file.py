@@ -48,3 +48,20 @@ def test_what_is_written_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.
         assert kept.write(b"0123456789" * 5) == 50
         assert kept.keep()
     assert (tmp_path / "a").read_bytes() == b"0123456789" * 5
+
+
+def test_half_of_it_keeps_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = os.write, [2]
+
+    def write(fd: int, data: bytes) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "full")
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with Kept(str(tmp_path / "a"), NEW) as kept:
+        for _ in range(4):
+            kept.write(b"x" * 1000)
+        assert not kept.keep()
+    assert (tmp_path / "a").stat().st_size == 0

@@ -115,17 +115,22 @@ def test_an_old_key_goes_also_where_there_is_nothing_to_seal(device, watch):
     assert [statement.announced for statement in said(device)] == [False, True]
 
 
+def at_another_start(device, name):
+    """A record that waits for the sealer, of another start of the device."""
+    spool = device.spool(b"another boot")
+    spool.open()
+    spool.append(state(name))
+    spool.rotate(10**9, force=True)
+    spool.close()
+
+
 def test_each_start_of_the_daemon_and_of_the_device_begins_an_epoch(device, watch):
     device.record_and_seal(state("a"))
     old = device.epoch_seed()
     device.seal(started=True)
     assert device.epoch_seed() != old
     device.record_and_seal(state("b"))
-    spool = device.spool(b"another boot")
-    spool.open()
-    spool.append(state("c"))
-    spool.rotate(10**9, force=True)
-    spool.close()
+    at_another_start(device, "c")
     device.seal()
     assert [(item.number, item.boot, item.announced) for item in said(device)] == [
         (1, 1, False),
@@ -138,22 +143,14 @@ def test_each_start_of_the_daemon_and_of_the_device_begins_an_epoch(device, watc
 def test_a_device_that_went_off_begins_anew_and_that_is_shown(device, watch):
     device.record_and_seal(state("a"))
     key_file(device).unlink()
-    spool = device.spool(b"another boot")
-    spool.open()
-    spool.append(state("b"))
-    spool.rotate(10**9, force=True)
-    spool.close()
+    at_another_start(device, "b")
     watch.mono = 5
     device.seal()
     one, two = said(device)
     assert (two.before, two.announced) == (Before(1, one.public), False)
     assert "when the device went off" in " ".join(clean(device).notes)
     key_file(device).unlink()
-    spool = device.spool(b"another boot")
-    spool.open()
-    spool.append(state("c"))
-    spool.rotate(10**9, force=True)
-    spool.close()
+    at_another_start(device, "c")
     device.seal()
     assert "without a new start" in " ".join(clean(device).notes)
 
