@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from scripted_broker import CONNACK, PUBACK, PUBLISH, SUBACK, Peer, Scripted, length, message, packet
 from small_world import Device, moment, state
+from test_hostile_collector import ALL_HELD, EVERYTHING, FAR, STRANGER
 from world import ROOT, Serving, collector, contents, join, known, status
 
 from edgeguard.codec import cose
@@ -17,13 +18,11 @@ from edgeguard.collector.ingest import Ingest
 from edgeguard.collector.store import connect
 from edgeguard.records import compose, mqttclient, mqttlink, mqttwire, receipts, uplink
 from edgeguard.records.mqttwire import RX, Answer, mark
-from edgeguard.records.receipts import Head, Range, Receipt
+from edgeguard.records.receipts import Receipt
 from edgeguard.settings import Uplink
 
 pytest.importorskip("aiohttp", reason="python3-aiohttp is what the collector serves with")
 pytest.importorskip("paho.mqtt.client", reason="python3-paho-mqtt is how MQTT is spoken")
-FAR = (1 << 63) - 1
-STRANGER = b"\x55" * 32
 
 
 @pytest.fixture
@@ -274,9 +273,6 @@ def test_a_flood_costs_neither_memory_nor_time(device, ours, name, tmp_path):
 
 
 # --- lies ------------------------------------------------------------------------------------------------------------
-
-EVERYTHING = tuple(Head(stream, FAR, bytes(32)) for stream in range(4))
-ALL_HELD = tuple(Range(stream, 0, FAR) for stream in range(4))
 
 
 @pytest.mark.parametrize("signer", ["stranger", "collector"])
