@@ -32,6 +32,26 @@ class Kept(io.RawIOBase):
                 self._failed(error)
         return size
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        if not self.problem:
+            try:
+                return os.lseek(self._fd, offset, whence)
+            except OSError as error:
+                self._failed(error)
+        return 0
+
+    def truncate(self, size: int | None = None, /) -> int:
+        size = self.tell() if size is None else size
+        if not self.problem:
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError as error:
+                self._failed(error)
+        return size
+
     def keep(self) -> bool:
         """Make it durable. False: it is not, and `problem` says why."""
         if not self.problem:

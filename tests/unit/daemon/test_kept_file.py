@@ -22,6 +22,31 @@ def test_it_is_there_as_it_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"x" * 100_000
 
 
+def test_it_is_begun_anew(tmp_path: Path) -> None:
+    """What was seen before is of no use: the sweep says so in the middle of its writing."""
+    with Kept(str(tmp_path / "a"), NEW) as kept:
+        file = io.BufferedWriter(kept)
+        file.write(b"x" * 100_000)
+        file.seek(0)
+        file.truncate()
+        file.write(b"y" * 10)
+        file.flush()
+        assert kept.keep()
+    assert (tmp_path / "a").read_bytes() == b"y" * 10
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "none/a"])
+def test_it_is_begun_anew_where_nothing_is_kept(tmp_path: Path, path: str) -> None:
+    with Kept(str(tmp_path / path), os.O_WRONLY) as kept:
+        file = io.BufferedWriter(kept)
+        file.write(b"x" * 100_000)
+        file.seek(0)
+        file.truncate()
+        file.write(b"y" * 10)
+        file.flush()
+        assert not kept.keep()
+
+
 def test_a_full_disk_is_said_once_and_stops_nobody(tmp_path: Path) -> None:
     with Kept("/dev/full", os.O_WRONLY) as kept:
         file = io.BufferedWriter(kept)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from edgeguard.daemon import sweeping
 from edgeguard.daemon.frames import watches_to_plain
@@ -105,40 +108,70 @@ class Heard:
     def progress(self, *_words: Any) -> None: ...
 
 
-def test_what_was_told_is_told_again_until_it_is_kept(tmp_path: Path) -> None:
-    """The daemon may be killed between hearing of a change and keeping it."""
+REQUEST = {
+    "watches": watches_to_plain((Watch("/etc", "config"),)),
+    "origin": int(Origin.SWEEP),
+    "manifest": None,
+    "low": False,
+    "targets": [],
+    "full": False,
+    "cached": False,
+    "compare": False,
+}
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Settings:
     root, state = tmp_path / "root", tmp_path / "state"
     for path in (root / "etc", state):
         path.mkdir(parents=True)
     (root / "etc" / "passwd").write_text("root")
-    settings = Settings(paths=Paths(root=str(root), state=str(state)))
-    request = {
-        "watches": watches_to_plain((Watch("/etc", "config"),)),
-        "origin": int(Origin.SWEEP),
-        "manifest": None,
-        "low": False,
-        "targets": [],
-        "full": False,
-        "cached": False,
-        "compare": False,
-    }
+    return Settings(paths=Paths(root=str(root), state=str(state)))
 
-    def sweep() -> list[str]:
-        heard = Heard()
-        sweeping.sweep(settings, request, heard)  # type: ignore[arg-type]
-        if heard.said[-1]["summary"]["written"] and keeping:
-            adopt(str(state))
-        return [seen.subject for seen in heard.seen]
 
-    keeping = True
-    sweep()
-    assert sweep() == []
-    (root / "etc" / "passwd").write_text("root, changed")
-    keeping = False
-    assert sweep() == ["/etc/passwd"]
-    keeping = True
-    assert sweep() == ["/etc/passwd"]
-    assert sweep() == []
+def swept(settings: Settings, *, keeping: bool = True, **request: Any) -> tuple[list[str], dict[str, Any]]:
+    """What a sweep told, and its summary."""
+    heard = Heard()
+    sweeping.sweep(settings, {**REQUEST, **request}, heard)  # type: ignore[arg-type]
+    summary = heard.said[-1]["summary"]
+    if summary["written"] and keeping:
+        adopt(settings.paths.state)
+    return [seen.subject for seen in heard.seen], summary
+
+
+def test_what_was_told_is_told_again_until_it_is_kept(device: Settings) -> None:
+    """The daemon may be killed between hearing of a change and keeping it."""
+    swept(device)
+    assert swept(device)[0] == []
+    Path(device.paths.root, "etc/passwd").write_text("root, changed")
+    assert swept(device, keeping=False)[0] == ["/etc/passwd"]
+    assert swept(device)[0] == ["/etc/passwd"]
+    assert swept(device)[0] == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [lambda _old: b"", lambda old: old[:-9], lambda old: b"x" * len(old), lambda old: old[:60]],
+    ids=["empty", "cut short", "of something else", "only begun"],
+)
+def test_a_damaged_cache_is_made_anew(device: Settings, damaged: Callable[[bytes], bytes]) -> None:
+    observed = Path(device.paths.state, "observed.db")
+    for number in range(300):
+        Path(device.paths.root, f"etc/{number}").write_text(str(number))
+    swept(device)
+    whole = observed.read_bytes()
+    observed.write_bytes(damaged(whole))
+    summary = swept(device)[1]
+    assert (summary["damaged"], summary["written"], summary["subjects"]) == (True, True, 302)
+    assert swept(device)[1]["damaged"] is False
+    assert len(observed.read_bytes()) == len(whole)
+
+
+def test_what_was_seen_with_other_digests_is_made_anew(device: Settings) -> None:
+    swept(device)
+    summary = swept(device, digest="blake2b")[1]
+    assert (summary["damaged"], summary["written"]) == (False, True)
+    assert swept(device, digest="blake2b")[1]["notes"] == []
 
 
 def test_a_helper_that_cannot_start_leaves_no_descriptor(tmp_path: Path) -> None:
