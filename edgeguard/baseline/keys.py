@@ -12,6 +12,7 @@ import os
 from edgeguard import identity
 from edgeguard.codec import cose
 from edgeguard.errors import DecodeError, IdentityUnusable, SettingsError
+from edgeguard.linux import durable
 from edgeguard.settings import Settings
 
 TRUSTED_MAX = 64  # keys of a fleet; two or three are in use at a time
@@ -92,7 +93,7 @@ def _make(directory: str, path: str) -> bytes:
     except FileExistsError:
         seed = cose.load_seed([path])
     os.unlink(temporary)
-    sync_directory(directory)
+    durable.sync(directory)
     return seed
 
 
@@ -111,25 +112,4 @@ def _publish(directory: str, public: bytes) -> None:
     except SettingsError:
         pass  # absent or damaged: written anew below
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    write_durably(path, public.hex().encode() + b"\n", 0o644)
-
-
-def write_durably(path: str, data: bytes, mode: int) -> None:
-    """Replace a file so that after a power cut it is the old one or the new one, whole."""
-    temporary = f"{path}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with open(fd, "wb") as file:
-        os.fchmod(fd, mode)
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    os.replace(temporary, path)
-    sync_directory(os.path.dirname(path))
-
-
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    durable.write(path, public.hex().encode() + b"\n", 0o644)

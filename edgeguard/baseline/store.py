@@ -25,7 +25,6 @@ from edgeguard.baseline import image as images
 from edgeguard.baseline import slots as slotting
 from edgeguard.baseline.document import SIZE_MAX, Baseline, open_signed, open_trusted, reissue, sign
 from edgeguard.baseline.image import Image
-from edgeguard.baseline.keys import write_durably
 from edgeguard.baseline.slots import Slots
 from edgeguard.codec import cose
 from edgeguard.errors import (
@@ -37,6 +36,7 @@ from edgeguard.errors import (
     PolicyError,
     PolicyProblem,
 )
+from edgeguard.linux import durable
 
 POLICY_FILE_MAX = 256 * 1024  # bytes; the largest of ours has a tenth
 POLICY_FILES_MAX = 200  # per device, vendor and site together
@@ -172,7 +172,7 @@ class Store:
             raise OlderRevision(f"revision {baseline.revision} is not above {waiting}, which waits already")
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         path = self.path_of(baseline.revision)
-        write_durably(path, data, 0o600)
+        durable.write(path, data, 0o600)
         if image is not None:
             self._admit(image, baseline.revision, boot)
         if not waits:
@@ -218,7 +218,7 @@ class Store:
         slots, running = self.slots(), self.running()
         after = slotting.handed_over(slots, image, revision, boot, running.sha256 if running is not None else None)
         if after != slots:
-            write_durably(os.path.join(self.directory, "slots"), slotting.to_text(after), 0o600)
+            durable.write(os.path.join(self.directory, "slots"), slotting.to_text(after), 0o600)
 
     def history(self, trusted: Sequence[bytes]) -> Iterator[tuple[str, Baseline | BaselineRefused]]:
         """Every baseline that is kept, newest first, with what can be said of it."""
@@ -277,7 +277,7 @@ class Store:
             known = next((slot for slot in self.slots() if slot.image.sha256 == image.sha256), None)
             if known is None or known.revision < baseline.revision:
                 self._admit(image, baseline.revision, "")
-        write_durably(os.path.join(self.directory, "floor"), b"%d\n" % baseline.revision, 0o600)
+        durable.write(os.path.join(self.directory, "floor"), b"%d\n" % baseline.revision, 0o600)
 
     def _names(self, suffix: str) -> list[str]:
         try:

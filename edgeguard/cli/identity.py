@@ -66,6 +66,7 @@ def _create(settings: Settings, *, adopt: bool) -> None:
     from edgeguard import identity
     from edgeguard.baseline import keys
     from edgeguard.codec import cose
+    from edgeguard.linux import durable
 
     if settings.identity.kind != "tpm2":
         raise ControlError("InvalidParameter", 'only a key in a TPM is made so: [identity] kind = "tpm2" in agent.toml')
@@ -87,7 +88,7 @@ def _create(settings: Settings, *, adopt: bool) -> None:
         raise IdentityUnusable(f"{path} names another key than the one at {settings.identity.handle}")
     identity.InTpm(settings, public).sign1(PROBE, cose.PROBE_AAD)  # one that cannot sign is not made an identity
     with _owner_of(settings.paths.state):
-        keys.write_durably(path, public.hex().encode() + b"\n", 0o644)
+        durable.write(path, public.hex().encode() + b"\n", 0o644)
 
 
 def _key(settings: Settings, *, adopt: bool) -> bytes:

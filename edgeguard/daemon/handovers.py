@@ -15,7 +15,7 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
-from edgeguard.baseline import document, keys, store
+from edgeguard.baseline import document, store
 from edgeguard.baseline.document import Baseline, ManifestRef
 from edgeguard.baseline.image import Image, image_of
 from edgeguard.codec.manifest import algorithm_in
@@ -23,6 +23,7 @@ from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import Trust, keep_copies, read_regular, trust_of
 from edgeguard.daemon.sweeping import now_ms
 from edgeguard.errors import BaselineRefused, Corrupt, DecodeError, OlderRevision
+from edgeguard.linux import durable
 from edgeguard.sensors import reading
 from edgeguard.settings import Settings
 
@@ -85,7 +86,7 @@ def _keep_manifest(shelf: store.Store, wanted: ManifestRef, path: str) -> None:
         algorithm_in(data)
     except DecodeError as error:
         raise Corrupt(f"the file manifest cannot be used here: {error}") from error
-    keys.write_durably(final, data, 0o600)
+    durable.write(final, data, 0o600)
 
 
 def take_all(settings: Settings, trust: Trust, shelf: store.Store, now: int) -> list[list[str]]:
@@ -192,7 +193,7 @@ def _told(trust: Trust, shelf: store.Store) -> Baseline | None:
 
 def ran(state: str, revision: int) -> None:
     """From now on the image of this revision counts as told of."""
-    keys.write_durably(f"{state}/baseline/ran", b"%d\n" % revision, 0o600)
+    durable.write(f"{state}/baseline/ran", b"%d\n" % revision, 0o600)
 
 
 def described(answer: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeguard.baseline.keys import write_durably
 from edgeguard.daemon.baselines import InForce
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.river import River
 from edgeguard.daemon.telling import Telling
 from edgeguard.daemon.trouble import Trouble
+from edgeguard.linux import durable
 from edgeguard.model import Severity
 
 SWITCH_S = 900.0  # reading two manifests, and keeping copies of what the policy wants copies of
@@ -57,7 +57,7 @@ class Images:
         columns = {"before": answer["before"], "after": answer["now"], "files": answer["files"], "count": odd}
         self._telling.state("image", summary(answer, odd), severity=severity, columns=columns)
         try:
-            write_durably(f"{self._state}/baseline/ran", b"%d\n" % answer["revision"], 0o600)
+            durable.write(f"{self._state}/baseline/ran", b"%d\n" % answer["revision"], 0o600)
         except OSError as problem:
             self._trouble.spool("image", f"that image {answer['now']} runs cannot be noted: {problem.strerror}")
 

@@ -12,11 +12,11 @@ import os
 import sys
 import time
 
-from edgeguard.baseline.keys import sync_directory
 from edgeguard.daemon.loop import Loop, Timer
 from edgeguard.daemon.publish import replace_file
 from edgeguard.errors import DecodeError
 from edgeguard.evaluate.ledger import Ledger
+from edgeguard.linux.durable import sync
 from edgeguard.settings import Paths, Settings
 
 SOON_S = 0.5  # after a change; findings themselves are durable as records at once
@@ -66,7 +66,7 @@ class Keeping:
         try:
             replace_file(self._path, self.ledger.to_cbor(), 0o600, whole=True)
             if durable:
-                sync_directory(os.path.dirname(self._path))
+                sync(os.path.dirname(self._path))
         except OSError:
             self.plan(urgent=False)
             return False

@@ -18,9 +18,9 @@ from edgeguard.codec import manifest as codec
 from edgeguard.codec.digests import Algorithm
 from edgeguard.daemon.frames import Out
 from edgeguard.daemon.signing import NotLocal, compiled_policy, describe, trust_of
-from edgeguard.daemon.sweeping import Meter, file_digest, now_ms, replacing, summary_to_plain, sync_directory
+from edgeguard.daemon.sweeping import Meter, file_digest, now_ms, replacing, summary_to_plain
 from edgeguard.errors import Truncated
-from edgeguard.linux import cpu, priority
+from edgeguard.linux import cpu, durable, priority
 from edgeguard.model import Columns, Status
 from edgeguard.sensors import TABLE, Context, sensor_class
 from edgeguard.sensors import sweep as sweeps
@@ -100,7 +100,7 @@ def keep_manifest(shelf: store.Store) -> ManifestRef:
             raise Truncated("the file manifest came out empty")
         entries = codec.Reader(file.fileno()).count
     os.rename(draft, shelf.manifest_path(digest))
-    sync_directory(shelf.directory)
+    durable.sync(shelf.directory)
     return ManifestRef(digest, size, entries)
 
 

@@ -17,7 +17,7 @@ from edgeguard.codec.layers import Layers, Lookup
 from edgeguard.daemon.frames import Out, swept_path, watches_from_plain
 from edgeguard.daemon.kept_file import Kept
 from edgeguard.errors import DecodeError
-from edgeguard.linux import priority
+from edgeguard.linux import durable, priority
 from edgeguard.model import Origin, Watch
 from edgeguard.sensors import sweep as sweeps
 from edgeguard.sensors.looker import Progress, Summary
@@ -166,15 +166,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path)
-    sync_directory(os.path.dirname(path))
-
-
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    durable.sync(os.path.dirname(path))
 
 
 class Meter:

@@ -19,6 +19,7 @@ from edgeguard.codec import cbor
 from edgeguard.codec.digests import Algorithm, Digester, swift
 from edgeguard.codec.manifest import Block, Entry, Reader, Writer, order, split
 from edgeguard.errors import DecodeError
+from edgeguard.linux import durable
 from edgeguard.upgrades import archive, deb, postrm, transactions
 from edgeguard.upgrades.transactions import Transaction
 from edgeguard.upgrades.world import World
@@ -230,11 +231,7 @@ def durably(path: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.rename(f"{path}.new", path)
-    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    durable.sync(os.path.dirname(path))
 
 
 def _pack(found: Expected) -> bytes:

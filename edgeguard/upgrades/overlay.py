@@ -21,6 +21,7 @@ from edgeguard.codec.layers import together
 from edgeguard.codec.manifest import Block, Reader, Writer
 from edgeguard.codec.values import columns_from_plain, columns_to_plain, from_plain, to_plain
 from edgeguard.errors import DecodeError, EdgeGuardError
+from edgeguard.linux import durable
 from edgeguard.model import Columns
 from edgeguard.sensors.reading import read
 
@@ -180,9 +181,9 @@ def install(state: str, overlay: Overlay, key: bytes | cose.Signer) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    sync(folder)  # the manifest's name before the name that asks for it
+    durable.sync(folder)  # the manifest's name before the name that asks for it
     os.rename(f"{place(state)}.new", place(state))
-    sync(folder)
+    durable.sync(folder)
     for name in _manifests(folder):
         if name != f"{overlay.sha256.hex()}.egm":
             with suppress(FileNotFoundError):
@@ -201,14 +202,6 @@ def digest_of(fd: int) -> bytes:
         value.update(chunk)
         offset += len(chunk)
     return value.digest()
-
-
-def sync(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def opened(state: str, found: Overlay | None) -> Reader | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from edgeguard.daemon import images
 from edgeguard.daemon.baselines import InForce, Running
 from edgeguard.daemon.images import Images, summary
+from edgeguard.linux import durable
 from edgeguard.model import Severity
 
 ANSWER = {"before": "pump 1", "now": "pump 2", "files": 812, "revision": 9, "back": False}
@@ -85,7 +85,7 @@ def test_what_cannot_be_noted_is_said_and_told_again(world: World, monkeypatch: 
     def full(*_words: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images, "write_durably", full)
+    monkeypatch.setattr(durable, "write", full)
     world.arrive()
     world.images.round_over()
     assert len(world.said) == 1

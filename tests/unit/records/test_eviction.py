@@ -12,8 +12,9 @@ from edgeguard.codec import cose
 from edgeguard.collector import store
 from edgeguard.collector.ingest import Ingest
 from edgeguard.errors import DecodeError, SettingsError
+from edgeguard.linux import durable
 from edgeguard.model import Severity, Transition
-from edgeguard.records import compose, evidence, losses, outbox, quota, registry, seal, wire
+from edgeguard.records import compose, evidence, holdings, losses, outbox, quota, registry, wire
 from edgeguard.records.losses import DAMAGED, EVICTED, Losses
 from edgeguard.records.outbox import Name
 from edgeguard.records.quota import Disk
@@ -193,7 +194,7 @@ def test_killed_between_any_two_steps_nothing_is_gone_without_a_word(tmp_path, m
         pass
 
     left = 0
-    real = {name: getattr(os, name) for name in ("pwrite", "fsync", "replace", "fdatasync", "unlink")}
+    real = {name: getattr(os, name) for name in ("write", "pwrite", "fsync", "replace", "fdatasync", "unlink")}
 
     def counting(name):
         def call(*arguments, **keywords):
@@ -241,7 +242,7 @@ def test_a_full_disk_gives_up_the_least_and_takes_the_rest(tmp_path, monkeypatch
     for turn in range(1, 4):
         device.record_and_seal(*records(turn))
     room = sum(quota.blocks(len(data)) for data in device.segments().values())
-    real = seal._write
+    real = durable.put
 
     def write(path, data, mode):
         used = sum(quota.blocks(len(one)) for one in device.segments().values())
@@ -249,7 +250,7 @@ def test_a_full_disk_gives_up_the_least_and_takes_the_rest(tmp_path, monkeypatch
             raise OSError(errno.ENOSPC, "full")
         real(path, data, mode)
 
-    monkeypatch.setattr(seal, "_write", write)
+    monkeypatch.setattr(durable, "put", write)
     for turn in range(4, 9):
         assert not device.record_and_seal(*records(turn))["problems"]
     kept = names(device)
@@ -265,14 +266,14 @@ def test_a_full_disk_makes_room_for_the_word_about_a_new_key_too(tmp_path, monke
     for turn in range(1, 4):
         device.record_and_seal(*records(turn))
     room = _taken(device) + full * BLOCK  # without a block left for either, or with one for the statement only
-    real = seal._write
+    real = durable.put
 
     def write(path, data, mode):
         if _taken(device) + quota.blocks(len(data)) > room:
             raise OSError(errno.ENOSPC, "full")
         real(path, data, mode)
 
-    monkeypatch.setattr(seal, "_write", write)
+    monkeypatch.setattr(durable, "put", write)
     for turn in (4, 5):
         device.seal(started=True)
         assert not device.record_and_seal(*records(turn))["problems"]
@@ -290,7 +291,7 @@ def test_a_disk_full_of_other_things_keeps_findings_in_the_journal(tmp_path, mon
     """Nothing of ours may go for it: the sealer says so, and the journal holds what it held."""
     device = Device(str(tmp_path / "device"))
     device.record_and_seal(state("a"))
-    real = seal._write
+    real = durable.put
 
     def write(path, data, mode):
         if path.endswith(".egs"):
@@ -298,7 +299,7 @@ def test_a_disk_full_of_other_things_keeps_findings_in_the_journal(tmp_path, mon
         real(path, data, mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(seal, "_write", write)
+        patch.setattr(durable, "put", write)
         with pytest.raises(OSError, match="full"):
             device.record_and_seal(state("b"))
     assert names(device) == [(0, 1)]
@@ -375,7 +376,7 @@ def test_ranges_that_touch_are_one_and_their_number_is_bounded():
 
 
 def test_what_leaves_the_quarantine_keeps_its_explanation(device, monkeypatch):
-    monkeypatch.setattr(seal, "QUARANTINE_MAX", 2)
+    monkeypatch.setattr(holdings, "QUARANTINE_MAX", 2)
     for turn in range(6):
         device.record_and_seal(state(f"{turn}"))
     for number in (2, 3, 4, 5):

@@ -12,7 +12,8 @@ import pytest
 from small_world import Device, moment, state
 
 from edgeguard.codec import cbor, cose
-from edgeguard.records import compose, journal, outbox, receipts, registry, seal, wire
+from edgeguard.linux import durable
+from edgeguard.records import compose, holdings, journal, outbox, receipts, registry, seal, wire
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Head, Receipt
 
@@ -205,7 +206,7 @@ def test_a_damaged_segment_in_the_middle_is_found_too(three):
 
 
 def test_what_the_uplink_calls_refused_is_looked_at_even_among_many(three, monkeypatch):
-    monkeypatch.setattr(seal, "AUDIT_MAX", 0)
+    monkeypatch.setattr(holdings, "AUDIT_MAX", 0)
     flip(three, "0-0000000000000002.egs", 60)
     assert three.seal()["quarantined"] == []
     with open(os.path.join(three.inbox, "status.json"), "w") as file:
@@ -246,7 +247,7 @@ def test_killed_between_any_two_steps_the_next_run_ends_it_once(device, tmp_path
 
     monkeypatch.setattr(cose, "generate_seed", lambda: b"\x07" * 32)
     calls = {"left": 0}
-    real = {name: getattr(os, name) for name in ("pwrite", "fsync", "replace", "fdatasync")}
+    real = {name: getattr(os, name) for name in ("write", "pwrite", "fsync", "replace", "fdatasync")}
 
     def counting(name):
         def call(*arguments, **keywords):
@@ -266,7 +267,7 @@ def test_killed_between_any_two_steps_the_next_run_ends_it_once(device, tmp_path
         calls["left"] = steps
         with monkeypatch.context() as patch:
             for name in real:
-                patch.setattr(seal.os, name, counting(name))
+                patch.setattr(os, name, counting(name))
             try:
                 copy.seal()
                 finished = True
@@ -363,18 +364,18 @@ def test_a_journal_is_let_go_when_its_segments_have_durable_names(device, monkey
     spool.append(state())
     spool.rotate(10_000_000, force=True)
     steps = []
-    original, release = seal._sync, seal.Sealer._release
+    original, release = durable.sync, seal.Sealer._release
 
     def killed(directory):
         if directory == device.outbox:
             raise KeyboardInterrupt
         original(directory)
 
-    monkeypatch.setattr(seal, "_sync", killed)
+    monkeypatch.setattr(durable, "sync", killed)
     with pytest.raises(KeyboardInterrupt):
         device.seal()
     assert len(device.segments()) == 2
-    monkeypatch.setattr(seal, "_sync", steps.append)
+    monkeypatch.setattr(durable, "sync", steps.append)
     monkeypatch.setattr(seal.Sealer, "_release", lambda self, index: (steps.append("release"), release(self, index)))
     assert device.seal()["sealed"] == []
     assert steps[-2:] == [device.outbox, "release"]

@@ -1,0 +1,55 @@
+"""Files that are whole after a power cut: the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+def write(path: str, data: bytes, mode: int) -> None:
+    """Replace a file, for good. Raises OSError; the old one stands then."""
+    put(path, data, mode)
+    sync(os.path.dirname(path))
+
+
+def put(path: str, data: bytes, mode: int) -> None:
+    """Beside, durable, renamed. The caller makes the directory durable, once for all that he puts there."""
+    directory, _, file = path.rpartition("/")
+    temporary = f"{directory}/.{file}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        os.fchmod(fd, mode)  # whatever the umask is: the uplink's group must be able to read segments
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    except OSError:
+        os.unlink(temporary)  # it may hold the last blocks of the disk
+        raise
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)
+
+
+def move(source: str, target: str) -> None:
+    """For good, also to another file system. Raises OSError."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        import shutil  # rare, and not small
+
+        shutil.copyfile(source, target, follow_symlinks=False)
+        os.unlink(source)
+    sync(os.path.dirname(target))
+    sync(os.path.dirname(source))
+
+
+def sync(directory: str) -> None:
+    """What was put there, renamed or taken away stays so. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
