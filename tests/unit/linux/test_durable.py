@@ -14,8 +14,11 @@ from edgeguard.linux import durable
 def test_it_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old and longer")
-    os.umask(os.umask(0o077))
-    durable.write(str(path), b"new", 0o640)
+    before = os.umask(0o077)
+    try:
+        durable.write(str(path), b"new", 0o640)
+    finally:
+        os.umask(before)
     assert (path.read_bytes(), path.stat().st_mode & 0o7777) == (b"new", 0o640)
     assert os.listdir(tmp_path) == ["a"]
 
