@@ -19,9 +19,9 @@ def put(path: str, data: bytes, mode: int) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         os.fchmod(fd, mode)  # whatever the umask is: the uplink's group must be able to read segments
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        written = 0
+        while written < len(data):  # a short write is no error by itself, the next one tells
+            written += os.pwrite(fd, data[written:], written)
         os.fsync(fd)
     except OSError:
         os.unlink(temporary)  # it may hold the last blocks of the disk

@@ -23,7 +23,7 @@ def test_it_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "fchmod"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "fchmod"])
 def test_what_the_disk_does_not_take_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -41,8 +41,8 @@ def test_what_the_disk_does_not_take_leaves_the_old_one(
 
 
 def test_what_is_written_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:7])))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:7], at))
     durable.put(str(tmp_path / "a"), b"0123456789" * 5, 0o600)
     assert (tmp_path / "a").read_bytes() == b"0123456789" * 5
 

@@ -194,7 +194,7 @@ def test_killed_between_any_two_steps_nothing_is_gone_without_a_word(tmp_path, m
         pass
 
     left = 0
-    real = {name: getattr(os, name) for name in ("write", "pwrite", "fsync", "replace", "fdatasync", "unlink")}
+    real = {name: getattr(os, name) for name in ("pwrite", "fsync", "replace", "fdatasync", "unlink")}
 
     def counting(name):
         def call(*arguments, **keywords):

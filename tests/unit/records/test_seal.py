@@ -247,7 +247,7 @@ def test_killed_between_any_two_steps_the_next_run_ends_it_once(device, tmp_path
 
     monkeypatch.setattr(cose, "generate_seed", lambda: b"\x07" * 32)
     calls = {"left": 0}
-    real = {name: getattr(os, name) for name in ("write", "pwrite", "fsync", "replace", "fdatasync")}
+    real = {name: getattr(os, name) for name in ("pwrite", "fsync", "replace", "fdatasync")}
 
     def counting(name):
         def call(*arguments, **keywords):
