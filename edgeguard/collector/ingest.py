@@ -43,6 +43,7 @@ from edgeguard.records.wire import Header, Segment
 STREAMS = 4
 REASON_MAX = 1 << 16  # a number of tomorrow is kept, a giant one is not
 PAUSE_MAX = 86_400_000  # ms; a longer pause says nothing about how often a device talks
+BACK_MAX = 80  # segments; a sealer goes back over at most 64 damaged ones (holdings.QUARANTINE_MAX)
 EVIDENCE_MAX = 16  # conflicting segments kept for one device
 UNKNOWN = bytes(16)  # incidents about nobody we know
 
@@ -402,17 +403,39 @@ class Ingest:
             self._incident(device.id, stream, sequence, name.word, f"begins with record {first}, expected {record}")
 
     def _damaged_since(self, device: Device, stream: int, sequence: int, previous: bytes) -> bool:
-        """The device says that what we have before this was damaged on its side, and went on from the one before."""
+        """The device says that what we have before this was damaged on its side, and went on from the last good one:
+        one that is here, one that was lost undelivered (nobody here knows its hash but the one after it), or none."""
+        if previous == wire.NO_PREVIOUS:
+            return self._all_explained(device, stream, sequence - 1)
         rows = self._db.execute(
-            "SELECT seq, previous FROM segments WHERE device = ? AND stream = ? AND seq < ? ORDER BY seq DESC LIMIT 64",
-            (device.id, stream, sequence),
-        )
-        for number, before in rows:
+            "SELECT seq, hash, previous FROM segments WHERE device = ? AND stream = ? AND seq < ?"
+            " ORDER BY seq DESC LIMIT ?",
+            (device.id, stream, sequence, BACK_MAX),
+        ).fetchall()
+        here = {number: (digest, before) for number, digest, before in rows}
+        oldest = min(here, default=sequence) if len(here) == BACK_MAX else 1
+        for number in range(sequence - 1, oldest, -1):
             if self._explained_to(device, stream, number) is None:
                 return False
-            if before == previous:
+            if number - 1 in here:
+                if here[number - 1][0] == previous:
+                    return True
+            elif number not in here or here[number][1] == previous:
                 return True
         return False
+
+    def _all_explained(self, device: Device, stream: int, last: int) -> bool:
+        """Is everything up to `last` said to be lost?"""
+        ranges = self._db.execute(
+            "SELECT first, last FROM drops WHERE device = ? AND stream = ? AND first <= ? ORDER BY first, last",
+            (device.id, stream, last),
+        )
+        reached = 0
+        for first, end in ranges:
+            if first > reached + 1:
+                break
+            reached = max(reached, end)
+        return reached >= last
 
     def _explained_to(self, device: Device, stream: int, sequence: int) -> int | None:
         row = self._db.execute(

@@ -18,7 +18,7 @@ from edgeguard.records.defects import Defect, Explained, Name, Place, Report, re
 from edgeguard.records.epoch import Head
 from edgeguard.records.examine import Link, Losses
 
-WINDOW = 80  # hashes kept of a chain: a sealer goes back over at most 64 damaged segments (seal.QUARANTINE_MAX)
+WINDOW = 80  # hashes kept of a chain: a sealer goes back over at most 64 damaged segments (holdings.QUARANTINE_MAX)
 PENDING_MAX = 200_000  # gaps, joints and bad places that wait, about 40 MB; what is beyond is judged without waiting
 CONFLICTS_MAX = 16  # different segments with one number, whose hashes the next may name
 
@@ -199,7 +199,7 @@ class Chain:
             before = next((rival for rival in last.rivals if rival.hash == link.previous), last.link)
             self._numbers(link, place, before, beside)
         window = last.window if last else deque(maxlen=WINDOW)
-        window.append((link.sequence, link.hash))
+        window.append((link.sequence, link.hash, link.previous))
         return _Last(link, key, [link], window, [link])
 
     def _first(self, link: Link, place: Place) -> None:
@@ -215,12 +215,14 @@ class Chain:
 
     def _unlike(self, link: Link, place: Place, last: _Last, beside: bool) -> None:
         """It does not name the one before it. After damage a sealer goes on from the last good one, and says so."""
-        for number, digest in reversed(last.window):
+        for number, digest, _ in reversed(last.window):
             if digest == link.previous:
                 self._joint(link, number + 1, last.link.sequence)
                 return
         if link.previous == wire.NO_PREVIOUS:  # all before it were damaged
             self._joint(link, 1, last.link.sequence)
+        elif beside and (lost := _lost_before(link.previous, last)):
+            self._joint(link, lost + 1, last.link.sequence)
         elif beside:
             detail = f"names {link.previous.hex()[:16]}, {last.link.hash.hex()[:16]} is"
             self._add(Name.SPLICED, place, link, detail)
@@ -252,7 +254,7 @@ class Chain:
         self._add(Name.EQUIVOCATION, place, link, f"{link.hash.hex()[:16]} and {last.link.hash.hex()[:16]}")
         if len(last.rivals) < CONFLICTS_MAX:
             last.rivals.append(link)
-            last.window.append((link.sequence, link.hash))
+            last.window.append((link.sequence, link.hash, link.previous))
 
     def _finish_one(self) -> None:
         """All copies of the last link are known: is one what others name, and which lay under another's number?"""
@@ -361,8 +363,18 @@ class _Last(NamedTuple):
     link: Link
     key: Key
     rivals: list[Link]  # itself, and others with its number: the next may name any of them
-    window: deque[tuple[int, bytes]]
+    window: deque[tuple[int, bytes, bytes]]  # number, hash, what it names as the one before it
     same: list[Link]  # all that have its number
+
+
+def _lost_before(previous: bytes, last: _Last) -> int:
+    """The newest number that is not here and may have had this hash: only the one after it could tell. 0: none."""
+    here = {number: before for number, _, before in last.window}
+    oldest = min(here) if len(last.window) == WINDOW else 1
+    for number in range(last.link.sequence - 1, oldest - 1, -1):
+        if number not in here and here.get(number + 1, previous) == previous:
+            return number
+    return 0
 
 
 def uncovered(first: int, last: int, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -211,6 +211,54 @@ def test_what_was_damaged_on_the_device_but_arrived_whole_is_kept(collector):
         assert "spliced" not in {name for name, _, _ in fresh.incidents()}
 
 
+LOST, SPOILED = 2, 1  # reasons of a drop
+
+
+def spoiled_where_they_lay(*, arrived, named, lost):
+    """Four segments; `arrived` came, all others were let go undelivered, and those in 2..3 were damaged on the device
+    after that. What the next one, number 5, names as its predecessor: number `named`, 0 for none."""
+    from hashlib import sha256
+
+    made = chain(4)
+    previous = sha256(made[named - 1]).digest() if named else wire.NO_PREVIOUS
+    drops = [Drop(number, number, reason, 0) for number, reason in lost]
+    return [made[number - 1] for number in arrived], segment(5, previous, first=9, drops=drops)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "named", "lost"),
+    [
+        ([4], 0, [(1, LOST), (2, LOST), (3, LOST), (4, SPOILED)]),  # nothing before it is left on the device
+        ([2, 4], 0, [(1, LOST), (2, SPOILED), (3, SPOILED), (4, SPOILED)]),
+        ([4], 3, [(1, LOST), (2, LOST), (3, LOST), (4, SPOILED)]),  # the good one was let go after it was named
+        ([4], 2, [(1, LOST), (2, LOST), (3, SPOILED), (4, SPOILED)]),
+        ([1, 2, 4], 2, [(3, SPOILED), (4, SPOILED)]),
+        ([1, 2, 3, 4], 2, [(3, SPOILED), (4, SPOILED)]),
+    ],
+)
+def test_going_on_after_damage_is_no_splice(collector, arrived, named, lost):
+    before, after = spoiled_where_they_lay(arrived=arrived, named=named, lost=lost)
+    collector.take(*before, after)
+    assert collector.db.execute("SELECT seq FROM heads").fetchall() == [(5,)]
+    assert "spliced" not in {name for name, _, _ in collector.incidents(resolved=True)}
+
+
+@pytest.mark.parametrize(
+    ("arrived", "named", "lost"),
+    [
+        ([1, 4], 0, [(2, LOST), (3, LOST), (4, SPOILED)]),  # the first is not said to be lost
+        ([3, 4], 0, [(1, LOST), (2, LOST), (4, SPOILED)]),
+        ([3, 4], 2, [(1, LOST), (2, LOST), (4, SPOILED)]),  # the third is good, and passed over
+        ([1, 2, 3, 4], 2, [(3, SPOILED)]),
+        ([3, 4], 1, [(1, LOST), (2, LOST), (3, SPOILED)]),
+    ],
+)
+def test_what_passes_over_good_ones_is_a_splice(collector, arrived, named, lost):
+    before, after = spoiled_where_they_lay(arrived=arrived, named=named, lost=lost)
+    collector.take(*before, after)
+    assert ("spliced", 0, 5) in collector.incidents()
+
+
 def test_an_operator_ends_a_gap(collector):
     _, two, three = chain(3)
     collector.take(two, three)

@@ -65,3 +65,51 @@ def test_another_segment_than_the_device_named_is_explained_by_the_loss_of_that_
 
 def test_what_was_named_and_is_there_is_no_defect():
     assert judged(3, claims=[(2, digest(2)), (3, digest(3))], known=[(3, digest(3))]) == []
+
+
+def after_damage(here, named, lost):
+    """Defects of a log in which only `here` of segments 1 to 4 are left and number 5 names number `named` (0: none)."""
+    report = Report()
+    chain = Chain(report)
+    for sequence in here:
+        previous = digest(sequence - 1) if sequence > 1 else wire.NO_PREVIOUS
+        chain.follow(Link(DEVICE, STREAM, sequence, digest(sequence), previous, sequence, 1, 1, 1, None, None))
+    for sequence in lost:
+        chain.explain(DEVICE, STREAM, sequence, sequence, "damaged")
+    previous = digest(named) if named else wire.NO_PREVIOUS
+    chain.follow(Link(DEVICE, STREAM, 5, digest(5), previous, 5, 1, 1, 1, None, None))
+    chain.finish()
+    return [(defect.name.word, defect.place.sequence) for defect in report.defects]
+
+
+@pytest.mark.parametrize(
+    ("here", "named", "lost"),
+    [
+        ([4], 0, [1, 2, 3, 4]),
+        ([2, 4], 0, [1, 2, 3, 4]),
+        ([4], 3, [1, 2, 3, 4]),
+        ([4], 2, [1, 2, 3, 4]),
+        ([4], 1, [1, 2, 3, 4]),
+        ([2, 4], 1, [1, 2, 3, 4]),
+        ([1, 2, 4], 2, [3, 4]),
+        ([1, 2, 3, 4], 2, [3, 4]),
+    ],
+)
+def test_a_sealer_goes_on_from_the_last_good_one_whether_that_is_here_or_was_let_go(here, named, lost):
+    """A whole copy of what was damaged later may have been delivered, and of what was let go only its hash is named."""
+    assert after_damage(here, named, lost) == []
+
+
+@pytest.mark.parametrize(
+    ("here", "named", "lost"),
+    [
+        ([1, 4], 0, [2, 3, 4]),
+        ([3, 4], 2, [1, 2, 4]),
+        ([3, 4], 1, [1, 2, 3]),
+        ([1, 2, 3, 4], 2, [3]),
+        ([1, 2, 3, 4], 99, [1, 2, 3, 4]),
+        ([2, 3, 4], 99, [1, 2, 3, 4]),
+    ],
+)
+def test_what_passes_over_a_good_one_is_spliced(here, named, lost):
+    assert ("spliced", 5) in after_damage(here, named, lost)
