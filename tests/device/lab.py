@@ -109,7 +109,9 @@ class Device(Machine):
     def _nspawn(self) -> list[str]:
         words = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--link-journal=no"]
         words += ["--resolv-conf=off", "--timezone=off", "--notify-ready=yes", "--console=read-only"]
-        words += ["--capability=all", f"--machine={self.name}", f"--directory={self.root}"]
+        # All that a device of its own has, but this machine's clock: a first change of the time zone already moves it.
+        words += ["--capability=all", "--drop-capability=CAP_SYS_TIME"]
+        words += [f"--machine={self.name}", f"--directory={self.root}"]
         words += [f"--network-namespace-path=/run/netns/{self.name}" if self.address else "--private-network"]
         return words
 
