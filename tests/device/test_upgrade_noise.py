@@ -26,7 +26,6 @@ from tests.device.upgrading import APT, apt, judged, opened, told
 pytestmark = pytest.mark.device
 
 PACKAGES_MIN, SLIPS_MIN = 50, 20
-WITH_ACCOUNTS = {"user tcpdump", "user vnstat"}  # their postrm takes these along: told, low, as every account that goes
 ACTED_S = 10.0
 WAYS = {
     "apt": f"{APT} install {{package}}",
@@ -194,6 +193,4 @@ def test_packages_are_purged(life: Life) -> None:
     gone = [name for name in names if name not in installed]
     print(f"{len(gone)} packages purged")
     assert gone == names
-    found = {key: finding["severity"] for key, finding in opened(life.guard).items() if key[0] == "EG-ACCT-002"}
-    assert found.items() <= {("EG-ACCT-002", name): "low" for name in WITH_ACCOUNTS}.items()
-    quiet(life, besides="EG-ACCT-002")
+    quiet(life)
