@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeguard import __version__
 from edgeguard.codec import cose
-from edgeguard.collector import authority, carried, events, store
+from edgeguard.collector import authority, carried, events, following, store
 from edgeguard.collector import outputs as verbs_of_output
 from edgeguard.collector.baselines import Baselines
 from edgeguard.collector.console import CONFIG_HELP, Wrong, configured, opened
@@ -234,19 +234,18 @@ def _revoke(arguments: argparse.Namespace) -> int:
 def _events(arguments: argparse.Namespace) -> int:
     connection = opened(arguments.dir, looking=True)
     shape = _shape(arguments.output)
-    after = events.last_row(connection)
-    for common, own in events.parts(connection, after, arguments.device):
+    if arguments.follow:
+        found = following.follow(connection, arguments.device, _pause, _log, time.monotonic)
+    else:
+        found = events.parts(connection, events.last_row(connection), arguments.device)
+    for common, own in found:
         sys.stdout.write(shape(common, own) + "\n")
-    while arguments.follow:
-        seen = after
-        for row, common, own in events.new_parts(connection, seen):
-            after = row
-            if arguments.device in {None, common["name"]}:
-                sys.stdout.write(shape(common, own) + "\n")
-        if after == seen:
-            sys.stdout.flush()
-            time.sleep(POLL_S)
     return 0
+
+
+def _pause() -> None:
+    sys.stdout.flush()
+    time.sleep(POLL_S)
 
 
 def _shape(output: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:

@@ -14,7 +14,6 @@ import nats_server
 import postgres_server
 import pytest
 from nats_server import Broker
-from postgres_server import Server
 from small_world import finding, moment, statement
 from test_ingest import segment
 from world import ROOT, Serving, join, status
@@ -37,14 +36,6 @@ def connect(url):
     from edgeguard.collector import postgres  # its library may be missing where these tests are only read
 
     return postgres.connect(url)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with tempfile.TemporaryDirectory(prefix="egpg") as folder:
-        made = Server(Path(folder))
-        yield made
-        made.stop("immediate")
 
 
 class World:
