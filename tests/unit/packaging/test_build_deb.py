@@ -50,6 +50,8 @@ def test_unit_names(build: ModuleType) -> None:
     assert build.debhelper_name("edgeguard-act.socket") == "edgeguard.edgeguard-act.socket"
     assert build.debhelper_name("edgeguard-collector.service") == "edgeguard-collector.service"
     assert build.debhelper_name("edgeguard-collector.sysusers") == "edgeguard-collector.sysusers"
+    worker = "edgeguard-collector-work@.service"
+    assert build.debhelper_name(worker) == f"edgeguard-collector.{worker}"
 
 
 def shipped(package: str) -> list[Path]:
