@@ -17,9 +17,10 @@ from test_ingest import COLLECTOR, chain
 from world import ROOT
 
 from edgeguard.codec import cose
-from edgeguard.collector import database, events, schema
+from edgeguard.collector import database, events, following, schema
 from edgeguard.collector.following import HELD_S, Tail
 from edgeguard.collector.ingest import Ingest
+from edgeguard.collector.main import main
 
 pytestmark = [pytest.mark.postgres, pytest.mark.skipif(bool(missing()), reason=missing() or "is there")]
 
@@ -280,3 +281,21 @@ def test_the_command_passes_nothing_over(workers, url, tmp_path):
         process.terminate()
     names = [line.split()[1] for line in lines]
     assert (names.count("d1"), names.count("d2")) == (2, 4)
+
+
+def test_the_command_says_who_keeps_it_waiting(workers, url, tmp_path, monkeypatch, capsys):
+    (tmp_path / "edgeguard-collector.toml").write_text(f'[store]\nurl = "{url}"\n')
+    first, second, _ = workers
+    first.begin()
+    second.take()
+
+    def sleep(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(following, "HELD_S", 0.0)
+    monkeypatch.setattr("time.sleep", sleep)
+    assert main(["events", str(tmp_path), "-f"]) == 130
+    said = capsys.readouterr()
+    assert "new records wait for a transaction" in said.err
+    assert not said.out
+    first.commit()
