@@ -23,10 +23,11 @@ PROBE = b"edgeguard identity"  # signed to see that it signs; no statement of an
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    actions.add_parser("show", help="who this device is, and whether its key signs (plain `edgeguard identity`)")
-    create = actions.add_parser("create", help="make the key in the TPM: [identity] kind = tpm2 in agent.toml")
-    create.add_argument("--adopt", action="store_true", help="take the key that is at the handle already")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions (none: show)")
+    actions.add_parser("show", help="say who this device is, where its key lies, and whether it signs")
+    create = actions.add_parser("create", help='make the key in the TPM ([identity] kind = "tpm2" in agent.toml)')
+    adopt = "take the key that is at the handle already, if this TPM made it and it cannot leave"
+    create.add_argument("--adopt", action="store_true", help=adopt)
 
 
 def run(given: argparse.Namespace, console: Console) -> int:

@@ -127,7 +127,9 @@ def parser_for(verb: str, arguments: Callable[[argparse.ArgumentParser], None]) 
     common(parser)
     for action in parser._actions:  # noqa: SLF001 - argparse keeps no other list
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            for inner in action.choices.values():
+            told = {choice.dest: choice.help for choice in action._choices_actions}  # noqa: SLF001
+            for name, inner in action.choices.items():
+                inner.description = told.get(name)  # its own --help says what it does, too
                 common(inner, inner=True)
     return parser
 

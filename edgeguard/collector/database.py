@@ -47,6 +47,10 @@ class Database(Protocol):
     def snapshot(self) -> AbstractContextManager[None]:
         """One state of the database, also while others write; nothing is changed."""
 
+    def writing(self, table: str) -> dict[str, str]:
+        """The open transactions that may have rows in `table` which nobody sees yet: a name that no other one gets,
+        and words for people. Rows get their numbers in order, and not before their transaction is one of these."""
+
     def lead(self, name: str) -> bool:
         """Is this connection the only one that does `name` from now on? True until it is closed."""
 

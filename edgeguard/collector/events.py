@@ -22,9 +22,10 @@ FROM records r JOIN segments s ON s.id = r.segment JOIN devices d ON d.id = r.de
 LEFT JOIN boots b ON b.device = r.device AND b.boot = r.boot
 """
 _OF_DEVICE = "WHERE r.device = ? AND r.id <= ? ORDER BY r.boot, r.mono, r.stream, r.seq"
-_AFTER = "WHERE r.id > ? ORDER BY r.id LIMIT ?"
+_AFTER = "WHERE r.id > ? AND r.id <= ? ORDER BY r.id LIMIT ?"
 _written = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # what was decoded has no circles
 _PAGE = 1000  # rows fetched at a time
+_LAST = (1 << 63) - 1  # a row that there never is
 CODE_MAX = 64  # letters of a finding code in the index; ours have eleven
 
 
@@ -75,12 +76,12 @@ def listing(connection: Database, through: int, name: str | None = None) -> Iter
 
 def page(connection: Database, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Stored records after row `after`, in the order in which they came: (row, event)."""
-    for row in connection.execute(_SELECT + _AFTER, (after, _PAGE)):
+    for row in connection.execute(_SELECT + _AFTER, (after, _LAST, _PAGE)):
         yield _event(row)
 
 
 def last_row(connection: Database) -> int:
-    """The newest row, 0 if there is none."""
+    """The newest row, 0 if there is none. Rows before it may still come: `following` knows which can not."""
     row: tuple[int] = connection.execute("SELECT coalesce(max(id), 0) FROM records").fetchone()
     return row[0]
 
@@ -93,9 +94,9 @@ def parts(db: Database, through: int, name: str | None = None) -> Iterator[tuple
                 yield _parts(row)[1:]
 
 
-def new_parts(db: Database, after: int) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """As `page`, where and when apart from the record's own content."""
-    for row in db.execute(_SELECT + _AFTER, (after, _PAGE)):
+def new_parts(db: Database, after: int, through: int) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """As `page` and no further than row `through`, where and when apart from the record's own content."""
+    for row in db.execute(_SELECT + _AFTER, (after, through, _PAGE)):
         yield _parts(row)
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from edgeguard import __version__
 from edgeguard.codec import cose
-from edgeguard.collector import authority, carried, events, store
+from edgeguard.collector import authority, carried, events, following, store
 from edgeguard.collector import outputs as verbs_of_output
 from edgeguard.collector.baselines import Baselines
+from edgeguard.collector.config import Config
 from edgeguard.collector.console import CONFIG_HELP, Wrong, configured, opened
 from edgeguard.collector.console import log as _log
 from edgeguard.collector.console import say as _say
@@ -80,10 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDRESS:PORT", help="default: %(default)s")
     serve.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     serve.add_argument("--enroll", metavar="ADDRESS:PORT", help="also let devices with a token enrol there")
-    broker = verb("add-broker", _add_broker, "make what an MQTT broker needs to stand before this collector")
-    broker.add_argument("--host", action="append", metavar="NAME", required=True, help="its name; may be repeated")
-    broker.add_argument("--out", metavar="FOLDER", help="where to put it (default: DIR/broker)")
-    work = verb("work", _work, "verify and store what `serve` puts into the queue of the configuration")
+    broker = verb("add-broker", _add_broker, "make certificates, mosquitto.conf and acl for an MQTT broker in between")
+    broker.add_argument(
+        "--host",
+        action="append",
+        metavar="NAME",
+        required=True,
+        help="name or address by which devices reach the broker; may be repeated",
+    )
+    broker.add_argument("--out", metavar="FOLDER", help="where to put what the broker needs (default: DIR/broker)")
+    work = verb("work", _work, "verify and store what `serve` puts into the queue; any number may work at once")
     work.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     token = verb("token", _token, "make a one-time token with which a device enrols")
     token.add_argument("--name", required=True, help="what the device will be called")
@@ -175,9 +182,13 @@ def _add_broker(arguments: argparse.Namespace) -> int:
         broker.create(arguments.dir, target, arguments.host)
     except FileExistsError as error:
         raise Wrong(f"{error.filename} is there already") from error
-    _say(f"Put {target} into {broker.PLACE} on the broker, readable for mosquitto, and its mosquitto.conf into conf.d.")
-    url = f"mqtts://{arguments.host[0]}:8883"
-    _say(f'In the configuration here: [mqtt] url = "{url}"; on devices the same as url of [uplink].')
+    first = arguments.host[0]
+    url = f"mqtts://{f'[{first}]' if ':' in first else first}:8883"
+    _say(f"Made in {target}. On the broker:")
+    _say(f"  put its files into {broker.PLACE}, readable for mosquitto,")
+    _say("  and its mosquitto.conf into /etc/mosquitto/conf.d instead.")
+    _say(f'In the configuration here: [mqtt] url = "{url}"')
+    _say(f'In agent.toml of devices: [uplink] url = "{url}"')
     return 0
 
 
@@ -185,7 +196,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from edgeguard.collector.server import Server  # aiohttp: the other commands do without
 
     enrol = _endpoint(arguments.enroll) if arguments.enroll else None
-    config = configured(arguments.dir, arguments.config)
+    config = _with_library(configured(arguments.dir, arguments.config))
     server = Server(arguments.dir, *_endpoint(arguments.listen), _log, config, enrol)
     asyncio.run(server.run())
     return 0
@@ -194,11 +205,23 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _work(arguments: argparse.Namespace) -> int:
     from edgeguard.collector.work import Worker
 
-    config = configured(arguments.dir, arguments.config)
+    config = _with_library(configured(arguments.dir, arguments.config))
     if config.queue is None:
         raise Wrong("no queue to work for: the configuration has no [queue] with a url")
     asyncio.run(Worker(arguments.dir, config, config.queue, _log, _milliseconds).run())
     return 0
+
+
+def _with_library(config: Config) -> Config:
+    """It can be used here: trying again would not help where the queue's client is not installed."""
+    if config.queue:
+        from edgeguard.collector import jetstream
+
+        try:
+            jetstream.client()
+        except jetstream.Away as error:
+            raise Wrong(str(error)) from error
+    return config
 
 
 def _endpoint(text: str) -> tuple[str, int]:
@@ -234,19 +257,18 @@ def _revoke(arguments: argparse.Namespace) -> int:
 def _events(arguments: argparse.Namespace) -> int:
     connection = opened(arguments.dir, looking=True)
     shape = _shape(arguments.output)
-    after = events.last_row(connection)
-    for common, own in events.parts(connection, after, arguments.device):
+    if arguments.follow:
+        found = following.follow(connection, arguments.device, _pause, _log, time.monotonic)
+    else:
+        found = events.parts(connection, events.last_row(connection), arguments.device)
+    for common, own in found:
         sys.stdout.write(shape(common, own) + "\n")
-    while arguments.follow:
-        seen = after
-        for row, common, own in events.new_parts(connection, seen):
-            after = row
-            if arguments.device in {None, common["name"]}:
-                sys.stdout.write(shape(common, own) + "\n")
-        if after == seen:
-            sys.stdout.flush()
-            time.sleep(POLL_S)
     return 0
+
+
+def _pause() -> None:
+    sys.stdout.flush()
+    time.sleep(POLL_S)
 
 
 def _shape(output: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:

@@ -22,9 +22,20 @@ from edgeguard.collector.database import Failed, Rows
 CONNECT_S = 10
 STATEMENT_MS = 120_000  # a statement that takes longer is given up; ours take milliseconds
 LOCK_MS = 60_000
+IDLE_MS = 300_000  # a transaction whose process stands still is ended by the server: others wait for it
 ROWS = 200  # fetched at once by `each`; a segment has 48 KiB
-_SETTINGS = f"SET statement_timeout = {STATEMENT_MS}; SET lock_timeout = {LOCK_MS}; SET synchronous_commit = on"
+_SETTINGS = (
+    f"SET statement_timeout = {STATEMENT_MS}; SET lock_timeout = {LOCK_MS}; SET synchronous_commit = on;"
+    f" SET idle_in_transaction_session_timeout = {IDLE_MS}"
+)
 _LOCKS = "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest(CAST(? AS TEXT[])) AS name"
+# Whoever inserts or copies into a table has this lock on it from before the first row gets its number until the rows
+# are seen (or never will be). Transactions of other tables and databases, however long, are not among them.
+_WRITING = """
+SELECT pg_is_in_recovery(), l.virtualtransaction, l.pid FROM (VALUES (1)) one (row) LEFT JOIN pg_locks l
+ON l.locktype = 'relation' AND l.relation = CAST(? AS REGCLASS) AND l.mode = 'RowExclusiveLock' AND l.granted
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})  # in what COPY reads
 _T = TypeVar("_T")
 _TYPES = (
@@ -143,6 +154,12 @@ class Postgres:
         finally:
             with contextlib.suppress(Failed):
                 self.execute("SELECT pg_advisory_unlock(hashtextextended(?, 2))", (name,))
+
+    def writing(self, table: str) -> dict[str, str]:
+        rows = self.execute(_WRITING, (table,)).fetchall()
+        if rows[0][0]:
+            raise Failed("PostgreSQL: a standby does not say who is writing; follow on the primary")
+        return {name: f"PostgreSQL process {pid}" if pid else "a prepared transaction" for _, name, pid in rows if name}
 
     def lead(self, name: str) -> bool:
         row = self.execute("SELECT pg_try_advisory_lock(hashtextextended(?, 1))", (name,)).fetchone()

@@ -94,7 +94,7 @@ def stage(target: Path, epoch: int) -> None:
 
 def debhelper_name(unit: str) -> str:
     """edgeguard-act.socket belongs to package edgeguard: edgeguard.edgeguard-act.socket; edgeguard.service stays."""
-    package = "edgeguard-collector" if unit.startswith("edgeguard-collector.") else "edgeguard"
+    package = "edgeguard-collector" if unit.startswith("edgeguard-collector") else "edgeguard"
     return unit if unit.startswith(package + ".") else f"{package}.{unit}"
 
 

@@ -259,6 +259,8 @@ def test_help():
         assert max(map(len, done.stdout.decode().splitlines())) <= 80
     assert b"--reason" in edgeguard("help", "accept").stdout
     assert b"--follow" in edgeguard("log", "--help").stdout
+    for action, does in (("show", b"whether it signs"), ("create", b"make the key in the TPM")):
+        assert does in edgeguard("identity", action, "--help").stdout
 
 
 def test_nobody_there(tmp_path):

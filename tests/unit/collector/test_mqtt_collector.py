@@ -144,6 +144,11 @@ def test_a_broker_gets_what_it_needs_once(here, device, capsys):
     key = Path(here.directory, "mqtt.key").read_bytes()
     assert collector_main(["add-broker", here.directory, "--host", "c.example", "--out", f"{folder}2"]) == 0
     assert Path(here.directory, "mqtt.key").read_bytes() == key
+    capsys.readouterr()
+    assert collector_main(["add-broker", here.directory, "--host", "2001:db8::7", "--out", f"{folder}3"]) == 0
+    said = capsys.readouterr().out
+    assert said.count('url = "mqtts://[2001:db8::7]:8883"') == 2  # here and on devices
+    assert max(len(line.replace(here.directory, "")) for line in said.splitlines()) <= 80
 
 
 # --- a broker that does what it likes ------------------------------------------------------------------------------

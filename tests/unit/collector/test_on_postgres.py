@@ -3,8 +3,6 @@
 import hashlib
 import multiprocessing
 import random
-import tempfile
-from pathlib import Path
 
 import pytest
 import test_alertbook
@@ -12,7 +10,7 @@ import test_bulk
 import test_chainview
 import test_ingest
 import test_metrics
-from postgres_server import Server, missing
+from postgres_server import missing
 from small_world import statement
 from test_ingest import COLLECTOR, PUBLIC, Collector, chain
 
@@ -49,14 +47,6 @@ for _module in (test_ingest, test_alertbook, test_chainview, test_metrics):
     _take_over(_module)
 world = test_chainview.world
 collector = test_ingest.collector
-
-
-@pytest.fixture(scope="module")
-def server():
-    with tempfile.TemporaryDirectory(prefix="egpg") as folder:
-        made = Server(Path(folder))
-        yield made
-        made.stop("immediate")
 
 
 @pytest.fixture(autouse=True)

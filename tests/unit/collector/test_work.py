@@ -14,7 +14,6 @@ import nats_server
 import postgres_server
 import pytest
 from nats_server import Broker
-from postgres_server import Server
 from small_world import finding, moment, statement
 from test_ingest import segment
 from world import ROOT, Serving, join, status
@@ -39,14 +38,6 @@ def connect(url):
     return postgres.connect(url)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with tempfile.TemporaryDirectory(prefix="egpg") as folder:
-        made = Server(Path(folder))
-        yield made
-        made.stop("immediate")
-
-
 class World:
     """A broker, a database and a collector's directory; workers and fronts on demand."""
 
@@ -69,11 +60,9 @@ class World:
     def device(self, number):
         return Ingest(self.db, bytes(32), lambda: 1).add_device(f"d{number}", cose.public_of(identity(number)))
 
-    def work(self):
-        made = subprocess.Popen(
-            [sys.executable, str(ROOT / "packaging/bin/edgeguard-collector"), "work", str(self.directory)],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    def work(self, command=()):
+        usual = [sys.executable, str(ROOT / "packaging/bin/edgeguard-collector"), "work", str(self.directory)]
+        made = subprocess.Popen(command or usual, stderr=subprocess.PIPE, text=True)
         while not (line := made.stderr.readline()).startswith("working for"):
             assert line, made.wait(5)
         self.workers.append(made)
@@ -177,6 +166,26 @@ def test_a_receipt_comes_from_a_worker_and_nothing_stays_in_the_queue(world):
     world.end(worker)
     assert world.waiting() == 0
     assert len(world.segments()) == 3
+
+
+def test_the_unit_starts_one_and_ends_it(world):
+    """Its command, with this Python and this tree, told to end as systemd does."""
+    unit = (ROOT / "systemd/edgeguard-collector-work@.service").read_text().splitlines()
+    (command,) = (line.removeprefix("ExecStart=") for line in unit if line.startswith("ExecStart="))
+    for there, here in {
+        "${PYTHON}": sys.executable,
+        "/usr/bin/edgeguard-collector": str(ROOT / "packaging/bin/edgeguard-collector"),
+        "/var/lib/edgeguard-collector": str(world.directory),
+    }.items():
+        assert f" {there}" in command
+        command = command.replace(there, here)
+    before = sorted(world.directory.iterdir())
+    worker = world.work(command.split())
+    device, (part,) = world.device(1), chain(1, 1)
+    assert with_front(world, lambda front: front.post(device.id.hex(), part)).status == 200
+    said = world.end(worker)
+    assert (worker.returncode, said) == (0, "")
+    assert sorted(world.directory.iterdir()) == before
 
 
 def test_without_a_worker_there_is_no_receipt_though_the_broker_has_it(world):

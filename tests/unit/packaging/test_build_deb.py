@@ -50,6 +50,18 @@ def test_unit_names(build: ModuleType) -> None:
     assert build.debhelper_name("edgeguard-act.socket") == "edgeguard.edgeguard-act.socket"
     assert build.debhelper_name("edgeguard-collector.service") == "edgeguard-collector.service"
     assert build.debhelper_name("edgeguard-collector.sysusers") == "edgeguard-collector.sysusers"
+    worker = "edgeguard-collector-work@.service"
+    assert build.debhelper_name(worker) == f"edgeguard-collector.{worker}"
+
+
+def test_every_unit_goes_into_a_package() -> None:
+    """debhelper installs what has a package's name, with --name in the rules, and nothing else."""
+    rules = (DEBIAN / "rules").read_text()
+    installed = "".join((DEBIAN / f"{package}.install").read_text() for package in ("edgeguard", "edgeguard-collector"))
+    for unit in (path.name for path in (TOP / "systemd").iterdir() if path.suffix in {".service", ".socket", ".path"}):
+        stem = unit.partition(".")[0]
+        named = stem in {"edgeguard", "edgeguard-collector"} or f"--name={stem} " in rules
+        assert named != (f"systemd/{unit} usr/lib/systemd/system\n" in installed), unit
 
 
 def shipped(package: str) -> list[Path]:

@@ -18,7 +18,7 @@ from edgeguard.records import uplink
 TOP = Path(__file__).resolve().parents[3]
 OPTION = re.compile(r"(?<![\w/.-])(--[a-z][a-z-]*[a-z]|-[A-Za-z])(?![\w-])")
 # Options of other programs that a page shows in an example.
-OTHERS = {"edgeguard.1": {"-t"}}
+OTHERS = {"edgeguard.1": {"-t"}, "edgeguard-collector.1": {"--now"}}
 
 
 def plain(page: str) -> str:
@@ -53,6 +53,16 @@ def of_usage(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert said.startswith("usage: ")
     return set(OPTION.findall(said))
+
+
+def test_each_command_of_the_collector_has_its_own_options_in_the_synopsis() -> None:
+    text = plain((TOP / "packaging/man/edgeguard-collector.1").read_text())
+    synopsis = text[text.index(".SH SYNOPSIS") : text.index(".SH DESCRIPTION")]
+    shown = {part.split(maxsplit=1)[0]: set(OPTION.findall(part)) for part in synopsis.split(".B edgeguard-collector ")}
+    (verbs,) = (one for one in collector._parser()._actions if isinstance(one, argparse._SubParsersAction))
+    for verb, parser in verbs.choices.items():
+        short = {"-o": "--output", "-f": "--follow"}
+        assert {short.get(option, option) for option in shown[verb]} == set(of_parser(parser)) - set(short), verb
 
 
 def test_edgeguard() -> None:

@@ -9,12 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from edgeguard.collector.main import EX_USAGE
+from edgeguard.collector.work import POLL_S
 from edgeguard.daemon.baselines import LOAD_S
 
 TOP = Path(__file__).resolve().parents[3]
 UNITS = TOP / "systemd"
 # systemd 252 counts; later ones count a little less.
-EXPOSURE = {"edgeguard": 2.8, "edgeguard-uplink": 1.3, "edgeguard-collector": 1.3, "edgeguard-act": 4.6}
+EXPOSURE = {
+    "edgeguard": 2.8,
+    "edgeguard-uplink": 1.3,
+    "edgeguard-collector": 1.3,
+    "edgeguard-collector-work@": 1.3,
+    "edgeguard-act": 4.6,
+}
+FRONT, WORKER = "edgeguard-collector.service", "edgeguard-collector-work@.service"
 HIDING = ("PrivateTmp", "PrivateDevices", "PrivateNetwork", "PrivateUsers", "PrivateIPC", "ProtectProc", "ProcSubset")
 
 
@@ -39,6 +48,39 @@ def test_exposure(unit: str, most: float) -> None:
     assert float(match[1]) <= most
 
 
+@pytest.mark.parametrize("unit", sorted(path.name for path in UNITS.glob("*.service")))
+def test_systemd_finds_nothing_to_say_about_a_unit(unit: str, tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    here, programs = tmp_path / "usr/lib/systemd/system", tmp_path / "usr/bin"
+    shutil.copytree(UNITS, here)
+    shutil.copytree(TOP / "packaging/bin", programs)
+    for program in ("env", "python3"):
+        shutil.copy("/bin/true", programs / program)
+    for target in ("sysinit", "shutdown"):
+        (here / f"{target}.target").write_text("[Unit]\n")
+    command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", f"usr/lib/systemd/system/{unit}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert not [line for line in done.stderr.splitlines() if "edgeguard" in line]
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_is_shut_in_like_the_front_and_writes_nothing() -> None:
+    front, worker = lines(FRONT), lines(WORKER)
+    same = ("ConditionPathExists", "User", "Group", "UMask", "EnvironmentFile", "MemoryMax", "TasksMax")
+    for key in (*same, *list(front)[list(front).index("LimitCORE") :]):
+        assert worker[key] == front[key], key
+    assert not {"StateDirectory", "ReadWritePaths", "DynamicUser"} & set(worker)
+
+
+def test_a_worker_comes_again_unless_its_configuration_is_wrong() -> None:
+    worker = lines(WORKER)
+    assert worker["Restart"] == ["on-failure"]
+    assert worker["RestartPreventExitStatus"] == [str(EX_USAGE)]
+    assert worker["StartLimitIntervalSec"] == ["0"]
+    assert int(worker["TimeoutStopSec"][0]) > POLL_S + 5  # what `work` itself waits for the batch at work
+
+
 def test_the_sensor_sees_what_it_watches() -> None:
     unit = lines("edgeguard.service")
     for key in HIDING:
@@ -53,7 +95,7 @@ def test_the_sensor_has_no_network() -> None:
     assert unit["IPAddressDeny"] == ["any"]
 
 
-@pytest.mark.parametrize("name", ["edgeguard-uplink.service", "edgeguard-collector.service"])
+@pytest.mark.parametrize("name", ["edgeguard-uplink.service", FRONT, WORKER])
 def test_who_talks_to_the_network_has_no_capability(name: str) -> None:
     unit = lines(name)
     assert unit["CapabilityBoundingSet"] == [""]
@@ -68,7 +110,10 @@ def test_the_last_status_and_the_sockets_survive_a_stop() -> None:
 def test_no_python_starts_without_isolation() -> None:
     for unit in sorted(UNITS.glob("*.service")):
         (start,) = lines(unit.name)["ExecStart"]
-        assert not start.startswith("/usr/bin/python3") or "python3 -IS" in start, unit.name
+        if unit.name in {FRONT, WORKER}:  # with libraries of an environment of its own, as its launcher
+            assert start.startswith("/usr/bin/env ${PYTHON} -I /usr/bin/edgeguard-collector "), unit.name
+        else:
+            assert not start.startswith("/usr/bin/python3") or "python3 -IS" in start, unit.name
     for launcher in sorted((TOP / "packaging/bin").iterdir()):
         # The collector may use libraries from an environment of its own, so it keeps site-packages.
         isolation = "-I" if launcher.name == "edgeguard-collector" else "-IS"
