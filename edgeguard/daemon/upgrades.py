@@ -159,6 +159,11 @@ class Upgrades:
     def active(self) -> bool:
         return bool(self._open)
 
+    @property
+    def holding(self) -> bool:
+        """Is there something that was told and is not judged yet? It is in memory only."""
+        return bool(self._held or self._batch or self._release or self._overflowed)
+
     def holds(self, observation: Observation) -> bool:
         """Does this difference wait? Only files and quiet accounts do, only while packages are installed, only what
         these may explain."""
@@ -357,9 +362,7 @@ class Upgrades:
             self._let_go(self._held)
             self._held = {}
             self._let_accounts_go()
-        if self._overflowed:
-            self._overflowed = False
-            self._compare()
+        self._find_overflowed()
 
     def _tell(self, package: dict[str, Any]) -> None:
         odd = package["other"] or package["word"] == "nobody"
@@ -379,8 +382,14 @@ class Upgrades:
             self._let_go(self._held)
             self._held = {}
             self._let_accounts_go()
+            self._find_overflowed()
 
     # -- letting go
+
+    def _find_overflowed(self) -> None:
+        if self._overflowed:
+            self._overflowed = False
+            self._compare()
 
     def _let_accounts_go(self) -> None:
         waiting, self._accounts = self._accounts, {}

@@ -315,6 +315,33 @@ def test_too_many_to_hold_are_found_by_a_sweep(desk: Desk, monkeypatch: pytest.M
     assert desk.compared == 1
 
 
+def test_too_many_to_hold_are_found_also_where_nothing_is_judged(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep may have told them, and tells them once."""
+    monkeypatch.setattr(module, "HELD_MAX", 1)
+    name = desk.arrive(prepared=False)
+    assert desk.take(seen("/usr/bin/b"))
+    assert desk.take(seen("/usr/bin/c"))
+    desk.helpers.answer("prepare", {"refused": [name, "not a transaction"]})
+    desk.loop.turn()
+    assert [o.subject for o in desk.judged] == ["/usr/bin/b"]
+    assert desk.compared == 1
+
+
+def test_until_it_is_judged_it_is_in_memory_only(desk: Desk) -> None:
+    desk.arrive("/usr/bin/b")
+    assert not desk.upgrades.holding
+    desk.take(seen("/usr/bin/b"))
+    assert desk.upgrades.holding
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    assert desk.upgrades.holding, "the helper is asked about it"
+    desk.helpers.answer("explain", ANSWER)
+    assert desk.upgrades.holding, "it is to be looked at again"
+    desk.loop.turn()
+    assert [o.subject for o in desk.judged] == ["/usr/bin/b"]
+    assert not desk.upgrades.holding
+
+
 def test_the_first_round_ends_before_it_is_judged(desk: Desk) -> None:
     """At a start: what the sweep finds may be explained, too."""
     desk.arrive("/usr/bin/a")
