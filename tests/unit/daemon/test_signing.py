@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 from edgeguard.baseline.store import Store
 from edgeguard.codec import cbor
-from edgeguard.codec.values import columns_to_plain, to_plain
-from edgeguard.daemon.frames import Unpacker
-from edgeguard.daemon.signing import trust_of
+from edgeguard.codec.values import columns_to_plain, from_plain, to_plain
+from edgeguard.daemon.frames import Unpacker, watches_to_plain
+from edgeguard.daemon.signing import algorithm_of, trust_of
+from edgeguard.model import Origin
 from edgeguard.settings import Settings, load
 
 REPOSITORY = Path(__file__).parents[3]
@@ -94,6 +96,39 @@ def test_learning_and_accepting_leave_the_manifest_that_is_named(world: World) -
     assert baseline is not None
     assert baseline.files is not None
     assert os.path.exists(world.store.manifest_path(baseline.files.sha256))
+
+
+def test_a_learning_that_comes_to_no_baseline_takes_nothing_for_known(world: World) -> None:
+    """What changed before it, and nobody has told yet, is still found."""
+    state = Path(world.settings.paths.state)
+    before = (state / "observed.db").read_bytes()
+    (Path(world.settings.paths.root) / "etc/evil").write_text("came while nobody looked\n")
+    with world.store.alone():
+        learn = world.start("learn", {"reason": "again"})
+        deadline = time.monotonic() + 60
+        while not (state / "observed.db.learned").exists() and (state / "observed.db").read_bytes() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        learn.kill()
+        learn.wait()
+        assert learn.stdout
+        learn.stdout.close()
+    trust = trust_of(world.settings)
+    baseline = world.store.current(trust.trusted, trust.device, 2**41)
+    assert baseline is not None
+    assert baseline.files is not None
+    request = {
+        "watches": watches_to_plain(baseline.policy.watches),
+        "manifest": [baseline.files.sha256, baseline.files.size],
+        "digest": algorithm_of(world.store, baseline).value,
+        **{"origin": int(Origin.DOWN), "low": False, "full": False, "compare": False, "targets": []},
+    }
+    sweep = world.start("sweep", request)
+    assert sweep.stdout
+    told = [row for words in Unpacker().feed(sweep.stdout.read()) for row in words.get("observations", [])]
+    sweep.stdout.close()
+    assert sweep.wait() == 0
+    assert "/etc/evil" in [from_plain(row[1]) for row in told]
 
 
 def test_alone_is_for_one(world: World) -> None:
