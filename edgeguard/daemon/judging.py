@@ -65,6 +65,7 @@ class Judging:
         self.manifest: Lookup | None = None
         self.upgraded: Upgraded | None = None  # what packages brought since the baseline was signed
         self._base: manifests.Reader | None = None
+        self._under = -1  # descriptor of the baseline's manifest
         self._over = -1  # descriptor of the manifest of what packages brought
         self.learning: Learning | None = None
         self.learned = False  # in this run: what changes from now on changes before our eyes
@@ -185,13 +186,17 @@ class Judging:
         if old is not None and old.digest == new.digest:
             self._trouble.image(new.image.problem if new.image is not None else "")
             return
+        before, self._under = self._under, -1
         manifest = self._open_manifest(new)
         if new.baseline.files is not None and manifest is None:
+            self._under = before
             return
         self.in_force, self._base = new, manifest
         self._trouble.judged()
         self._lay_over(new.upgraded)
         self._arrived(old, new)
+        if before >= 0:  # now nobody asks it any more
+            os.close(before)
         self._changed()
 
     def manifest_path(self, new: InForce) -> str:
@@ -204,9 +209,11 @@ class Judging:
         if not path:
             return None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            return manifests.Reader(fd)  # its digest was checked by the helper that loaded the baseline
+            self._under = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return manifests.Reader(self._under)  # its digest was checked by the helper that loaded the baseline
         except (OSError, DecodeError) as error:
+            if self._under >= 0:
+                os.close(self._under)
             self._trouble.refused([Refusal(path, "EG-BASE-006", f"file manifest: {error}")])
             return None
 
