@@ -342,10 +342,13 @@ class Upgrades:
             self._trouble.helper_failed("explain", error)
         else:
             self._trouble.helper_well("explain")
+        if "overlay" in answer:  # also where it ended before its last work was done: this is signed and in place
             if unproven := answer.get("unproven"):
                 self._telling.state("sweep", f"upgrade: {unproven} files made of packages, their content is not proven")
             if (over := upgraded(answer["overlay"])) is not None:
                 self._judging.packages_came(over)
+        elif error:  # it may have signed, and the manifest that held before is taken away then
+            self._judging.look_for_upgraded()
         if final:
             for package in answer.get("packages", ()):
                 self._tell(package)

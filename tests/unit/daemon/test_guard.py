@@ -112,6 +112,28 @@ def test_an_installed_baseline_ends_what_was_said_of_refused_ones(guard: Guard, 
     assert not [problem for problem in guard.health.problems() if problem.startswith("baseline")]
 
 
+def test_what_a_helper_signed_and_could_not_tell_is_found(guard: Guard, monkeypatch: Any) -> None:
+    """It took the manifest away that held before: sweeps would fail until the next start."""
+    loads: list[str] = []
+    monkeypatch.setattr(guard.judging.baselines, "load", lambda: loads.append("load"))
+    monkeypatch.setattr(guard.judging, "_renewed", lambda: None)
+    state = Path(guard.settings.paths.state)
+    (state / "upgrades").mkdir()
+    old, new = (Upgraded(b"f" * 32, name * 32, 1, (), {}) for name in (b"o", b"n"))
+    baseline: Any = SimpleNamespace(files=ManifestRef(b"f" * 32, 1, 1), policy=SimpleNamespace(watches=()))
+    force = InForce(baseline, "local", "this device", b"d", {}, old)
+    guard.judging.in_force, guard.judging.upgraded = force, old
+    with (state / f"upgrades/{new.sha256.hex()}.egm").open("wb") as file:
+        Writer(file).close()
+    stored = force._replace(upgraded=new)
+    guard.judging._in_force(stored)
+    assert guard.judging.upgraded == old, "read at some time, for another reason"
+    guard.judging.look_for_upgraded()
+    assert loads == ["load"]
+    guard.judging._in_force(stored)
+    assert guard.judging.for_sweeps()["overlay"] == [new.sha256, 1]
+
+
 def test_each_baseline_holds_one_descriptor_and_the_last_one_none(guard: Guard, monkeypatch: Any) -> None:
     """Each accepted finding is a new baseline: a daemon that runs for years has many."""
     monkeypatch.setattr(guard.judging, "_arrived", lambda _old, new: arrived.append(guard.judging.file_reference("/a")))

@@ -84,6 +84,10 @@ class Stub:
         self.failed: list[str] = []
         self.looked: list[str] = []
         self.said: list[tuple[str, str]] = []
+        self.looked_for = 0
+
+    def look_for_upgraded(self) -> None:
+        self.looked_for += 1
 
     def deviates(self, observation: Observation, _now: int) -> bool:
         return observation.subject in self.wrong
@@ -282,6 +286,21 @@ def test_a_helper_that_fails_silences_nothing(desk: Desk) -> None:
     assert [o.note for o in desk.judged] == [NOT_BY_IT]
     assert desk.stub.failed == ["explain: ended with exit code 1"]
     assert not desk.upgrades.active
+    assert desk.stub.looked_for == 1, "it may have signed before that"
+
+
+def test_what_was_signed_counts_although_the_helper_ended_too_early(desk: Desk) -> None:
+    """It tells that, and then keeps copies, which may take too long."""
+    desk.arrive("/usr/bin/a")
+    desk.take(seen("/usr/bin/a"))
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    desk.helpers.answer("explain", ANSWER, error="took too long and was ended")
+    desk.loop.turn()
+    assert desk.stub.failed == ["explain: took too long and was ended"]
+    assert [over.sha256 for over in desk.stub.came] == [b"d" * 32]
+    assert [o.note for o in desk.judged] == [""]
+    assert desk.stub.looked_for == 0
 
 
 def test_a_judgement_on_the_way_that_fails_is_tried_again_at_the_end(desk: Desk) -> None:
