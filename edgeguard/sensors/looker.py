@@ -188,8 +188,8 @@ class Looker:
             return
         self._vault.sync()
         self._summary.protected = self._vault.bytes_written
-        for path in self._vault.refused:
-            self._summary.note(f"{path}: no protected copy, the vault is full")
+        for path, why in self._vault.refused:
+            self._summary.note(f"{path}: no protected copy, {why}")
 
 
 def _suffices(entry: Entry | None, watch: Watch) -> bool:

@@ -1,8 +1,10 @@
 """Learning and sweeping a tree: what changed is told once, and nothing else is."""
 
+import errno
 import hashlib
 import io
 import os
+import resource
 import socket
 import sys
 
@@ -343,6 +345,26 @@ def test_vault_keeps_what_is_protected(world, tmp_path):
     assert len(os.listdir(vault)) == 2
     assert any("vault is full" in note for note in world.summary.notes)
     assert world.manifest.lookup(b"/etc/ssh/large").digest == hashlib.sha256(b"L" * 5000).digest()
+
+
+@pytest.mark.parametrize("size", [5000, 300_000])
+def test_a_disk_that_takes_no_copy_does_not_keep_the_file_from_being_learned(world, tmp_path, size):
+    """It would be learned without its content, or nothing at all would be."""
+    vault = tmp_path / "vault"
+    world.watches = [Watch("/etc", "config", protect=True)]
+    world.write("/etc/large", b"L" * size)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        world.learn(vault=str(vault))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert world.manifest.lookup(b"/etc/large").digest == hashlib.sha256(b"L" * size).digest()
+    assert world.summary.unreadable == 0
+    assert f"/etc/large: no protected copy, {os.strerror(errno.EFBIG)}" in world.summary.notes
+    names = {hashlib.sha256(content).hexdigest() for content in (b"root:x:0:0\n", b"PermitRootLogin no\n", b"content")}
+    assert set(os.listdir(vault)) == names, "the others have one, and nothing is left of half a copy"
+    assert world.sweep() == {}
 
 
 def test_accepted_files_are_protected_too(world, tmp_path):
