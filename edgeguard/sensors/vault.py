@@ -17,8 +17,8 @@ TEMPORARY = ".copy"
 
 
 class Vault:
-    """A directory of copies with a budget in bytes. A copy that cannot be kept is left out, and the file is looked at all
-    the same."""
+    """A directory of copies with a budget in bytes. A copy that cannot be kept is left out, and the file is looked at
+    all the same."""
 
     def __init__(self, directory: str, budget: int) -> None:
         os.makedirs(directory, mode=0o700, exist_ok=True)

@@ -225,7 +225,7 @@ def _write(path: str, paths: Mapping[bytes, Entry], algorithm: Algorithm) -> Non
 
 
 def _is_plain(place: bytes) -> bool:
-    """Can a manifest hold it? A list of files says anything, and one line must not end the judgement of all packages."""
+    """Can a manifest hold it? A list of files says anything, and one line must not end the judgement of all."""
     return len(place) < PATH_MAX and place.startswith(b"/") and b"//" not in place and b"\0" not in place
 
 

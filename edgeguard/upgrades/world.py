@@ -38,8 +38,8 @@ class World:
     # -- where
 
     def located(self, path: bytes) -> bytes:
-        """A path as it lies on the disk: /lib/x is /usr/lib/x where /lib is a link. The last part is not followed. What is
-        too long for the kernel lies nowhere, and stays."""
+        """A path as it lies on the disk: /lib/x is /usr/lib/x where /lib is a link. The last part is not followed. What
+        is too long for the kernel lies nowhere, and stays."""
         if len(path) >= PATH_MAX:
             return path
         directory, _, name = path.rstrip(b"/").rpartition(b"/")

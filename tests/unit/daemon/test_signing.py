@@ -121,7 +121,11 @@ def test_a_learning_that_comes_to_no_baseline_takes_nothing_for_known(world: Wor
         "watches": watches_to_plain(baseline.policy.watches),
         "manifest": [baseline.files.sha256, baseline.files.size],
         "digest": algorithm_of(world.store, baseline).value,
-        **{"origin": int(Origin.DOWN), "low": False, "full": False, "compare": False, "targets": []},
+        "origin": int(Origin.DOWN),
+        "low": False,
+        "full": False,
+        "compare": False,
+        "targets": [],
     }
     sweep = world.start("sweep", request)
     assert sweep.stdout
