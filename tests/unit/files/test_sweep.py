@@ -17,7 +17,7 @@ from files_world import ABSENT, PRESENT, UNREADABLE, World, statuses
 
 from edgeguard.errors import DecodeError
 from edgeguard.model import Origin, Watch
-from edgeguard.sensors import observed, revisit, sweep
+from edgeguard.sensors import observed, revisit, sweep, walk
 from edgeguard.sensors.sweep import Plan, count, identity
 
 
@@ -309,6 +309,40 @@ def test_unreadable_file_is_said_once(world):
     assert world.sweep() == {}
     os.chmod(world.path("/etc/passwd"), 0o644)
     assert statuses(world.sweep()) == {"/etc/passwd": PRESENT}
+
+
+@pytest.mark.parametrize("ctime", [(1 << 62) * 10**9, -(1 << 62) * 10**9])
+def test_a_change_time_that_no_clock_shows(world, monkeypatch, ctime):
+    """A file system on a stick says so of its top directory, which lies where it is mounted."""
+    world.learn()
+    lstat = os.lstat
+
+    def strange(path, **options):
+        at = lstat(path, **options)
+        return os.stat_result(tuple(at), {"st_ctime_ns": ctime}) if str(path).endswith("passwd") else at
+
+    monkeypatch.setattr(os, "lstat", strange)
+    assert world.sweep() == {}
+    world.write("/etc/passwd", b"eve:x:0:0\n")
+    world.write("/etc/new")
+    assert statuses(world.sweep()) == {"/etc/passwd": PRESENT, "/etc/new": PRESENT}
+    world.learn()
+    assert world.sweep() == {}
+
+
+def test_a_directory_whose_names_no_record_holds(world, monkeypatch):
+    """Its record would be damage to the next sweep, which would read everything anew, each time."""
+    world.learn()
+    monkeypatch.setattr(walk, "NAMES_BYTES_MAX", 1000)
+    for number in range(10):
+        world.write(f"/etc/ssh/{number}{'x' * 200}")
+    seen = world.sweep()
+    assert seen["/etc/ssh"].status is UNREADABLE
+    assert "too long for so many" in seen["/etc/ssh"].note
+    assert "/etc/ssh/sshd_config" not in seen, "nothing is said of what is in it"
+    world.write("/etc/other")
+    assert "/etc/other" in world.sweep()
+    assert not world.summary.damaged
 
 
 def test_vanishing_directory_is_no_trouble(world):
