@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from struct import error as StructError
+from struct import error as out_of_range
 from typing import NamedTuple
 
 from edgeguard.codec import sha
@@ -212,7 +212,7 @@ class Walker:
             keep(at)
             try:
                 add(pack(at.st_ino, at.st_ctime_ns, at.st_size))
-            except StructError:  # a file system says what it likes, and 64 bits of seconds are too many nanoseconds
+            except out_of_range:  # a file system says what it likes, and 64 bits of seconds are too many nanoseconds
                 add(pack(at.st_ino, (at.st_ctime_ns + (1 << 63)) % (1 << 64) - (1 << 63), at.st_size))
             if at.st_mode & 0o170000 == 0o040000:
                 directories.append((name, at.st_dev, at.st_ino))
