@@ -27,6 +27,7 @@ from edgeguard.sensors import TABLE, Context, sensor_class
 from edgeguard.sensors import sweep as sweeps
 from edgeguard.sensors.looker import Summary
 from edgeguard.sensors.packages import Ownership
+from edgeguard.sensors.vault import tidy
 from edgeguard.settings import Settings
 
 NOT_LEARNED = ("files", "processes", "health")  # files go into the manifest; what runs is judged by its file
@@ -58,6 +59,8 @@ def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
             note=request.get("reason", ""),
         )
         shelf.install(document.sign(baseline, trust.key), baseline)
+        with contextlib.suppress(OSError):  # before anybody accepts something by this baseline
+            tidy(f"{settings.paths.state}/vault", summary.copies)
     with contextlib.suppress(OSError):  # what was seen before is as good: it only costs another look
         os.rename(learned_path(settings.paths.state), f"{settings.paths.state}/observed.db")
         durable.sync(settings.paths.state)

@@ -8,6 +8,7 @@ A copy is made from the very bytes that are hashed, so name and content cannot d
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 
 from edgeguard.model import Watch
@@ -20,13 +21,17 @@ class Vault:
     """A directory of copies with a budget in bytes. A copy that cannot be kept is left out, and the file is looked at
     all the same."""
 
-    def __init__(self, directory: str, budget: int) -> None:
+    def __init__(self, directory: str, budget: int, *, anew: bool = False) -> None:
+        """`anew`: what lies there is another baseline's, which gives way when this one is signed (`tidy`)."""
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._directory = directory
         self._temporary = f"{directory}/{TEMPORARY}"
-        self._left = budget - sum(entry.stat().st_size for entry in os.scandir(directory))
+        there = sum(entry.stat().st_size for entry in os.scandir(directory))
+        self._left = min(budget, 3 * budget - there) if anew else budget - there  # of one that never is, too
+        self._anew = anew
         self.bytes_written = 0
         self.refused: list[tuple[str, str]] = []  # (path, why)
+        self.names: set[str] = set()  # of the copies that were asked for here
 
     def look(self, eye: Eye, directory: int, name: str, path: str, size: int, watch: Watch) -> Seen:
         """Like `eye.look`, and what is read is kept."""
@@ -55,12 +60,16 @@ class Vault:
         return seen
 
     def _place(self, seen: Seen) -> None:
-        final = f"{self._directory}/{seen.entry.digest.hex()}"
-        if os.path.lexists(final):
+        name = seen.entry.digest.hex()
+        final = f"{self._directory}/{name}"
+        there = os.path.lexists(final)
+        if not there or (self._anew and name not in self.names):
+            self._left -= seen.entry.size
+        self.names.add(name)
+        if there:
             os.unlink(self._temporary)
             return
         os.rename(self._temporary, final)
-        self._left -= seen.entry.size
         self.bytes_written += seen.entry.size
 
     def sync(self) -> None:
@@ -70,6 +79,15 @@ class Vault:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def tidy(directory: str, names: Collection[str]) -> None:
+    """Take away what is none of these copies: that of a baseline that was learned before, of which nothing counts any
+    more. Else it would hold the room for good."""
+    for name in os.listdir(directory):
+        if name not in names:
+            with suppress(OSError):
+                os.unlink(f"{directory}/{name}")
 
 
 class _Copy:
