@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeguard.daemon.frames import Out, watches_from_plain
 from edgeguard.daemon.sweeping import now_ms, opened_references, replacing
+from edgeguard.errors import DecodeError
 from edgeguard.linux import priority
 from edgeguard.sensors import deep as sweeps
 from edgeguard.sensors.deep import POSITION_MAX, Position
@@ -20,7 +21,11 @@ def position_path(state: str) -> str:
 
 
 def deep(settings: Settings, request: dict[str, Any], out: Out) -> None:
-    """The verb. Answers with observations and {"deep": {...}}; what was told is told before the position is kept."""
+    """The verb. Answers with observations and {"deep": {...}}; what was told is told before the position is kept.
+
+    Where the disk does not take the position, it is in the answer, with {"problem": why}, and comes back as "position"
+    of the next request: a full disk must not keep the rest from being read.
+    """
     priority.idle()
     state = settings.paths.state
     with contextlib.ExitStack() as stack:
@@ -30,24 +35,36 @@ def deep(settings: Settings, request: dict[str, Any], out: Out) -> None:
         except FileNotFoundError:  # the first sweep is not over yet
             out.say({"deep": {"files": 0, "bytes": 0, "emitted": 0, "unreadable": 0, "complete": False}})
             return
-        done = sweeps.read_slice(
-            watches_from_plain(request["watches"]),
-            settings.paths.root,
-            manifest,
-            observed,
-            _position(state),
-            now_ms(),
-            settings.budget.deep_s,
-            out.observe,
-            slices=request["slices"],
-            seconds=request["seconds"],
-            hash_file_max=settings.budget.hash_file_max,
-        )
+        given = request.get("position")
+        try:
+            done = sweeps.read_slice(
+                watches_from_plain(request["watches"]),
+                settings.paths.root,
+                manifest,
+                observed,
+                _position(state) if given is None else Position.from_cbor(given),
+                now_ms(),
+                settings.budget.deep_s,
+                out.observe,
+                slices=request["slices"],
+                seconds=request["seconds"],
+                hash_file_max=settings.budget.hash_file_max,
+            )
+        except DecodeError:
+            # Sweeps that find a directory unchanged do not read what is kept of its files, and would never mend it.
+            with contextlib.suppress(OSError):
+                os.unlink(f"{state}/observed.db")
+            raise
     out.flush()
-    with replacing(position_path(state)) as file:
-        file.write(done.position.to_cbor())
     facts = {"files": done.files, "bytes": done.bytes_read, "emitted": done.emitted, "unreadable": done.unreadable}
-    out.say({"deep": {**facts, "complete": done.complete}})
+    answer: dict[str, Any] = {**facts, "complete": done.complete}
+    position = done.position.to_cbor()
+    try:
+        with replacing(position_path(state)) as file:
+            file.write(position)
+    except OSError as error:
+        answer |= {"position": position, "problem": error.strerror or str(error)}
+    out.say({"deep": answer})
 
 
 def _position(state: str) -> Position:

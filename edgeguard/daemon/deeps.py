@@ -42,6 +42,7 @@ class Deeps:
         self._well = well
         self._complete = complete
         self._round = [0, 0]  # files, found; of this run of the program
+        self._position: bytes | None = None  # where the last slice ended, if the disk did not take it
 
     def begin(self) -> None:
         self._later(min(FIRST_S, self._pause))
@@ -53,7 +54,7 @@ class Deeps:
         answer: dict[str, Any] = {}
         self._helpers.start(
             "deep",
-            {**self._judged_by(), "slices": SLICES, "seconds": int(SLICE_MAX_S)},
+            {**self._judged_by(), "slices": SLICES, "seconds": int(SLICE_MAX_S), "position": self._position},
             lambda message: self._message(answer, message),
             lambda error: self._done(answer, error),
             timeout_s=TIMEOUT_S,
@@ -76,7 +77,11 @@ class Deeps:
         if error or facts is None:
             self._failed(error or "the slice gave no answer")
             return
-        self._well()
+        self._position = facts.get("position")
+        if problem := facts.get("problem"):
+            self._failed(f"where it stopped is not kept: {problem}")
+        else:
+            self._well()
         for place, name in enumerate(("files", "emitted")):
             self._round[place] += facts[name]
         if facts["complete"]:

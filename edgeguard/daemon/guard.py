@@ -110,6 +110,7 @@ class Guard:
             self.trouble,
             self.observed,
             self.changed,
+            lambda: self.upgrades.holding,
         )
         self.upgrades = Upgrades(
             loop,

@@ -65,6 +65,8 @@ class Judging:
         self.manifest: Lookup | None = None
         self.upgraded: Upgraded | None = None  # what packages brought since the baseline was signed
         self._base: manifests.Reader | None = None
+        self._under = -1  # descriptor of the baseline's manifest
+        self._looking = False  # a helper may have signed what packages brought, and could not tell
         self._over = -1  # descriptor of the manifest of what packages brought
         self.learning: Learning | None = None
         self.learned = False  # in this run: what changes from now on changes before our eyes
@@ -184,14 +186,19 @@ class Judging:
         old = self.in_force
         if old is not None and old.digest == new.digest:
             self._trouble.image(new.image.problem if new.image is not None else "")
+            self._found_upgraded(new.upgraded)
             return
+        before, self._under = self._under, -1
         manifest = self._open_manifest(new)
         if new.baseline.files is not None and manifest is None:
+            self._under = before
             return
         self.in_force, self._base = new, manifest
         self._trouble.judged()
         self._lay_over(new.upgraded)
         self._arrived(old, new)
+        if before >= 0:  # now nobody asks it any more
+            os.close(before)
         self._changed()
 
     def manifest_path(self, new: InForce) -> str:
@@ -204,9 +211,11 @@ class Judging:
         if not path:
             return None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            return manifests.Reader(fd)  # its digest was checked by the helper that loaded the baseline
+            self._under = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return manifests.Reader(self._under)  # its digest was checked by the helper that loaded the baseline
         except (OSError, DecodeError) as error:
+            if self._under >= 0:
+                os.close(self._under)
             self._trouble.refused([Refusal(path, "EG-BASE-006", f"file manifest: {error}")])
             return None
 
@@ -217,9 +226,21 @@ class Judging:
         files = self.in_force.baseline.files if self.in_force is not None else None
         if self.in_force is None or files is None or files.sha256 != upgraded.base:
             return  # another baseline came into force meanwhile, and has said itself what is right
+        self._looking = False
         self.in_force = self.in_force._replace(upgraded=upgraded)
         self._lay_over(upgraded)
         self._renewed()
+
+    def look_for_upgraded(self) -> None:
+        """A helper that judges packages failed. It may have signed before that, and taken the manifest away that held
+        until then: no sweep could open it."""
+        self._looking = True
+        self.baselines.load()
+
+    def _found_upgraded(self, stored: Upgraded | None) -> None:
+        if self._looking and stored is not None and stored != self.upgraded:
+            self.packages_came(stored)
+        self._looking = False
 
     def _lay_over(self, upgraded: Upgraded | None) -> None:
         before, self._over = self._over, -1

@@ -6,6 +6,7 @@ sensor sees. Nothing is in force before all of it is signed and on disk.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ from edgeguard.sensors import TABLE, Context, sensor_class
 from edgeguard.sensors import sweep as sweeps
 from edgeguard.sensors.looker import Summary
 from edgeguard.sensors.packages import Ownership
+from edgeguard.sensors.vault import tidy
 from edgeguard.settings import Settings
 
 NOT_LEARNED = ("files", "processes", "health")  # files go into the manifest; what runs is judged by its file
@@ -57,16 +59,21 @@ def learn(settings: Settings, request: dict[str, Any], out: Out) -> None:
             note=request.get("reason", ""),
         )
         shelf.install(document.sign(baseline, trust.key), baseline)
+        with contextlib.suppress(OSError):  # before anybody accepts something by this baseline
+            tidy(f"{settings.paths.state}/vault", summary.copies)
+    with contextlib.suppress(OSError):  # what was seen before is as good: it only costs another look
+        os.rename(learned_path(settings.paths.state), f"{settings.paths.state}/observed.db")
+        durable.sync(settings.paths.state)
     facts = summary_to_plain(summary, time.monotonic() - started)
     out.say({**facts, **describe(baseline), "trust": trust.name, "contents": algorithm.value})
 
 
 def learn_files(settings: Settings, policy: Policy, out: Out, algorithm: Algorithm = Algorithm.SHA256) -> Summary:
-    """Read every watched file; observed.db and a draft of the manifest are durable afterwards, protected copies lie
-    in the vault."""
+    """Read every watched file; what was seen and a draft of the manifest are durable afterwards, protected copies lie
+    in the vault. As long as no baseline says that it is right, no sweep may take for known what was seen."""
     state = settings.paths.state
     meter = Meter(out, "files")
-    with replacing(f"{state}/observed.db") as observed, replacing(draft_path(store.Store(state))) as manifest:
+    with replacing(learned_path(state)) as observed, replacing(draft_path(store.Store(state))) as manifest:
         return sweeps.learn(
             policy.watches,
             settings.paths.root,
@@ -85,6 +92,11 @@ def quickest() -> Algorithm:
     """Where the policy leaves it to the device. BLAKE2b works on 64 bits at a time: a 32-bit system is slow at it."""
     wide = sys.maxsize > 1 << 32
     return Algorithm.BLAKE2B if wide and cpu.computes_sha256() is False else Algorithm.SHA256
+
+
+def learned_path(state: str) -> str:
+    """What observed.db will be when the baseline is signed."""
+    return f"{state}/observed.db.learned"
 
 
 def draft_path(shelf: store.Store) -> str:

@@ -44,7 +44,9 @@ class Rounds:
         trouble: Trouble,
         take: Callable[[Observation], None],
         changed: Callable[[], None],
+        holding: Callable[[], bool] = lambda: False,  # does what was told wait in memory, and would end with us?
     ) -> None:
+        self._holding = holding
         self._loop = loop
         self._settings = settings
         self._judging = judging
@@ -157,7 +159,10 @@ class Rounds:
             self._take(seen)
 
     def adopt_swept(self) -> None:
-        """Keep the findings first: after a kill in between, the next sweep tells all of it again."""
+        """Keep the findings first: after a kill in between, the next sweep tells all of it again. So it does of what
+        waits for packages to explain it, which is no finding yet."""
+        if self._holding():
+            return
         with contextlib.suppress(OSError):  # then it is told again, too
             if self._keeping.save():
                 adopt(self._settings.paths.state)

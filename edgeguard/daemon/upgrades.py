@@ -159,6 +159,11 @@ class Upgrades:
     def active(self) -> bool:
         return bool(self._open)
 
+    @property
+    def holding(self) -> bool:
+        """Is there something that was told and is not judged yet? It is in memory only."""
+        return bool(self._held or self._batch or self._release or self._overflowed)
+
     def holds(self, observation: Observation) -> bool:
         """Does this difference wait? Only files and quiet accounts do, only while packages are installed, only what
         these may explain."""
@@ -337,10 +342,13 @@ class Upgrades:
             self._trouble.helper_failed("explain", error)
         else:
             self._trouble.helper_well("explain")
+        if "overlay" in answer:  # also where it ended before its last work was done: this is signed and in place
             if unproven := answer.get("unproven"):
                 self._telling.state("sweep", f"upgrade: {unproven} files made of packages, their content is not proven")
             if (over := upgraded(answer["overlay"])) is not None:
                 self._judging.packages_came(over)
+        elif error:  # it may have signed, and the manifest that held before is taken away then
+            self._judging.look_for_upgraded()
         if final:
             for package in answer.get("packages", ()):
                 self._tell(package)
@@ -357,9 +365,7 @@ class Upgrades:
             self._let_go(self._held)
             self._held = {}
             self._let_accounts_go()
-        if self._overflowed:
-            self._overflowed = False
-            self._compare()
+        self._find_overflowed()
 
     def _tell(self, package: dict[str, Any]) -> None:
         odd = package["other"] or package["word"] == "nobody"
@@ -379,8 +385,14 @@ class Upgrades:
             self._let_go(self._held)
             self._held = {}
             self._let_accounts_go()
+            self._find_overflowed()
 
     # -- letting go
+
+    def _find_overflowed(self) -> None:
+        if self._overflowed:
+            self._overflowed = False
+            self._compare()
 
     def _let_accounts_go(self) -> None:
         waiting, self._accounts = self._accounts, {}

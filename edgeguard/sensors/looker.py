@@ -45,6 +45,7 @@ class Summary:
         self.protected = 0  # bytes of new protected copies
         self.written = written  # observed.db differs: the caller renames the new one into place
         self.damaged = damaged  # the old observed.db could not be read: everything was read again
+        self.copies: set[str] = set()  # names of all that are to be kept
         self.notes: list[str] = []  # plain sentences: what has a limit
         self.skipped: list[tuple[str, str]] = []  # (mount point, why it was not entered)
 
@@ -188,8 +189,9 @@ class Looker:
             return
         self._vault.sync()
         self._summary.protected = self._vault.bytes_written
-        for path in self._vault.refused:
-            self._summary.note(f"{path}: no protected copy, the vault is full")
+        self._summary.copies = self._vault.names
+        for path, why in self._vault.refused:
+            self._summary.note(f"{path}: no protected copy, {why}")
 
 
 def _suffices(entry: Entry | None, watch: Watch) -> bool:

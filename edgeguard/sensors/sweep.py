@@ -66,7 +66,9 @@ def learn(
     plan = Plan(resolved(watches, root))
     summary = Summary(written=True)
     walker = Walker(plan, root)
-    looker = Looker(summary, hash_file_max, Vault(vault, vault_max) if vault else None, clock_ns, algorithm=algorithm)
+    looker = Looker(
+        summary, hash_file_max, Vault(vault, vault_max, anew=True) if vault else None, clock_ns, algorithm=algorithm
+    )
     total = count(plan, root) if progress else (0, 0)
     manifest = codec.Writer(manifest_out, algorithm)
     out = observed.Writer(observed_out, identity(plan), None, algorithm)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from struct import error as out_of_range
 from typing import NamedTuple
 
 from edgeguard.codec import sha
-from edgeguard.codec.manifest import NAMES_MAX, PATH_MAX
+from edgeguard.codec.manifest import BLOCK_MAX, NAMES_MAX, PATH_MAX
 from edgeguard.errors import DecodeError
 from edgeguard.linux import dirents, mounts
 from edgeguard.linux.glance import Glance
@@ -23,6 +24,7 @@ from edgeguard.sensors.observed import LISTING, NO_LISTING, STAT, Record
 from edgeguard.sensors.watching import Plan, Zone, literal_root
 
 LISTING_MAX = NAMES_MAX * 280  # bytes: an entry has at most so many
+NAMES_BYTES_MAX = BLOCK_MAX // 2  # of one directory, with what is kept of each: else no record could hold them
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -150,6 +152,9 @@ class Walker:
                 self._trouble(path, f"more than {NAMES_MAX} entries in one directory")
                 return None
             joined = b"\0".join(bits)
+            if len(joined) + STAT.size * len(bits) > NAMES_BYTES_MAX:
+                self._trouble(path, f"{len(bits)} entries in one directory, and their names are too long for so many")
+                return None
             # Some file systems list in another order after each start.
             if record is not None and joined == record.joined:
                 visit = self._as_before(path, zone, fd, record, deeper)
@@ -205,7 +210,10 @@ class Walker:
         for name in names:
             at = lstat(name, dir_fd=fd)
             keep(at)
-            add(pack(at.st_ino, at.st_ctime_ns, at.st_size))
+            try:
+                add(pack(at.st_ino, at.st_ctime_ns, at.st_size))
+            except out_of_range:  # a file system says what it likes, and 64 bits of seconds are too many nanoseconds
+                add(pack(at.st_ino, (at.st_ctime_ns + (1 << 63)) % (1 << 64) - (1 << 63), at.st_size))
             if at.st_mode & 0o170000 == 0o040000:
                 directories.append((name, at.st_dev, at.st_ino))
 

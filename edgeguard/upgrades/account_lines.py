@@ -24,7 +24,8 @@ _VALUED = frozenset(
 ) | frozenset(
     ("--firstuid", "--lastuid", "--firstgid", "--lastgid", "--add_extra_groups", "--base-dir", "--skel", "--key")
 ) | frozenset(("--password", "--expiredate", "--inactive", "--root", "--prefix", "--backup-to"))  # fmt: skip
-_VALUED_SHORT = frozenset(("-d", "-s", "-c", "-u", "-g", "-G", "-b", "-k", "-K", "-p", "-e", "-f", "-R", "-P"))
+_VALUED_SHORT = frozenset(("-d", "-s", "-c", "-u", "-g", "-G", "-b", "-k", "-K", "-p", "-e", "-R", "-P"))
+_INACTIVE = "-f"  # of useradd followed by days; the others mean by it that they are forced
 
 
 def made(scripts: bytes) -> dict[str, str]:
@@ -77,7 +78,9 @@ def _calls(scripts: bytes) -> Iterator[tuple[str, list[str], str]]:
         for words in _commands(line.decode("utf-8", "replace")):
             command = _COMMAND.fullmatch(words[0])
             if command is not None:
-                names, shell = _arguments(words[1:])
+                names, shell = _arguments(
+                    words[1:], _VALUED_SHORT | {_INACTIVE} if command[1] == "useradd" else _VALUED_SHORT
+                )
                 if names and all(_NAME.fullmatch(name) for name in names):
                     yield command[1], names, shell
 
@@ -104,7 +107,8 @@ def _commands(line: str) -> Iterator[list[str]]:
 _BEFORE = frozenset(("if", "then", "else", "elif", "do", "!", "exec", "command", "{"))
 
 
-def _arguments(words: list[str]) -> tuple[list[str], str]:
+def _arguments(words: list[str], valued: frozenset[str]) -> tuple[list[str], str]:
+    """The names, and the shell. `valued`: short options that are followed by their value."""
     names, shell = [], NOLOGIN
     rest = iter(words)
     for word in rest:
@@ -114,7 +118,7 @@ def _arguments(words: list[str]) -> tuple[list[str], str]:
         if not word.startswith("-"):
             names.append(word)
             continue
-        if not given and (name in _VALUED or name in _VALUED_SHORT):
+        if not given and (name in _VALUED or name in valued):
             value = next(rest, "")
         if name in _SHELL:
             shell = value

@@ -19,12 +19,14 @@ from typing import IO, NamedTuple
 from edgeguard.codec.digests import Digester
 from edgeguard.codec.manifest import PATH_MAX, TARGET_MAX
 from edgeguard.errors import DecodeError
-from edgeguard.upgrades.transactions import PACKAGE
+from edgeguard.upgrades.transactions import ARCHITECTURE, PACKAGE
 
 DPKG_DEB = "/usr/bin/dpkg-deb"
 MEMBERS_MAX = 500_000  # of one package; the largest of Debian have 60,000
 CONTROL_MAX = 8 << 20  # bytes of one file of the control part; its list of digests is the largest
 CHUNK = 1 << 20
+ID_MAX = (1 << 32) - 1
+SIZE_MAX = (1 << 63) - 1
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "DPKG_DEB_THREADS_MAX": "1"}
 FIELDS = ("Package", "Version", "Architecture")
 SAME = "Multi-Arch"
@@ -153,6 +155,8 @@ def controlled(tar: tarfile.TarFile) -> Control:
     fields = _fields(found.get("control", b""))
     if not all(fields[name] for name in FIELDS) or PACKAGE.fullmatch(fields["Package"]) is None:
         raise DecodeError("its control file names no package")
+    if ARCHITECTURE.fullmatch(fields["Architecture"]) is None:
+        raise DecodeError("its control file names no architecture")
     conffiles = frozenset(line.strip() for line in found.get("conffiles", b"").split(b"\n") if line.startswith(b"/"))
     scripts = {name: found[name] for name in SCRIPTS if name in found}
     name, architecture = fields["Package"], fields["Architecture"]
@@ -183,6 +187,8 @@ def _member(tar: tarfile.TarFile, info: tarfile.TarInfo, name: bytes, digester: 
     kind = _KINDS.get(info.type)
     if kind is None:
         raise DecodeError(f"{name!r} is of no type that dpkg knows")
+    if not (0 <= info.uid <= ID_MAX and 0 <= info.gid <= ID_MAX and 0 <= info.size <= SIZE_MAX):
+        raise DecodeError(f"{name!r} has an owner or a size that no file has")
     digest = b""
     if kind == stat.S_IFREG:
         value = digester.new()
@@ -218,7 +224,8 @@ def untar(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
             yield tar
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
+    # Python's reader calls itself for each of the headers that only say something of the next.
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
         raise DecodeError(f"not a package that can be read: {error}") from error
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from edgeguard.codec import cbor
 from edgeguard.codec.digests import Algorithm, Digester, swift
-from edgeguard.codec.manifest import Block, Entry, Reader, Writer, order, split
+from edgeguard.codec.manifest import PATH_MAX, Block, Entry, Reader, Writer, order, split
 from edgeguard.errors import DecodeError
 from edgeguard.linux import durable
 from edgeguard.upgrades import archive, deb, postrm, transactions
@@ -212,7 +212,7 @@ def _write(path: str, paths: Mapping[bytes, Entry], algorithm: Algorithm) -> Non
     folders: dict[bytes, dict[bytes, Entry]] = {}
     for place, entry in paths.items():
         directory, name = split(place)
-        if name and b"\0" not in place and len(name) <= 255:
+        if name and len(name) <= 255 and _is_plain(place):
             folders.setdefault(directory, {})[name] = entry
     with open(f"{path}.new", "wb") as file:
         writer = Writer(file, algorithm)
@@ -222,6 +222,11 @@ def _write(path: str, paths: Mapping[bytes, Entry], algorithm: Algorithm) -> Non
         writer.close()
         os.fsync(file.fileno())
     os.rename(f"{path}.new", path)
+
+
+def _is_plain(place: bytes) -> bool:
+    """Can a manifest hold it? A list of files says anything, and one line must not end the judgement of all."""
+    return len(place) < PATH_MAX and place.startswith(b"/") and b"//" not in place and b"\0" not in place
 
 
 def durably(path: str, data: bytes) -> None:

@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from edgeguard.codec.manifest import Entry
+from edgeguard.codec.manifest import PATH_MAX, Entry
 from edgeguard.sensors import parse_accounts, parse_dpkg, reading
 from edgeguard.sensors.packages import DIVERSIONS_MAX, STATUS
 
 TEXT_MAX = 4 << 20
 LIST_MAX = 32 << 20  # bytes of the list of files of one package; a kernel's has 0.5 MB
 LISTED_MAX = 1_500_000  # paths of all packages; a desktop has 300,000
+ID_MAX = (1 << 32) - 1
 LINKS_MAX = 40  # followed on the way to a path, as the kernel does
 _INSTALLED = frozenset(("installed", "half-configured", "unpacked", "triggers-awaited", "triggers-pending"))
 
@@ -37,7 +38,10 @@ class World:
     # -- where
 
     def located(self, path: bytes) -> bytes:
-        """A path as it lies on the disk: /lib/x is /usr/lib/x where /lib is a link. The last part is not followed."""
+        """A path as it lies on the disk: /lib/x is /usr/lib/x where /lib is a link. The last part is not followed. What
+        is too long for the kernel lies nowhere, and stays."""
+        if len(path) >= PATH_MAX:
+            return path
         directory, _, name = path.rstrip(b"/").rpartition(b"/")
         return self._directory(directory, 0) + b"/" + name
 
@@ -45,17 +49,26 @@ class World:
         if not path or depth > LINKS_MAX:
             return path
         if path not in self._places:
-            above, _, name = path.rpartition(b"/")
-            here = self._directory(above, depth) + b"/" + name
-            try:
-                target = os.readlink(self.under(here))
-            except OSError:
-                self._places[path] = here
-            else:
-                joined = target if target.startswith(b"/") else here.rpartition(b"/")[0] + b"/" + target
-                whole = os.path.normpath(joined).replace(b"//", b"/")
-                self._places[path] = b"" if whole == b"/" else self._directory(whole, depth + 1)
+            at = 0  # from above: a path of two thousand directories is none for a function that calls itself for each
+            while (at := path.find(b"/", at + 1)) > 0:
+                self._place(path[:at], depth)
+            self._place(path, depth)
         return self._places[path]
+
+    def _place(self, path: bytes, depth: int) -> None:
+        """Find out where this directory lies, of which it is known where the one above does."""
+        if path in self._places:
+            return
+        above, _, name = path.rpartition(b"/")
+        here = self._places.get(above, above) + b"/" + name
+        try:
+            target = os.readlink(self.under(here))
+        except OSError:
+            self._places[path] = here
+        else:
+            joined = target if target.startswith(b"/") else here.rpartition(b"/")[0] + b"/" + target
+            whole = os.path.normpath(joined).replace(b"//", b"/")
+            self._places[path] = b"" if whole == b"/" else self._directory(whole, depth + 1)
 
     def diverted(self, path: bytes, package: str) -> tuple[bytes, str] | None:
         """Where a package's file lies instead, and who has its path: another package, or ":", the administrator."""
@@ -119,7 +132,7 @@ class World:
         for line in os.fsdecode(self._read(path, TEXT_MAX)).split("\n"):
             fields = line.split(":")
             if len(fields) > 2 and fields[2].isascii() and fields[2].isdigit():
-                found.setdefault(fields[0], int(fields[2][:10]))
+                found.setdefault(fields[0], min(int(fields[2][:10]), ID_MAX))
         return found
 
     def override(self, path: bytes) -> tuple[int, int, int] | None:
@@ -130,7 +143,7 @@ class World:
                 fields = line.split(b" ", 3)
                 if len(fields) == 4 and fields[2].isdigit():
                     user, group = (os.fsdecode(field).removeprefix("#") for field in fields[:2])
-                    numbers = (int(text) if text.isascii() and text.isdigit() else -1 for text in (user, group))
+                    numbers = (int(text[:10]) if text.isascii() and text.isdigit() else -1 for text in (user, group))
                     mode = int(fields[2], 8) if not fields[2].strip(b"01234567") else -1
                     self._overrides[self.located(fields[3])] = (mode, *self.ids(user, group, *numbers))
         return self._overrides.get(path)

@@ -74,6 +74,20 @@ def test_a_round_of_slices() -> None:
     assert (world.well, world.failed) == (3, [])
 
 
+def test_where_it_stopped_is_known_although_the_disk_does_not_take_it() -> None:
+    world = World()
+    said = facts(3, 0, False)
+    said["deep"] |= {"position": b"here", "problem": "No space left on device"}
+    world.slice(said)
+    assert world.failed == ["where it stopped is not kept: No space left on device"]
+    world.slice(facts(4, 0, True))
+    assert [request["position"] for request, _, _ in world.helpers.started] == [None, b"here"]
+    assert world.rounds == [(7, 0)], "what was read counts"
+    assert world.well == 1
+    world.slice(facts(1, 0, False))
+    assert world.helpers.started[-1][0]["position"] is None
+
+
 def test_a_failure_is_told_and_the_next_slice_comes_all_the_same() -> None:
     world = World()
     world.slice(error="took too long")

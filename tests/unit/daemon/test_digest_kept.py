@@ -78,6 +78,18 @@ def test_the_policy_chooses_and_the_next_learning_may_choose_otherwise(world: Wo
     assert hashlib.sha256(PASSWD).hexdigest() in world.copies()
 
 
+def test_copies_of_the_baseline_before_hold_no_room(world: World) -> None:
+    """Digests of another kind name the same content anew: there is room for one of the two."""
+    with world.file.open("a") as file:
+        file.write(f"\n[budget]\nvault_bytes = {len(PASSWD) + 10}\n")
+    world.policy(ETC + BLAKE2B)
+    assert world.ask("learn", reason="test")["revision"] == 1
+    assert world.copies() == {blake2b(PASSWD).hex()}
+    world.policy(ETC + '[learn]\ndigest = "sha256"\n')
+    assert world.ask("learn", reason="again")["contents"] == "sha256"
+    assert world.copies() == {hashlib.sha256(PASSWD).hexdigest()}
+
+
 def test_a_rule_that_could_never_be_decided_comes_not_into_force(world: World) -> None:
     world.policy(ETC + BLAKE2B)
     assert world.ask("learn", reason="test")["revision"] == 1

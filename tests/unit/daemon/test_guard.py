@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from edgeguard.baseline.document import ManifestRef
+from edgeguard.codec.manifest import Entry, Writer
 from edgeguard.control_server.peers import Peer
 from edgeguard.daemon.baselines import InForce, Upgraded
 from edgeguard.daemon.guard import Guard
@@ -108,6 +110,59 @@ def test_an_installed_baseline_ends_what_was_said_of_refused_ones(guard: Guard, 
     assert "baseline /media/usb/x.egb: bit flipped" in guard.health.problems()
     guard.judging.install({}, "/media/usb/y.egb", lambda _answer: None)
     assert not [problem for problem in guard.health.problems() if problem.startswith("baseline")]
+
+
+def test_what_a_helper_signed_and_could_not_tell_is_found(guard: Guard, monkeypatch: Any) -> None:
+    """It took the manifest away that held before: sweeps would fail until the next start."""
+    loads: list[str] = []
+    monkeypatch.setattr(guard.judging.baselines, "load", lambda: loads.append("load"))
+    monkeypatch.setattr(guard.judging, "_renewed", lambda: None)
+    state = Path(guard.settings.paths.state)
+    (state / "upgrades").mkdir()
+    old, new = (Upgraded(b"f" * 32, name * 32, 1, (), {}) for name in (b"o", b"n"))
+    baseline: Any = SimpleNamespace(files=ManifestRef(b"f" * 32, 1, 1), policy=SimpleNamespace(watches=()))
+    force = InForce(baseline, "local", "this device", b"d", {}, old)
+    guard.judging.in_force, guard.judging.upgraded = force, old
+    with (state / f"upgrades/{new.sha256.hex()}.egm").open("wb") as file:
+        Writer(file).close()
+    stored = force._replace(upgraded=new)
+    guard.judging._in_force(stored)
+    assert guard.judging.upgraded == old, "read at some time, for another reason"
+    guard.judging.look_for_upgraded()
+    assert loads == ["load"]
+    guard.judging._in_force(stored)
+    assert guard.judging.for_sweeps()["overlay"] == [new.sha256, 1]
+
+
+def test_each_baseline_holds_one_descriptor_and_the_last_one_none(guard: Guard, monkeypatch: Any) -> None:
+    """Each accepted finding is a new baseline: a daemon that runs for years has many."""
+    monkeypatch.setattr(guard.judging, "_arrived", lambda _old, new: arrived.append(guard.judging.file_reference("/a")))
+    folder = Path(guard.settings.paths.state, "baseline")
+    folder.mkdir()
+    arrived: list[Any] = []
+    count = len(os.listdir("/proc/self/fd"))
+
+    def comes(name: bytes, content: bytes | None = None) -> None:
+        path = folder / f"{name.hex()}.egm"
+        with path.open("wb") as file:
+            if content is None:
+                writer = Writer(file)
+                writer.add(b"", [b"a"], [Entry(0o100644, len(arrived), 0, 0, "config")])
+                writer.close()
+            else:
+                file.write(content)
+        files = ManifestRef(name, path.stat().st_size, 1)
+        baseline: Any = SimpleNamespace(files=files)
+        guard.judging._in_force(InForce(baseline, "local", "this device", name, {}))
+
+    for number in range(3):
+        comes(b"%d" % number)
+        comes(b"bad", b"x" * 100)
+    assert [found and found["uid"] for found in arrived] == [0, 1, 2]
+    assert len(os.listdir("/proc/self/fd")) == count + 1
+    reference = guard.judging.file_reference("/a")
+    assert reference is not None
+    assert reference["uid"] == 2, "what is refused leaves the one that stands"
 
 
 @pytest.mark.parametrize(("gap", "told"), [(None, False), (5, False), (600, True), (10_000, False)])

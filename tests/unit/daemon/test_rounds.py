@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,22 +32,25 @@ class Files:
         return unreadable(path, "config", self.note, now, origin, actor)
 
 
-def made(files: Files) -> tuple[Any, list[Observation]]:
+def made(
+    files: Files, state: str = "/nowhere", holding: Callable[[], bool] = lambda: False
+) -> tuple[Any, list[Observation]]:
     taken: list[Observation] = []
     anything: Any = SimpleNamespace
-    settings = anything(budget=anything(deep_s=86_400, sweep_s=3600), paths=anything(state="/nowhere"))
+    settings = anything(budget=anything(deep_s=86_400, sweep_s=3600), paths=anything(state=state))
     rounds: Any = Rounds(
         anything(),
         settings,
         anything(),
         anything(for_sweeps=dict),
         anything(),
-        anything(),
+        anything(save=lambda: True),
         anything(sensor=lambda _name: files),
         anything(),
         anything(),
         taken.append,
         lambda: None,
+        holding,
     )
     return rounds, taken
 
@@ -66,3 +71,18 @@ def test_what_a_look_leaves_to_a_helper_is_not_unreadable(way: str) -> None:
     getattr(rounds, way)(FOUND)
     assert len(files.looks) == 1
     assert taken == []
+
+
+def test_what_waits_for_an_explanation_is_found_again_after_a_kill(tmp_path: Path) -> None:
+    """It lies in memory only: the next sweep must not take it for told."""
+    waits = True
+    rounds, _ = made(Files(), str(tmp_path), lambda: waits)
+    seen, swept = tmp_path / "observed.db", tmp_path / "observed.db.swept"
+    seen.write_text("before")
+    swept.write_text("after")
+    rounds.adopt_swept()
+    assert seen.read_text() == "before"
+    waits = False
+    rounds.adopt_swept()
+    assert seen.read_text() == "after"
+    assert not swept.exists()

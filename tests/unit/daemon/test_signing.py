@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 
 from edgeguard.baseline.store import Store
 from edgeguard.codec import cbor
-from edgeguard.codec.values import columns_to_plain, to_plain
-from edgeguard.daemon.frames import Unpacker
-from edgeguard.daemon.signing import trust_of
+from edgeguard.codec.values import columns_to_plain, from_plain, to_plain
+from edgeguard.daemon.frames import Unpacker, watches_to_plain
+from edgeguard.daemon.signing import algorithm_of, trust_of
+from edgeguard.model import Origin
 from edgeguard.settings import Settings, load
 
 REPOSITORY = Path(__file__).parents[3]
@@ -94,6 +97,90 @@ def test_learning_and_accepting_leave_the_manifest_that_is_named(world: World) -
     assert baseline is not None
     assert baseline.files is not None
     assert os.path.exists(world.store.manifest_path(baseline.files.sha256))
+
+
+def judged_by(world: World) -> dict[str, Any]:
+    trust = trust_of(world.settings)
+    baseline = world.store.current(trust.trusted, trust.device, 2**41)
+    assert baseline is not None
+    assert baseline.files is not None
+    return {
+        "watches": watches_to_plain(baseline.policy.watches),
+        "manifest": [baseline.files.sha256, baseline.files.size],
+        "digest": algorithm_of(world.store, baseline).value,
+    }
+
+
+def words(world: World, verb: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that a helper says."""
+    process = world.start(verb, {**judged_by(world), **request})
+    assert process.stdout
+    said = Unpacker().feed(process.stdout.read())
+    process.stdout.close()
+    process.wait()
+    return said
+
+
+def sweep(world: World, origin: Origin) -> list[dict[str, Any]]:
+    request = {"origin": int(origin), "low": False, "full": False, "compare": False, "targets": []}
+    return words(world, "sweep", request)
+
+
+def deep(world: World, **more: Any) -> list[dict[str, Any]]:
+    return words(world, "deep", {"slices": 2, "seconds": 60, **more})
+
+
+def subjects(said: list[dict[str, Any]]) -> list[Any]:
+    return [from_plain(row[1]) for frame in said for row in frame.get("observations", [])]
+
+
+def test_a_deep_sweep_goes_on_where_its_position_cannot_be_kept(world: World) -> None:
+    """Else it would read the same part again as long as the disk is full."""
+    for name in ("a", "b", "c"):
+        (Path(world.settings.paths.root) / "etc" / name).write_text(name * 10_000)
+    assert world.answer(world.start("learn", {"reason": "more"}))["revision"] == 2
+    os.mkdir(f"{world.settings.paths.state}/deep.cbor.new")  # the disk takes nothing
+    first = deep(world)[-1]["deep"]
+    assert first["problem"] == os.strerror(errno.EISDIR)
+    second = deep(world, position=first["position"])[-1]["deep"]
+    assert first["files"] + second["files"] == 4
+    assert (first["complete"], second["complete"]) == (False, True)
+    os.rmdir(f"{world.settings.paths.state}/deep.cbor.new")
+    assert "problem" not in deep(world)[-1]["deep"]
+
+
+def test_damage_that_only_a_deep_sweep_reads_is_mended(world: World) -> None:
+    """An unchanged directory is carried over as it is kept, and what is kept of its files is not read."""
+    observed = Path(world.settings.paths.state, "observed.db")
+    time.sleep(2.1)  # what was just changed is looked at again
+    sweep(world, Origin.SWEEP)
+    os.rename(f"{observed}.swept", observed)
+    data = observed.read_bytes()
+    at = data.index(b"passwd", data.index(b"passwd") + 6) + len(b"passwd")
+    observed.write_bytes(data[:at] + b"\x07" + data[at + 1 :])  # marks which names have a digest
+    assert sweep(world, Origin.SWEEP)[-1]["summary"]["damaged"] is False
+    assert "damaged" in deep(world)[-1]["error"]
+    assert sweep(world, Origin.SWEEP)[-1]["summary"]["written"]
+    os.rename(f"{observed}.swept", observed)
+    assert deep(world)[-1]["deep"]["files"] == 1
+
+
+def test_a_learning_that_comes_to_no_baseline_takes_nothing_for_known(world: World) -> None:
+    """What changed before it, and nobody has told yet, is still found."""
+    state = Path(world.settings.paths.state)
+    before = (state / "observed.db").read_bytes()
+    (Path(world.settings.paths.root) / "etc/evil").write_text("came while nobody looked\n")
+    with world.store.alone():
+        learn = world.start("learn", {"reason": "again"})
+        deadline = time.monotonic() + 60
+        while not (state / "observed.db.learned").exists() and (state / "observed.db").read_bytes() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        learn.kill()
+        learn.wait()
+        assert learn.stdout
+        learn.stdout.close()
+    assert "/etc/evil" in subjects(sweep(world, Origin.DOWN))
 
 
 def test_alone_is_for_one(world: World) -> None:

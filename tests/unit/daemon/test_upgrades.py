@@ -84,6 +84,10 @@ class Stub:
         self.failed: list[str] = []
         self.looked: list[str] = []
         self.said: list[tuple[str, str]] = []
+        self.looked_for = 0
+
+    def look_for_upgraded(self) -> None:
+        self.looked_for += 1
 
     def deviates(self, observation: Observation, _now: int) -> bool:
         return observation.subject in self.wrong
@@ -282,6 +286,21 @@ def test_a_helper_that_fails_silences_nothing(desk: Desk) -> None:
     assert [o.note for o in desk.judged] == [NOT_BY_IT]
     assert desk.stub.failed == ["explain: ended with exit code 1"]
     assert not desk.upgrades.active
+    assert desk.stub.looked_for == 1, "it may have signed before that"
+
+
+def test_what_was_signed_counts_although_the_helper_ended_too_early(desk: Desk) -> None:
+    """It tells that, and then keeps copies, which may take too long."""
+    desk.arrive("/usr/bin/a")
+    desk.take(seen("/usr/bin/a"))
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    desk.helpers.answer("explain", ANSWER, error="took too long and was ended")
+    desk.loop.turn()
+    assert desk.stub.failed == ["explain: took too long and was ended"]
+    assert [over.sha256 for over in desk.stub.came] == [b"d" * 32]
+    assert [o.note for o in desk.judged] == [""]
+    assert desk.stub.looked_for == 0
 
 
 def test_a_judgement_on_the_way_that_fails_is_tried_again_at_the_end(desk: Desk) -> None:
@@ -313,6 +332,33 @@ def test_too_many_to_hold_are_found_by_a_sweep(desk: Desk, monkeypatch: pytest.M
     assert desk.take(seen("/usr/bin/b"))
     desk.end()
     assert desk.compared == 1
+
+
+def test_too_many_to_hold_are_found_also_where_nothing_is_judged(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep may have told them, and tells them once."""
+    monkeypatch.setattr(module, "HELD_MAX", 1)
+    name = desk.arrive(prepared=False)
+    assert desk.take(seen("/usr/bin/b"))
+    assert desk.take(seen("/usr/bin/c"))
+    desk.helpers.answer("prepare", {"refused": [name, "not a transaction"]})
+    desk.loop.turn()
+    assert [o.subject for o in desk.judged] == ["/usr/bin/b"]
+    assert desk.compared == 1
+
+
+def test_until_it_is_judged_it_is_in_memory_only(desk: Desk) -> None:
+    desk.arrive("/usr/bin/b")
+    assert not desk.upgrades.holding
+    desk.take(seen("/usr/bin/b"))
+    assert desk.upgrades.holding
+    desk.busy = ""
+    desk.pass_time(SETTLE_S + 1)
+    assert desk.upgrades.holding, "the helper is asked about it"
+    desk.helpers.answer("explain", ANSWER)
+    assert desk.upgrades.holding, "it is to be looked at again"
+    desk.loop.turn()
+    assert [o.subject for o in desk.judged] == ["/usr/bin/b"]
+    assert not desk.upgrades.holding
 
 
 def test_the_first_round_ends_before_it_is_judged(desk: Desk) -> None:

@@ -1,8 +1,10 @@
 """Learning and sweeping a tree: what changed is told once, and nothing else is."""
 
+import errno
 import hashlib
 import io
 import os
+import resource
 import socket
 import sys
 
@@ -15,7 +17,7 @@ from files_world import ABSENT, PRESENT, UNREADABLE, World, statuses
 
 from edgeguard.errors import DecodeError
 from edgeguard.model import Origin, Watch
-from edgeguard.sensors import observed, revisit, sweep
+from edgeguard.sensors import observed, revisit, sweep, walk
 from edgeguard.sensors.sweep import Plan, count, identity
 
 
@@ -309,6 +311,40 @@ def test_unreadable_file_is_said_once(world):
     assert statuses(world.sweep()) == {"/etc/passwd": PRESENT}
 
 
+@pytest.mark.parametrize("ctime", [(1 << 62) * 10**9, -(1 << 62) * 10**9])
+def test_a_change_time_that_no_clock_shows(world, monkeypatch, ctime):
+    """A file system on a stick says so of its top directory, which lies where it is mounted."""
+    world.learn()
+    lstat = os.lstat
+
+    def strange(path, **options):
+        at = lstat(path, **options)
+        return os.stat_result(tuple(at), {"st_ctime_ns": ctime}) if str(path).endswith("passwd") else at
+
+    monkeypatch.setattr(os, "lstat", strange)
+    assert world.sweep() == {}
+    world.write("/etc/passwd", b"eve:x:0:0\n")
+    world.write("/etc/new")
+    assert statuses(world.sweep()) == {"/etc/passwd": PRESENT, "/etc/new": PRESENT}
+    world.learn()
+    assert world.sweep() == {}
+
+
+def test_a_directory_whose_names_no_record_holds(world, monkeypatch):
+    """Its record would be damage to the next sweep, which would read everything anew, each time."""
+    world.learn()
+    monkeypatch.setattr(walk, "NAMES_BYTES_MAX", 1000)
+    for number in range(10):
+        world.write(f"/etc/ssh/{number}{'x' * 200}")
+    seen = world.sweep()
+    assert seen["/etc/ssh"].status is UNREADABLE
+    assert "too long for so many" in seen["/etc/ssh"].note
+    assert "/etc/ssh/sshd_config" not in seen, "nothing is said of what is in it"
+    world.write("/etc/other")
+    assert "/etc/other" in world.sweep()
+    assert not world.summary.damaged
+
+
 def test_vanishing_directory_is_no_trouble(world):
     world.learn()
     walker = sweep.Walker(Plan(world.watches), str(world.root))
@@ -343,6 +379,26 @@ def test_vault_keeps_what_is_protected(world, tmp_path):
     assert len(os.listdir(vault)) == 2
     assert any("vault is full" in note for note in world.summary.notes)
     assert world.manifest.lookup(b"/etc/ssh/large").digest == hashlib.sha256(b"L" * 5000).digest()
+
+
+@pytest.mark.parametrize("size", [5000, 300_000])
+def test_a_disk_that_takes_no_copy_does_not_keep_the_file_from_being_learned(world, tmp_path, size):
+    """It would be learned without its content, or nothing at all would be."""
+    vault = tmp_path / "vault"
+    world.watches = [Watch("/etc", "config", protect=True)]
+    world.write("/etc/large", b"L" * size)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        world.learn(vault=str(vault))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert world.manifest.lookup(b"/etc/large").digest == hashlib.sha256(b"L" * size).digest()
+    assert world.summary.unreadable == 0
+    assert f"/etc/large: no protected copy, {os.strerror(errno.EFBIG)}" in world.summary.notes
+    names = {hashlib.sha256(content).hexdigest() for content in (b"root:x:0:0\n", b"PermitRootLogin no\n", b"content")}
+    assert set(os.listdir(vault)) == names, "the others have one, and nothing is left of half a copy"
+    assert world.sweep() == {}
 
 
 def test_accepted_files_are_protected_too(world, tmp_path):

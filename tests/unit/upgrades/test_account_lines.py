@@ -52,6 +52,17 @@ def test_what_is_not_plain_is_not_said(line: bytes) -> None:
     assert made(line) == {}
 
 
+def test_the_same_letter_means_two_things() -> None:
+    assert made(b"groupadd -f -r plain\naddgroup plainer\nuseradd -f 30 -r broker\ngroupadd -rf third\n") == {
+        "group plain": "",
+        "group plainer": "",
+        "user broker": NOLOGIN,
+        "group broker": "",
+        "group third": "",
+    }
+    assert taken(b"userdel -f broker; groupdel -f plain") == {"user broker", "group broker", "group plain"}
+
+
 def test_sysusers() -> None:
     text = b"""# u remark -
 u broker - "The broker" /var/lib/broker

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import tarfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -654,6 +656,68 @@ def test_what_is_no_package(tmp_path: Path, data: bytes) -> None:
         package.control()
     with pytest.raises(DecodeError):
         list(package.members(swift(Algorithm.SHA256)))
+
+
+def _headers(*infos: tarfile.TarInfo) -> bytes:
+    """A tar of these headers; what follows a header that has a content is one block of nothing."""
+    return b"".join(info.tobuf(tarfile.GNU_FORMAT) + bytes(512 * (info.size > 0)) for info in infos) + bytes(1024)
+
+
+def _header(kind: bytes = tarfile.REGTYPE, **more: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo("./a")
+    info.type = kind
+    for name, value in more.items():
+        setattr(info, name, value)
+    return info
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (_header(uid=1 << 40),),
+        (_header(gid=-5),),
+        (_header(size=-600),),
+        (*[_header(tarfile.GNUTYPE_LONGNAME, size=2)] * 3000, _header()),
+    ],
+    ids=["user", "group", "size", "about the next"],
+)
+def test_headers_that_no_package_has(headers: tuple[tarfile.TarInfo, ...]) -> None:
+    """An error of this one .deb, not the end of the reading of all."""
+    stream = io.BytesIO(_headers(*headers))
+    with pytest.raises(DecodeError), deb.untar(stream) as tar:
+        list(deb.listed(tar, swift(Algorithm.SHA256)))
+
+
+def test_an_architecture_becomes_a_part_of_paths() -> None:
+    stream = io.BytesIO()
+    control = b"Package: ab\nVersion: 1\nArchitecture: b//c\nMulti-Arch: same\n"
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        info = tarfile.TarInfo("./control")
+        info.size = len(control)
+        tar.addfile(info, io.BytesIO(control))
+    stream.seek(0)
+    with pytest.raises(DecodeError, match="architecture"), deb.untar(stream) as tar:
+        deb.controlled(tar)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["//usr/bin/x", "/usr//bin/x", "/" + "a/" * 2000 + "a", "/" + "a/" * 2100 + "a", "/" + "a" * 70_000 + "/b"],
+    ids=["at the start", "in it", "deep", "too deep", "too long"],
+)
+def test_a_line_of_a_list_that_is_no_path(world: World, line: str) -> None:
+    """It must not end the judgement of all packages."""
+    with (world.root / "var/lib/dpkg/info/tool.list").open("a") as file:
+        file.write(f"{line}\n")
+    layers, _ = world.judged(world.upgrade())
+    assert not world.differs(layers, TOOL)
+
+
+def test_numbers_of_users_that_no_file_has(world: World) -> None:
+    (world.root / "etc/passwd").write_text("root:x:9999999999:0::/:/bin/sh\n")
+    (world.root / "var/lib/dpkg/statoverride").write_text(f"#{'9' * 5000} root 755 {TOOL}\n")
+    layers, _ = world.judged(world.upgrade())
+    assert layers.lookup(TOOL.encode()) is not None
 
 
 def test_a_package_that_changes_while_it_is_read(world: World) -> None:
