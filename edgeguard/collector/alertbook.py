@@ -241,8 +241,8 @@ class Book:
         with self._db.transaction(LOCK):
             last, urgent = self._db.execute(
                 "SELECT coalesce(max(created), 0), count(CASE WHEN created > ? THEN 1 END) FROM messages"
-                " WHERE target = ?",
-                (now - self._policy.group_s * 1000, target),
+                " WHERE target = ? AND created <= ?",  # beyond: made before the clock was set back
+                (now - self._policy.group_s * 1000, target, now),
             ).fetchone()
             waiting = self._waiting(target, PACK_MAX)
             told = alerts.due(waiting, self._policy, now, quiet=quiet, last=last, urgent_sent=urgent)
@@ -254,8 +254,8 @@ class Book:
     def _waiting(self, target: str, most: int) -> list[Notice]:
         rows = self._db.execute(
             "SELECT id, event, severity, item, created FROM notices WHERE target = ? AND message IS NULL"
-            " ORDER BY severity DESC, id LIMIT ?",
-            (target, most),
+            " ORDER BY CASE WHEN event = ? THEN 1 ELSE 0 END, severity DESC, id LIMIT ?",
+            (target, alerts.RESOLVED, most),  # what is over waits through a night, and must not hide what opens in it
         ).fetchall()
         return [
             Notice(number, event, severity, json.loads(text), created)
@@ -272,13 +272,14 @@ class Book:
         self._db.executemany("UPDATE notices SET message = ? WHERE id = ?", [(identity, notice.id) for notice in told])
 
     def next_message(self, target: str, now: int) -> Message | None:
-        """The oldest that should be sent now: in the order in which they were made."""
+        """The oldest that should be sent now: in the order in which they were made. One that is to wait longer than any
+        waits was put off before the clock was set back."""
         row = self._db.execute(
             "SELECT id, target, created, attempts, body, due FROM messages WHERE target = ? AND sent IS NULL"
             " AND failed IS NULL ORDER BY created, id LIMIT 1",
             (target,),
         ).fetchone()
-        return Message(*row[:5]) if row and row[5] <= now else None
+        return Message(*row[:5]) if row and not now < row[5] <= now + BACKOFF_MAX_MS else None
 
     def sent(self, message: Message, now: int, remark: str = "") -> None:
         """`remark`: what was not right with it although it was taken."""

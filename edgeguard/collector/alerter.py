@@ -92,6 +92,9 @@ class Alerter:
             except store.FAILURES as error:
                 self._log(f"alerts: database: {error}; trying again")
                 self._pause(5)
+            except Exception as error:  # noqa: BLE001 - no descriptor, no thread, a bug: said, and no end of all alerts
+                self._log(f"alerts: {type(error).__name__}: {error}; trying again")
+                self._pause(5)
             finally:
                 db.close()
 
@@ -127,10 +130,10 @@ class Alerter:
         for target in self._config.alerts.targets:
             message = None if target.name in self._busy else book.next_message(target.name, now)
             if message:
-                self._busy.add(target.name)
                 sender = threading.Thread(target=self._send, args=(target, message), daemon=True)
-                self._senders.append(sender)
                 sender.start()
+                self._busy.add(target.name)  # before its outcome is looked at, which is this thread's
+                self._senders.append(sender)
 
     def _send(self, target: Target, message: Message) -> None:
         try:

@@ -118,15 +118,19 @@ def due(
     `last` is when the last message to it was made, 0 if none; `urgent_sent` how many were within the last group_s.
     """
     told = [notice for notice in notices if not quiet or _breaks(notice, policy)]
-    if not told or min(notice.created for notice in told) > now - GATHER_MS:
+    if not any(_waited(notice, now) for notice in told):
         return []
     if now - last >= policy.group_s * 1000:
         return told
     urgent = any(
-        notice.severity >= Severity.CRITICAL and notice.event != RESOLVED and notice.created <= now - GATHER_MS
-        for notice in told
+        notice.severity >= Severity.CRITICAL and notice.event != RESOLVED and _waited(notice, now) for notice in told
     )
     return told if urgent and urgent_sent < URGENT_MAX else []
+
+
+def _waited(notice: Notice, now: int) -> bool:
+    """Long enough for company; also where it seems to come from the future: the clock was set back since."""
+    return not now - GATHER_MS < notice.created <= now
 
 
 def _breaks(notice: Notice, policy: Alerts) -> bool:

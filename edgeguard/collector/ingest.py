@@ -521,7 +521,7 @@ class Ingest:
     def _incident(
         self, device: bytes, stream: int, sequence: int, name: str, detail: str, evidence: bytes | None = None
     ) -> None:
-        """Note it once, count it after; the table is bounded."""
+        """Note it once, count it after; the table is bounded, by device and name first of all."""
         now = self._now()
         detail = events.printable(detail)[:300]
         updated = self._db.execute(
@@ -531,16 +531,29 @@ class Ingest:
         ).rowcount
         if updated:
             return
-        rows, kept = self._db.execute(
-            "SELECT count(*), count(CASE WHEN device = ? THEN evidence END) FROM incidents", (device,)
+        same, kept = self._db.execute(
+            "SELECT count(CASE WHEN name = ? THEN 1 END), count(evidence) FROM incidents WHERE device = ?",
+            (name, device),
         ).fetchone()
-        if rows >= store.INCIDENTS_MAX:
+        if same >= store.INCIDENTS_EACH and not self._forget(1, " AND device = ? AND name = ?", device, name):
+            return
+        (rows,) = self._db.execute("SELECT count(*) FROM incidents").fetchone()
+        if rows >= store.INCIDENTS_MAX and not self._forget(store.INCIDENTS_MAX // 100 + 1):
             return
         self._db.execute(
             "INSERT INTO incidents (device, stream, seq, name, detail, first_seen, last_seen, evidence)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (device, stream, sequence, name, detail, now, now, evidence if kept < EVIDENCE_MAX else None),
         )
+
+    def _forget(self, most: int, where: str = "", *values: object) -> bool:
+        """The oldest incidents that are over, and of which nobody has still to be told that they are."""
+        gone = self._db.execute(
+            "DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE resolved IS NOT NULL AND noted <> 1"  # noqa: S608 - texts of ours
+            f"{where} ORDER BY id LIMIT ?)",
+            (*values, most),
+        ).rowcount
+        return gone > 0
 
 
 def _word(refused: Refused) -> str:

@@ -18,7 +18,8 @@ from edgeguard.collector.config import Config
 from edgeguard.collector.database import Database, Failed
 
 FILE = "collector.db"
-INCIDENTS_MAX = 100_000  # rows; beyond it new kinds of trouble are only counted in the last row, not stored without end
+INCIDENTS_MAX = 100_000  # rows; what is over makes room for what is new, and where nothing is over it is not stored
+INCIDENTS_EACH = 256  # rows of one name for one device: nobody fills the table, nor hides one defect behind another
 BUSY_S = 30  # how long a reader or an import may hold the file
 # What a database raises that is not our bug: nothing was committed, and later it may work.
 FAILURES: tuple[type[Exception], ...] = (sqlite3.Error, Failed)
@@ -48,7 +49,8 @@ class Sqlite(sqlite3.Connection):
         try:
             yield
         except BaseException:
-            self.execute("ROLLBACK")
+            if self.in_transaction:  # on a full disk SQLite has ended it already
+                self.execute("ROLLBACK")
             raise
         self.execute("COMMIT")
 

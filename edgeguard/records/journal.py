@@ -141,7 +141,8 @@ def parse(data: bytes) -> Content | None:
                 break
             boot, committed = mark[0], mark[1:]
             for stream, (known, said) in enumerate(zip(following, committed, strict=True)):
-                frames += [Frame(boot, stream, number, b"") for number in range(known, said)]
+                if said - known <= LOST_MAX:  # else they were never here: numbers went on after a segment's
+                    frames += [Frame(boot, stream, number, b"") for number in range(known, said)]
             following = list(committed)
         else:
             begun = _parse_mark(content)

@@ -23,6 +23,7 @@ PACKET_ALLOWED = 1024  # bytes of a packet beside its payload: topic, properties
 _REFUSED = 0x80  # a reason code from here on is a failure, in 3.1.1 too for SUBACK
 _UNSUPPORTED = {1, 132}  # CONNACK: unacceptable protocol version, in 3.1.1 and 5
 _WAITING_MAX = 128  # messages that came and nobody took yet; paho reads as many at once as it has unacknowledged
+_UNREAD_MAX = 1024  # packets of ours that the broker has not read yet; paho answers pings and messages without asking
 _RECEIVE_MAX = 16  # messages that a broker of MQTT 5 may send before it has our PUBACK
 T = TypeVar("T")
 MISSING = "mqtts needs paho-mqtt, which is not installed: apt install python3-paho-mqtt"
@@ -95,7 +96,8 @@ class Session:
         self._unacknowledged = unacknowledged  # messages that paho may keep for a broker that says nothing to them
         self._out: list[Any] = []
         self._came: deque[Message] = deque()
-        self._granted: dict[int, list[int]] = {}
+        self._asked: int | None = None  # the number of our SUBSCRIBE
+        self._granted: list[int] | None = None  # what the broker says to it
         self._connected: int | None = None  # the reason code of CONNACK
         self._ended: int | None = None
         self._poll = select.poll()
@@ -140,11 +142,11 @@ class Session:
             from paho.mqtt.subscribeoptions import SubscribeOptions
 
             asked = [(name, SubscribeOptions(qos=1, retainHandling=2)) for name in topics]
-        number = self._guarded(lambda: self._client.subscribe(asked))[1]
-        while number not in self._granted:
+        self._asked = self._guarded(lambda: self._client.subscribe(asked))[1]
+        while self._granted is None:
             self._living()
             self._wait(until, "no SUBACK in time")
-        if len(self._granted[number]) != len(topics) or max(self._granted[number]) >= _REFUSED:
+        if len(self._granted) != len(topics) or max(self._granted) >= _REFUSED:
             raise UplinkError("refused", f"{self._peer}: the broker does not let us read {', '.join(topics)}")
 
     def publish(self, topic: str, payload: bytes) -> None:
@@ -189,9 +191,19 @@ class Session:
         ready = self._poll.poll(0 if self._line.pending() else 1000 * seconds)
         if self._line.pending() or any(what & ~select.POLLOUT for _, what in ready):
             self._client.loop_read()
+            self._bounded()
         if self._client.want_write():
             self._client.loop_write()
         self._client.loop_misc()
+
+    def _bounded(self) -> None:
+        """What paho keeps without a bound of its own. A message of QoS 2 stays until the broker lets it go, and nobody
+        subscribed to one."""
+        unread, held = self._client.kept()
+        if held:
+            raise UplinkError("bad-reply", f"{self._peer}: the broker sends with QoS 2, which nobody asked for")
+        if unread > _UNREAD_MAX:
+            raise UplinkError("bad-reply", f"{self._peer}: the broker sends, and reads no answer")
 
     def _guarded(self, call: Any) -> Any:
         try:
@@ -224,7 +236,8 @@ class Session:
         self._ended = int(reasons[0]) if reasons else 0
 
     def _on_subscribe(self, _client: Any, _data: Any, number: int, granted: Any, _properties: Any = None) -> None:
-        self._granted[number] = [int(getattr(item, "value", item)) for item in granted]
+        if number == self._asked:
+            self._granted = [int(getattr(item, "value", item)) for item in granted]
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         if len(self._came) >= _WAITING_MAX:
@@ -257,6 +270,10 @@ def _client(line: _Measured, version: int, name: str) -> Any:
             return line
 
         _given = False
+
+        def kept(self) -> tuple[int, int]:
+            """Packets that wait to be written, messages of QoS 2 that are not complete."""
+            return len(self._out_packet), len(self._in_messages)
 
     more: dict[str, Any] = {"client_id": name, "protocol": version, "reconnect_on_failure": False}
     if version == V311:

@@ -31,6 +31,8 @@ COMMIT_MS = (0, 2_000, 60_000, 10_000)  # by stream: findings at once, security,
 BLOCK = 4096  # bytes; a card writes no less, however little of it is new
 HEADER_COST = 2 * BLOCK  # two copies, one after the other
 MARKS_ROOM = 2 * (journal.COMMIT_MAX + journal.FRAME_OVERHEAD)  # bytes: one before a commit, one at the end
+NUMBER_MAX = 1 << 48  # of a record, and of a start of the device: what no device reaches
+BOOT_MAX = 1 << 31  # the header of a journal has room for 32 bits
 UNREADABLE_MAX = 3  # times that a journal may fail to be read before the next is begun
 _NO_FILE = frozenset({errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 QUEUE_MAX = 1024  # records in memory while the disk does not take them, about 1 MB
@@ -291,6 +293,8 @@ class Spool:
                 header = outbox.header(self._outbox, name)
             except (SegmentRefused, OSError):
                 continue  # the sealer looks at it closely and reports it by name
+            if header.first >= NUMBER_MAX or header.boot >= BOOT_MAX:
+                continue  # nobody has verified it: damage must not use up the numbers of all times to come
             following[name.stream] = max(following[name.stream], header.first + header.n)
             boots.setdefault(header.boot, b"")
         last = max(boots, default=0)

@@ -19,8 +19,8 @@ from small_world import finding, moment
 from test_uplink_live import Serving, join
 
 from edgeguard.codec import cose
-from edgeguard.collector import deadline, mail, webhook
-from edgeguard.collector.config import Mail, Webhook
+from edgeguard.collector import alerter, deadline, mail, webhook
+from edgeguard.collector.config import Config, Mail, Webhook
 from edgeguard.collector.deadline import Undelivered
 from edgeguard.collector.main import main
 from edgeguard.model import Severity
@@ -164,6 +164,31 @@ def test_killed_before_telling_it_is_told_after_the_restart(folder, device):
         box.close()
     assert [json.loads(got[3])["items"][0]["subject"] for got in hook.got] == ["/second"]
     assert len(box.got) == 1
+
+
+def test_what_goes_wrong_once_does_not_end_all_alerts(monkeypatch):
+    """No descriptor for the lock, no memory for a thread: nobody else would tell, and nobody would notice."""
+    asked, told = [], []
+
+    class Database:
+        def lead(self, _name):
+            asked.append(time.monotonic())
+            if len(asked) == 1:
+                raise OSError(24, "Too many open files")
+            return False
+
+        def close(self):
+            pass
+
+    alerts = alerter.Alerter(Database, Config(), told.append, lambda: "m1", lambda: NOW)
+    monkeypatch.setattr(alerts, "_pause", lambda _seconds: time.sleep(0.01))
+    alerts.start()
+    until = time.monotonic() + 5
+    while len(asked) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    alerts.stop()
+    assert len(asked) >= 3
+    assert told == ["alerts: OSError: [Errno 24] Too many open files; trying again"]
 
 
 def test_a_test_message_says_what_is_wrong(folder, capsys):

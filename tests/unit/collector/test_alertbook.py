@@ -182,6 +182,41 @@ def test_quiet_hours_hold_all_but_critical(tmp_path):
     assert world.messages(2 * HOUR) == [("ops", [("opened", "high", "/a")])]
 
 
+def test_a_night_of_what_ended_does_not_hide_what_opens(tmp_path, monkeypatch):
+    """One device that flaps is no way to keep the others' alarms till the morning."""
+    monkeypatch.setattr(alertbook, "PACK_MAX", 3)
+    world = World(str(tmp_path / "c.db"), quiet=((0, 720), (720, 0)))
+    for number in range(4):
+        for changed in (change, over):
+            world.report(changed(f"F-{number}", subject=f"/{number}"))
+            world.messages()
+    world.report(change("F-9", subject="/new"))
+    assert world.messages() == [(name, [("opened", "critical", "/new")]) for name in ("ops", "duty")]
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_from_being_told(world):
+    day = 24 * HOUR
+    world.time += 1000 * day
+    world.report(change(severity=Severity.HIGH))
+    assert world.messages()
+    world.report(change("F-2", severity=Severity.HIGH, subject="/b"))
+    world.book.note(world.time)
+    world.report(change("F-3", subject="/c"))
+    world.book.note(world.time)
+    world.time += 1000
+    world.book.pack(world.time)
+    failed = world.book.next_message("duty", world.time)
+    world.book.failed(failed, world.time, "answered 500")
+    world.time -= 1000 * day - HOUR
+    assert world.book.next_message("duty", world.time) == failed._replace(attempts=1)
+    world.report(change("F-4", severity=Severity.HIGH, subject="/d"))
+    told = [item for _, items in world.messages() for item in items]
+    assert {("opened", "high", "/b"), ("opened", "critical", "/c"), ("opened", "high", "/d")} <= set(told)
+    world.report(change("F-5", severity=Severity.HIGH, subject="/e"))
+    assert world.messages() == []  # grouped as ever
+    assert world.messages(HOUR) == [("ops", [("opened", "high", "/e")])]
+
+
 def test_what_stays_open_is_told_again(world):
     world.report(change())
     world.messages()

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import random
+import sqlite3
 
 import pytest
 from hypothesis import given, settings
@@ -154,6 +155,47 @@ def test_the_same_number_with_other_content_is_equivocation(collector):
     assert ("equivocation", 0, 2) in collector.incidents()
     assert collector.db.execute("SELECT evidence FROM incidents WHERE name = 'equivocation'").fetchone()[0] == clone
     assert "forged" not in json.dumps(collector.events())
+
+
+def test_one_device_cannot_fill_the_table_of_incidents(collector, monkeypatch):
+    """Neither for the others nor in front of what else is wrong with itself."""
+    monkeypatch.setattr(store, "INCIDENTS_EACH", 20)
+    monkeypatch.setattr(store, "INCIDENTS_MAX", 100)
+    flood = [segment(number, wire.NO_PREVIOUS, seed=b"\x66" * 32) for number in range(1000, 1150)]
+    collector.take(*flood)
+    assert len(collector.incidents()) <= 40
+    one, two = chain(2)
+    collector.take(one, two)
+    collector.take(segment(2, wire.NO_PREVIOUS, records=[state("forged")]))
+    assert ("equivocation", 0, 2) in collector.incidents()
+
+
+def test_what_is_over_makes_room_for_what_is_new(collector, monkeypatch):
+    """A fleet that lives for years has more gaps that closed than the table has rows."""
+    monkeypatch.setattr(store, "INCIDENTS_EACH", 3)
+    made = chain(20)
+    for at in range(0, 18, 2):
+        collector.take(made[at + 1])
+        collector.take(made[at])
+    collector.take(made[19])
+    assert ("gap", 0, 19) in collector.incidents()
+    monkeypatch.setattr(store, "INCIDENTS_MAX", 3)
+    collector.take(segment(30, wire.NO_PREVIOUS, stream=1))
+    assert ("gap", 1, 1) in collector.incidents()
+    collector.db.execute("UPDATE incidents SET noted = 1")  # somebody was told, and will be that it is over
+    collector.take(segment(30, wire.NO_PREVIOUS, stream=2))
+    assert ("gap", 2, 1) not in collector.incidents()
+
+
+def test_a_full_disk_is_called_one(tmp_path):
+    db = store.connect(str(tmp_path / "full.db"))
+    db.execute("CREATE TABLE t (x)")
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(sqlite3.OperationalError, match="disk is full"), db.transaction():
+        db.executemany("INSERT INTO t VALUES (zeroblob(?))", [(5000,)] * 100)
+    with db.transaction():
+        pass
 
 
 def test_a_cut_and_rejoined_chain_is_named(collector):

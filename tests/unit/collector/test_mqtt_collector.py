@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_broker import CONNACK, PUBLISH, SUBACK, SUBSCRIBE, Peer, Scripted, length
+from scripted_broker import CONNACK, PUBLISH, SUBACK, SUBSCRIBE, Peer, Scripted, length, message
 from small_world import Device, state
 from world import collector
 
@@ -272,6 +272,55 @@ def test_replies_that_nobody_acknowledges_are_bounded(here, device):
         listening.until(lambda: any("acknowledges nothing" in line for line in listening.said))
     finally:
         listening.close()
+
+
+def pings(peer: Peer) -> None:
+    while True:
+        peer.line.sendall(b"\xc0\0" * 8000)
+
+
+def of_qos_2(peer: Peer) -> None:
+    for number in range(1, 60_000):
+        peer.line.sendall(message("x/y", b"A" * 1000, 5, qos=2, number=number))
+
+
+@pytest.mark.parametrize(("flood", "words"), [(pings, "reads no answer"), (of_qos_2, "QoS 2")])
+def test_what_paho_would_keep_without_end_ends_the_session(here, flood, words):
+    """Nothing of the broker is read here, however much it sends; paho would answer and keep all of it."""
+
+    def script(peer: Peer) -> None:
+        subscribed(peer)
+        flood(peer)
+
+    listening = Listening(here.directory, script)
+    try:
+        listening.until(lambda: any(words in line for line in listening.said))
+    finally:
+        listening.close()
+
+
+def test_what_the_broker_grants_and_nobody_asked_for_is_not_kept(here, device, monkeypatch):
+    sessions, answered = [], []
+
+    class Session(mqtt.Session):
+        def __init__(self, *words) -> None:
+            super().__init__(*words)
+            sessions.append(self)
+
+    def script(peer: Peer) -> None:
+        subscribed(peer)
+        for number in range(1000, 1100):
+            peer.send(SUBACK, number.to_bytes(2, "big") + peer.properties() + b"\1" * 1000)
+        peer.publish(f"eg/1/{device.id.hex()}/{UP}", b"body")
+        answered.append(peer.published())
+
+    monkeypatch.setattr(mqtt, "Session", Session)
+    listening = Listening(here.directory, script)
+    try:
+        listening.until(lambda: answered)
+    finally:
+        listening.close()
+    assert sessions[0]._granted == [1, 1]
 
 
 def test_shared_needs_mqtt_5(here):

@@ -31,6 +31,7 @@ OF_THE_FILE = {
     "test_its_own_rhythm_counts_where_it_is_slower",
     "test_while_the_collector_was_down_nobody_was_silent",
     "test_a_restart_does_not_forget_a_silence",
+    "test_a_full_disk_is_called_one",
     "test_silence_can_be_switched_off",
     "test_a_device_that_never_talked_is_not_silent",
     "test_killed_at_any_moment_nothing_is_lost_and_nothing_told_twice",

@@ -8,9 +8,10 @@ import shutil
 import pytest
 from small_world import BROKEN, FULL, Device, FailingFiles, finding, moment, state
 
+from edgeguard.codec import cose
 from edgeguard.errors import SpoolError
 from edgeguard.model import Severity
-from edgeguard.records import compose, journal, registry, spool, wire
+from edgeguard.records import compose, evidence, journal, registry, spool, wire
 
 
 def frames(device, index=0):
@@ -437,6 +438,30 @@ def test_numbers_go_on_from_segments_when_the_journals_are_gone(device):
     assert one.append(state()) == (0, 6)
     assert one.status.boot == 2  # not known to be the same boot: counting on is safe
     one.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "boot"), [(2, 2**32 - 1), (2, 2**40), (200_000, 1), (2**62 - 1, 1)], ids=["boot", "more", "far", "absurd"]
+)
+def test_damaged_numbers_in_the_newest_segment_stop_nothing(device, first, boot):
+    """The daemon cannot verify a segment: numbers that no device reaches are none, a leap makes no million records."""
+    device.record_and_seal(state("a"))
+    header = wire.Header(device.id, 0, 2, 1, boot, first, 0, bytes(32), 0, None, 0, bytes(8), 0)
+    damaged = cose.sign1(wire.encode_segment(header, [state("x")]), b"\x05" * 32, cose.SEGMENT_AAD)
+    with open(f"{device.outbox}/0-0000000000000002.egs", "wb") as file:
+        file.write(damaged)
+    for boot_id in (b"second boot.....", b"third boot......"):
+        one = device.spool(boot_id)
+        one.open()
+        one.append(state())
+        one.rotate(10_000_000, force=True)
+        one.append(state())
+        one.close()
+        assert len(frames(device, 0)) + len(frames(device, 1)) < 10
+        answer = device.seal()
+        assert sum(segment["n"] for segment in answer["sealed"]) < 10
+    log = evidence.Device(device.settings.paths.state, device.settings.paths.exchange, device.public, None)
+    assert evidence.own(log).clean
 
 
 def test_a_kill_at_every_write_loses_nothing_that_was_durable(tmp_path):
