@@ -40,13 +40,18 @@ def integer(number: int) -> bytes:
     return head(1, -1 - number)
 
 
+def string(text: str) -> bytes:
+    """A text. Raises UnicodeEncodeError for lone surrogates."""
+    raw = text.encode()
+    size = len(raw)
+    return (_ONE[0x60 | size] if size < 24 else head(3, size)) + raw
+
+
 def encoded(value: Any) -> bytes:
     """Any of our values; the keys of a map in the order in which they come."""
     kind = type(value)
     if kind is str:
-        raw: bytes = value.encode()
-        size = len(raw)
-        return (_ONE[0x60 | size] if size < 24 else head(3, size)) + raw
+        return string(value)
     if kind is bool:
         return b"\xf5" if value else b"\xf4"
     if value is None:

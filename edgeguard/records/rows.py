@@ -2,7 +2,7 @@
 
 Each field of a type is read by a table of 256 entries, one for each kind: the first byte gives the value, or says that
 there is more of it. So most of what records are made of costs one look, and what may not stand there is refused where
-it stands. How strictly CBOR is read is `codec.cbor`'s word; `wire` says what a row is, `packing.Unpacker` what a packed
+it stands. How strictly CBOR is read is `codec.cbor`'s word; `wire` says what a row is, `unpacking` what a packed
 one is. What else a value may be (a longer form, another type) goes through `cbor.item_at` and is named.
 """
 

@@ -145,18 +145,21 @@ def encode_segment(
     A dictionary in the header packs the rows, too. Raises DecodeError if that dictionary is not here.
     """
     from edgeguard.codec.heads import encoded
-    from edgeguard.records.packing import pack, squeeze, string_table
+    from edgeguard.records.strings import strings_of
 
     first = records[0]
-    strings, places = string_table(records, reference)
+    strings = strings_of(records, reference)
     if header.dictionary:
-        packed, squeezed = squeeze(*pack(records, strings, places, drops, digest), header.dictionary)
+        from edgeguard.records.packing import pack, squeeze
+
+        packed, squeezed = squeeze(*pack(records, strings, drops, digest), header.dictionary)
         codec, body = _shorter(packed, squeezed, CODEC_PACKED)
     else:
         from cbor2 import dumps
 
-        rows = written(_differences(records), lambda record, dt: _row(record, dt, places.__getitem__))
-        content: list[Any] = [strings, rows]
+        place = strings.places().__getitem__
+        rows = written(_differences(records), lambda record, dt: _row(record, dt, place))
+        content: list[Any] = [strings.table(), rows]
         if drops:
             content.append([list(drop) for drop in drops])
         plain = dumps(content)
@@ -331,7 +334,7 @@ def decode_segment(payload: bytes, resolve: Resolve | None = None, digest: Diges
         if len(plain) > INFLATED_MAX:
             raise DecodeError(f"body: {len(plain)} bytes, at most {INFLATED_MAX} are read")
         if codec >= CODEC_PACKED:
-            from edgeguard.records.packing import Unpacker
+            from edgeguard.records.unpacking import Unpacker
 
             records, drops = Unpacker(plain, resolve, digest, (header.mono, header.wall)).content(header)
         else:

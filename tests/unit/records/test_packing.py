@@ -1,6 +1,7 @@
 """Packed rows and preset dictionaries: the same records again, and a named error for what a sealer does not write."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import sys
@@ -20,7 +21,7 @@ from edgeguard.codec.heads import encoded, integer
 from edgeguard.collector import store
 from edgeguard.collector.ingest import Ingest
 from edgeguard.errors import DecodeError, SegmentRefused, UnknownDictionary
-from edgeguard.records import compose, dictionaries, packing, receipts, seal, wire
+from edgeguard.records import compose, dictionaries, differences, packing, receipts, seal, unpacking, wire
 from edgeguard.records.receipts import Receipt
 from edgeguard.records.wire import Record
 
@@ -107,6 +108,60 @@ def test_a_digest_that_the_baseline_holds_is_no_bytes_and_another_is_there_once(
     assert unresolved == {"sha256": wire.Entry(0)}
 
 
+@pytest.mark.parametrize("columns", [{"pid": 5}, {"pid": 5, "uid": 0}, {"ppid": 5}, {"start": 5}, {"pid": -5}])
+def test_a_number_in_columns_is_the_one_before_the_next(columns):
+    """However few columns there are: what is written after it counts from it, and not from what was before."""
+    batch = [
+        Record(1, 1, 5, 10**12, 2, 0, False, ("/bin/sh", None, 400, 401, *[None] * 10, 10**12)),
+        Record(2, 1, 6, 10**12 + 1, 2, 0, False, (0, "/etc/x", columns)),
+        Record(1, 1, 7, 10**12 + 2, 2, 0, False, ("/bin/sh", None, 402, 403, *[None] * 10, 10**12)),
+        Record(2, 1, 8, 10**12 + 3, 2, 0, False, (0, "/etc/x", columns)),
+        Record(2, 1, 9, 10**12 + 4, 2, 0, False, (0, "/etc/x", {"pid": 404})),
+    ]
+    assert list(wire.decode_segment(wire.encode_segment(header(dictionary=1), batch)).records) == batch
+
+
+def test_without_a_clock_a_start_is_told_from_nothing():
+    rows = ((100, 50), (400, 310))
+    batch = [Record(1, 1, mono, None, 2, 0, False, ("/bin/sh", *[None] * 13, start)) for mono, start in rows]
+    assert list(wire.decode_segment(wire.encode_segment(header(dictionary=1), batch)).records) == batch
+
+
+@pytest.mark.parametrize("number", [1, 2, 14])
+def test_nulls_at_the_end_are_not_written(number):
+    record = Record(number, 1, 5, None, 2, 0, False, (0, None, None, None, 1) if number == 14 else ())
+    longer = record._replace(fields=record.fields + (None,) * 30)
+    assert packing.packed_body([longer]) == packing.packed_body([record])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, False, 1, 0, 255, 256, -1, 2**64 - 1, "", "x" * 300, "\udcff", b"", bytes(32), None, (), ("a",), (1, 0)],
+)
+@pytest.mark.parametrize("name", ["value", "exit", "pid", "start", "of tomorrow"])
+def test_a_column_is_the_same_alone_and_beside_another(name, value):
+    batch = [
+        Record(2, 1, 5 + n, None, 2, 0, False, (0, "/etc/x", columns))
+        for n, columns in enumerate([{name: value}, {name: value, "uid": 1}, {name: value}, {}])
+    ]
+    again = wire.decode_segment(wire.encode_segment(header(dictionary=1), batch)).records
+    assert list(again) == batch
+    assert [type(record.fields[2].get(name)) for record in again[:3]] == [type(value)] * 3
+
+
+def test_a_written_segment_is_no_garbage():
+    """What refers to itself would stay until it is looked for, and the next segment would be written beside it."""
+    batch = [compose.finding(finding("/etc/x"), moment()), *SAMPLE]
+    wire.encode_segment(header(dictionary=1), batch, known, (), DIGESTS.__getitem__)
+    gc.collect()
+    gc.disable()
+    try:
+        wire.encode_segment(header(dictionary=1), batch, known, (), DIGESTS.__getitem__)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_a_rows_own_path_stands_before_the_digest():
     """The note comes after the columns: a reader does not know it yet."""
     batch = [Record(2, 1, 5, None, 2, 0, False, (0, "/unknown", {"sha256": DIGESTS[0]}, None, None, PATHS[0]))]
@@ -120,8 +175,8 @@ def test_a_rows_own_path_stands_before_the_digest():
 @example(2**64 - 1, 2**64 - 1)
 @example(0, 2**64 - 1)
 def test_a_number_and_its_difference(value, before):
-    sent = packing.moved(value, before)
-    reader = packing.Unpacker(b"", None, None, (0, None))
+    sent = differences.moved(value, before)
+    reader = unpacking.Unpacker(b"", None, None, (0, None))
     reader._before["count"] = before
     number = cbor.decode(sent)
     assert number == value or (number < 0 and reader._undone("count", number, "") == value)
