@@ -41,6 +41,7 @@ UNREAD_S = 300.0  # how long any difference is held while nobody knows yet what 
 HOLD_S = 600.0  # how long a difference is held at all
 ACCOUNTS_MAX = 256  # accounts that are held; beyond, they are told
 HELD_MAX = 8192  # paths that are held, 250 bytes each; beyond, they are found by a sweep afterwards
+ASKED_BYTES = 4 << 20  # of held paths that a helper is asked about
 RELEASE_S = 0.05  # of looking in one turn of the loop
 OPEN_S = 7200.0  # then a transaction has ended, whoever holds dpkg's lock
 PREPARE_S, EXPLAIN_S = 3600.0, 900.0
@@ -308,7 +309,7 @@ class Upgrades:
             self._let_accounts_go()
             return
         try:
-            held = [
+            held: list[list[Any]] = [
                 [os.fsencode(path), _maker(item.actor)]
                 for path, item in self._batch.items()
                 if not any(reader.lookup(os.fsencode(path)) for reader in self._readers.values())
@@ -320,6 +321,12 @@ class Upgrades:
                 self._drop(name)
             self._let_go(batch)
             return
+        size = 0
+        for count, (path, _) in enumerate(held):
+            size += len(path)
+            if size > ASKED_BYTES:  # the helper takes no longer request; these are told
+                del held[count:]
+                break
         self._asked, self._accounts = self._accounts, {}
         answer: dict[str, Any] = {}
         request = {

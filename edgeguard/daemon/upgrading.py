@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from edgeguard.baseline import store
@@ -31,7 +32,9 @@ from edgeguard.upgrades.expected import Owner
 from edgeguard.upgrades.judge import Judge, Pending, Tally
 from edgeguard.upgrades.overlay import Account, Notable, Overlay
 
-OTHERS_TOLD = 20  # paths of one package that go into the summary
+LOOK_BYTES = 2 << 20  # of paths that the daemon is to look at; beyond, it compares everything
+OTHERS_TOLD = 20  # paths of one package that go into the summary,
+OTHERS_BYTES = 16 << 10  # and bytes of them
 
 
 class Past(NamedTuple):
@@ -115,13 +118,14 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     found = Overlay(base_digest, digest, size, came, notable, superseded, _accounts(standing, before, people))
     _keep(state, found, past._replace(brought=eye.brought, gone=gone), trust.key)
     overlay.install(state, found, trust.key)
+    look = _as_many_as_fit(eye.others, judge.LOOK_MAX, LOOK_BYTES)
     _tidy(state, found)
     out.say(
         {
             "overlay": overlay.told(found),
             "packages": [_told(owner, tally, people) for owner, tally in _once(owners, tallies)],
-            "look": eye.others[: judge.LOOK_MAX],
-            "compare": len(eye.others) > judge.LOOK_MAX,
+            "look": look,
+            "compare": len(eye.others) > len(look),
             "derived": len(made),
             "unproven": derived.unproven,
         }
@@ -129,6 +133,12 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
     if standing is not None:
         # Settings that packages brought: what changes in them later is told. A copy for restoring is the baseline's.
         keep_copies(settings, trust, standing, only_compared=True)
+
+
+def _as_many_as_fit(paths: Sequence[bytes], most: int, size_max: int) -> list[bytes]:
+    """Into a part of what the daemon takes as one answer."""
+    sizes = accumulate(len(path) for path in paths[:most])
+    return [path for path, size in zip(paths, sizes, strict=False) if size <= size_max]
 
 
 def _standing_overlay(state: str, public: bytes, base: bytes) -> Overlay | None:
@@ -321,6 +331,7 @@ def _accounts(
 
 def _told(owner: Owner, tally: Tally, people: Mapping[str, tuple[str, Columns | None]]) -> dict[str, Any]:
     its = [(subject, columns) for subject, (package, columns) in sorted(people.items()) if package == owner.name]
+    others = _as_many_as_fit(tally.others, OTHERS_TOLD, OTHERS_BYTES)
     return {
         "name": owner.name,
         "architecture": owner.architecture,
@@ -333,7 +344,7 @@ def _told(owner: Owner, tally: Tally, people: Mapping[str, tuple[str, Columns | 
         "kept": tally.kept,
         "removed": tally.removed,
         "missed": tally.missed,
-        "others": [path.decode("utf-8", "backslashreplace") for path in tally.others[:OTHERS_TOLD]],
+        "others": [path.decode("utf-8", "backslashreplace") for path in others],
         "text": ", ".join(
             (
                 judge.summed(owner, tally),

@@ -346,6 +346,17 @@ def test_too_many_to_hold_are_found_also_where_nothing_is_judged(desk: Desk, mon
     assert desk.compared == 1
 
 
+def test_a_helper_is_asked_about_as_much_as_it_takes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ASKED_BYTES", 50)
+    desk.arrive("/usr/bin/a")
+    paths = [f"/boot/initrd.img-{number}" for number in range(4)]
+    for path in paths:
+        assert desk.take(seen(path, category="boot", actor=DPKG))
+    request = desk.end()
+    assert request["held"] == [[os.fsencode(path), 1] for path in paths[:2]]
+    assert sorted(o.subject for o in desk.judged) == paths, "the others are told"
+
+
 def test_until_it_is_judged_it_is_in_memory_only(desk: Desk) -> None:
     desk.arrive("/usr/bin/b")
     assert not desk.upgrades.holding

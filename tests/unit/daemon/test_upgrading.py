@@ -157,6 +157,26 @@ def test_a_package_that_nobody_vouches_for_is_notable_until_another_comes(world:
     assert again.notable == ()
 
 
+def test_an_answer_is_one_that_the_daemon_takes(world: World, tmp_path: Path) -> None:
+    """Beyond, it would be thrown away, after it was signed: what is to be looked at would not be."""
+    world.trust(*world.debs.values())
+    folder = "/usr/lib/" + "/".join("d" * 240 for _ in range(12))
+    files = {f"{folder}/{number:03d}{'x' * 200}": "x\n" for number in range(800)}
+    large = build(tmp_path, "large", "1", files)
+    world.trust(large)
+    name = world.transaction(large)
+    world.install(large)
+    for path in files:
+        (world.root / path[1:]).write_text("slipped in\n")
+    assert world.ask("prepare", {"transactions": [name]})["prepared"] == name
+    answer = world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
+    assert 600 < len(answer["look"]) < 800
+    assert answer["compare"] is True
+    (package,) = answer["packages"]
+    assert package["other"] == 800
+    assert 0 < len(package["others"]) < 20
+
+
 def test_the_same_package_once_more_is_not_notable(world: World) -> None:
     over = upgraded(world.bring("2")["overlay"])
     assert over is not None
