@@ -433,6 +433,17 @@ def test_a_device_that_does_not_talk_any_more_is_an_alert(tmp_path):
     assert world.pass_time(120) == [("resolved", "high", "silent")]
 
 
+def test_a_device_that_fell_silent_before_the_clock_was_set_back_is_silent(tmp_path):
+    world = Talking(str(tmp_path / "c.db"))
+    world.time += 1000 * 24 * HOUR
+    world.pass_time(1200, every=600)
+    world.time -= 1000 * 24 * HOUR
+    assert world.pass_time(3 * 3600 - 60) == []
+    assert world.pass_time(300) == [SILENT]
+    world.report(state("back"))
+    assert world.pass_time(120) == [("resolved", "high", "silent")]
+
+
 def test_its_own_rhythm_counts_where_it_is_slower(tmp_path):
     world = Talking(str(tmp_path / "c.db"))
     world.pass_time(12 * 3600, every=4 * 3600)
