@@ -116,6 +116,18 @@ def test_the_item_says_who_and_what(world):
     assert item["time"].startswith("2026-")
 
 
+def test_a_finding_whose_name_fits_into_no_index_is_told(world):
+    """A device may call it what it likes."""
+    import random
+
+    letters = random.Random(7)
+    name = "".join(chr(letters.randrange(0x4E00, 0x9F00)) for _ in range(1024))
+    world.report(change(name))
+    assert world.messages()[0] == ("ops", [("opened", "critical", "/a")])
+    world.report(over(name))
+    assert world.messages(HOUR)[0] == ("ops", [("resolved", "critical", "/a")])
+
+
 def test_what_gets_worse_is_told_again_and_what_gets_better_is_not(world):
     world.report(change(severity=Severity.HIGH))
     world.messages()
