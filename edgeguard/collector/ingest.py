@@ -471,9 +471,6 @@ class Ingest:
         self._db.execute(
             "DELETE FROM drops WHERE device = ? AND stream = ? AND first = ? AND reason = ?", (*place, reason)
         )
-        self._db.execute(
-            "DELETE FROM incidents WHERE device = ? AND stream = ? AND seq = ? AND name = 'explained loss'", place
-        )
         inserted = self._db.execute(
             "INSERT INTO drops (device, stream, first, last, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (device.id, stream, first, last, reason),
@@ -481,7 +478,17 @@ class Ingest:
         if not inserted:
             return
         name = registry.REASONS[reason] if reason < len(registry.REASONS) else str(reason)
-        self._incident(device.id, stream, first, "explained loss", f"segments {first} to {last}: {name}")
+        detail = f"segments {first} to {last}: {name}"
+        own = "device = ? AND stream = ? AND seq = ? AND name = 'explained loss' AND detail <> ?"
+        (known,) = self._db.execute(f"SELECT min(id) FROM incidents WHERE {own}", (*place, JOURNAL)).fetchone()  # noqa: S608 - constant text
+        if known is None:
+            self._incident(device.id, stream, first, "explained loss", detail)
+            return
+        self._db.execute(f"DELETE FROM incidents WHERE {own} AND id > ?", (*place, JOURNAL, known))  # noqa: S608 - constant text
+        self._db.execute(  # the same row: who was told of it is not told again with each segment
+            "UPDATE incidents SET detail = ?, last_seen = ?, count = count + 1 WHERE id = ?",
+            (detail, self._now(), known),
+        )
 
     def _explain_by_records(self, segment: Segment, device: Device) -> None:
         for record in segment.records:

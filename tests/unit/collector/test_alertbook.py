@@ -390,6 +390,25 @@ def test_a_cloned_device_is_a_critical_alert(world):
     assert world.messages(HOUR) == []
 
 
+def test_a_loss_that_grows_is_one_alert(tmp_path):
+    """A device that comes back after weeks names a longer range with each segment."""
+    from hashlib import sha256
+
+    hook = HOOK._replace(least=Severity.LOW)
+    world = World(str(tmp_path / "c.db"), Config(Alerts(targets=(hook,))))
+    previous, told = wire.NO_PREVIOUS, []
+    for sequence in range(1, 6):
+        lost = wire.Drop(7, 6 + sequence, 1, 2)
+        part = segment(sequence, previous, records=[state("x")], first=sequence, drops=(lost,))
+        previous = sha256(part).digest()
+        world.take(part)
+        told += world.messages(HOUR)
+    assert [[event for event, _, _ in items] for _, items in told] == [["opened"]]
+    assert world.db.execute("SELECT count(*) FROM alerts").fetchone() == (1,)
+    (detail,) = world.db.execute("SELECT detail FROM incidents WHERE name = 'explained loss'").fetchone()
+    assert detail.startswith("segments 7 to 11:")
+
+
 def test_a_gap_is_one_when_it_stays(world):
     first, second, third = chain(3)
     world.take(first)
