@@ -150,8 +150,8 @@ class Book:
                 )
             again = self._db.execute(
                 "SELECT a.device, d.name, d.seen FROM alerts a JOIN devices d ON d.id = a.device"
-                " WHERE a.kind = 'silence' AND a.resolved IS NULL AND d.seen > a.opened LIMIT ?",
-                (BATCH,),
+                " WHERE a.kind = 'silence' AND a.resolved IS NULL AND d.seen > a.opened AND d.seen <= ? LIMIT ?",
+                (now, BATCH),
             ).fetchall()
             for device, name, seen in again:
                 detail = f"heard again {iso(seen)}"
@@ -324,14 +324,14 @@ class Book:
 _SILENT = """
 SELECT d.id, d.name, d.seen, d.beat, d.pace FROM devices d
 LEFT JOIN alerts a ON a.device = d.id AND a.kind = 'silence' AND a.resolved IS NULL
-WHERE d.seen IS NOT NULL AND a.key IS NULL AND d.seen < ? AND ? - CASE WHEN d.seen < ? THEN ? ELSE d.seen END
+WHERE d.seen IS NOT NULL AND a.key IS NULL AND ? - CASE WHEN d.seen < ? OR d.seen > ? THEN ? ELSE d.seen END
     > ? * CASE WHEN d.beat IS NOT NULL THEN d.beat WHEN d.pace > ? THEN d.pace ELSE ? END
 ORDER BY d.seen LIMIT ?
 """
 
 
 def _silent_values(beats: int, least: int, since: int, now: int) -> tuple[int, ...]:
-    return (now, now, since, since, beats, least, least, BATCH)
+    return (now, since, now, since, beats, least, least, BATCH)  # seen later than now: before the clock was set back
 
 
 def _incident_alert(row: Any) -> Alert:

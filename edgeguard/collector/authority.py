@@ -92,7 +92,7 @@ def requested(csr: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_der_x509_csr(csr)
         key = request.public_key()
         valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise DecodeError(f"certificate request: {error}") from error
     if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise DecodeError("certificate request: not one by a P-256 key")
@@ -118,7 +118,7 @@ def issued(directory: str, name: str, der: bytes) -> int:
         if not isinstance(ca_key, ec.EllipticCurvePublicKey) or algorithm is None or shown.issuer != ca.subject:
             raise DecodeError("certificate: not one of ours")
         ca_key.verify(shown.signature, shown.tbs_certificate_bytes, ec.ECDSA(algorithm))
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         raise DecodeError("certificate: not one of ours") from error
     valid = certificates.validity(der)
     if certificates.common_name(der) != name or not valid.holds(int(datetime.now(UTC).timestamp() * 1000)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from edgeguard.collector import events
@@ -18,6 +19,7 @@ from edgeguard.records import registry
 from edgeguard.records.wire import Header, Record
 
 SUBJECT_MAX = 1024  # letters; the whole stands in the record
+IDENTITY_MAX = 1024  # bytes; ours have a dozen, and an index of PostgreSQL takes 2,700
 HEARTBEAT = "heartbeat"  # a record of STATE; its column `seconds` promises the next, two of a boot show how often
 BEAT_LEAST, BEAT_MAX = 60_000, 7 * 86_400_000  # ms; what is beyond is no rhythm
 _UPSERT = """
@@ -56,6 +58,8 @@ def from_records(db: Database) -> None:
 def _finding(db: Database, device: bytes, seq: int, said: Mapping[str, Any], severity: int, time: int) -> None:
     code, subject = _text(said.get("code")), _text(said.get("subject"))
     identity = _text(said.get("id")) or f"{code} {subject}"
+    if len(identity.encode()) > IDENTITY_MAX:
+        identity = sha256(identity.encode()).hexdigest()
     opened = said.get("transition") == "opened"
     row = (device, identity, seq, code, subject, severity, _text(said.get("state")), _text(said.get("note")), time)
     db.execute(_UPSERT, (*row, 0))

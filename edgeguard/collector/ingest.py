@@ -17,8 +17,9 @@ Everything that is not as it should be has a name, the same that `verify` gives 
     rolled back       taken, but a statement or a heartbeat of the device names another segment with this number
     unannounced epoch a key was lost while the device stayed on: what was not delivered by then may have been cut off
     gap               segments are missing before one that is here; resolved when they come or a drop explains them
-    records missing, records twice    two neighbouring segments whose record numbers do not meet
-    explained loss    the device says itself that it lost segments
+    records missing, records twice    two neighbouring segments whose record numbers do not meet. Missing ones are
+                      resolved when the device says that it lost a journal
+    explained loss    the device says itself that it lost segments, or a journal
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ REASON_MAX = 1 << 16  # a number of tomorrow is kept, a giant one is not
 PAUSE_MAX = 86_400_000  # ms; a longer pause says nothing about how often a device talks
 BACK_MAX = 80  # segments; a sealer goes back over at most 64 damaged ones (holdings.QUARANTINE_MAX)
 EVIDENCE_MAX = 16  # conflicting segments kept for one device
+JOURNAL = "a journal was damaged; nobody knows how many records were in it"
 UNKNOWN = bytes(16)  # incidents about nobody we know
 
 
@@ -88,6 +90,13 @@ UPDATE devices SET duplicates = duplicates + v.again, segments = segments + v.mo
         WHEN t.now - seen > coalesce(pace, 0) * 7 / 8 THEN t.now - seen ELSE pace * 7 / 8 END,
     seen = t.now
 FROM v, t WHERE devices.id = v.device
+"""
+
+# In a stream of findings a segment that tells of a lost journal, and a segment that was sealed before it.
+_JOURNAL_LOST = """
+SELECT 1 FROM incidents i JOIN segments t ON t.device = i.device AND t.stream = i.stream AND t.seq = i.seq
+JOIN segments b ON b.device = i.device AND (b.boot < t.boot OR (b.boot = t.boot AND b.mono <= t.mono))
+WHERE i.device = ? AND i.name = 'explained loss' AND i.detail = ? AND b.stream = ? AND b.seq = ?
 """
 
 
@@ -296,6 +305,7 @@ class Ingest:
         for drop in segment.drops:
             self._explain(device, drop.stream, drop.first, drop.last, drop.reason)
         self._explain_by_records(segment, device)
+        self._explain_by_journal(segment, device)
         return Verdict("stored", digest, header.stream, header.sequence)
 
     def _behind(self, header: Header, device: Device) -> bool:
@@ -400,7 +410,28 @@ class Ingest:
             self._incident(device.id, stream, sequence, Name.SPLICED.word, detail)
         if first != record and last == sequence - 1:
             name = Name.RECORDS_MISSING if first > record else Name.RECORDS_TWICE
-            self._incident(device.id, stream, sequence, name.word, f"begins with record {first}, expected {record}")
+            if name is Name.RECORDS_TWICE or not self._journal_lost(device, stream, sequence):
+                self._incident(device.id, stream, sequence, name.word, f"begins with record {first}, expected {record}")
+
+    def _journal_lost(self, device: Device, stream: int, sequence: int) -> bool:
+        """Did the device say, later than the segment before this one, that a journal was damaged? Nobody knows what was
+        in it, and where its records are missing it is explained."""
+        row = self._db.execute(_JOURNAL_LOST, (device.id, JOURNAL, stream, sequence - 1)).fetchone()
+        return row is not None
+
+    def _explain_by_journal(self, segment: Segment, device: Device) -> None:
+        """The device says that it lost a journal: what is missing since is so for that reason."""
+        header = segment.header
+        if all(count is not None for _, count in examine.losses(segment).records):
+            return
+        self._incident(device.id, header.stream, header.sequence, "explained loss", JOURNAL)
+        rows = self._db.execute(
+            "SELECT id, stream, seq FROM incidents WHERE device = ? AND name = ? AND resolved IS NULL",
+            (device.id, Name.RECORDS_MISSING.word),
+        ).fetchall()
+        for number, stream, sequence in rows:
+            if self._journal_lost(device, stream, sequence):
+                self._db.execute("UPDATE incidents SET resolved = ? WHERE id = ?", (self._now(), number))
 
     def _damaged_since(self, device: Device, stream: int, sequence: int, previous: bytes) -> bool:
         """The device says that what we have before this was damaged on its side, and went on from the last good one:
@@ -463,9 +494,6 @@ class Ingest:
         self._db.execute(
             "DELETE FROM drops WHERE device = ? AND stream = ? AND first = ? AND reason = ?", (*place, reason)
         )
-        self._db.execute(
-            "DELETE FROM incidents WHERE device = ? AND stream = ? AND seq = ? AND name = 'explained loss'", place
-        )
         inserted = self._db.execute(
             "INSERT INTO drops (device, stream, first, last, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (device.id, stream, first, last, reason),
@@ -473,7 +501,17 @@ class Ingest:
         if not inserted:
             return
         name = registry.REASONS[reason] if reason < len(registry.REASONS) else str(reason)
-        self._incident(device.id, stream, first, "explained loss", f"segments {first} to {last}: {name}")
+        detail = f"segments {first} to {last}: {name}"
+        own = "device = ? AND stream = ? AND seq = ? AND name = 'explained loss' AND detail <> ?"
+        (known,) = self._db.execute(f"SELECT min(id) FROM incidents WHERE {own}", (*place, JOURNAL)).fetchone()  # noqa: S608 - constant text
+        if known is None:
+            self._incident(device.id, stream, first, "explained loss", detail)
+            return
+        self._db.execute(f"DELETE FROM incidents WHERE {own} AND id > ?", (*place, JOURNAL, known))  # noqa: S608 - constant text
+        self._db.execute(  # the same row: who was told of it is not told again with each segment
+            "UPDATE incidents SET detail = ?, last_seen = ?, count = count + 1 WHERE id = ?",
+            (detail, self._now(), known),
+        )
 
     def _explain_by_records(self, segment: Segment, device: Device) -> None:
         for record in segment.records:

@@ -116,6 +116,18 @@ def test_the_item_says_who_and_what(world):
     assert item["time"].startswith("2026-")
 
 
+def test_a_finding_whose_name_fits_into_no_index_is_told(world):
+    """A device may call it what it likes."""
+    import random
+
+    letters = random.Random(7)
+    name = "".join(chr(letters.randrange(0x4E00, 0x9F00)) for _ in range(1024))
+    world.report(change(name))
+    assert world.messages()[0] == ("ops", [("opened", "critical", "/a")])
+    world.report(over(name))
+    assert world.messages(HOUR)[0] == ("ops", [("resolved", "critical", "/a")])
+
+
 def test_what_gets_worse_is_told_again_and_what_gets_better_is_not(world):
     world.report(change(severity=Severity.HIGH))
     world.messages()
@@ -378,6 +390,25 @@ def test_a_cloned_device_is_a_critical_alert(world):
     assert world.messages(HOUR) == []
 
 
+def test_a_loss_that_grows_is_one_alert(tmp_path):
+    """A device that comes back after weeks names a longer range with each segment."""
+    from hashlib import sha256
+
+    hook = HOOK._replace(least=Severity.LOW)
+    world = World(str(tmp_path / "c.db"), Config(Alerts(targets=(hook,))))
+    previous, told = wire.NO_PREVIOUS, []
+    for sequence in range(1, 6):
+        lost = wire.Drop(7, 6 + sequence, 1, 2)
+        part = segment(sequence, previous, records=[state("x")], first=sequence, drops=(lost,))
+        previous = sha256(part).digest()
+        world.take(part)
+        told += world.messages(HOUR)
+    assert [[event for event, _, _ in items] for _, items in told] == [["opened"]]
+    assert world.db.execute("SELECT count(*) FROM alerts").fetchone() == (1,)
+    (detail,) = world.db.execute("SELECT detail FROM incidents WHERE name = 'explained loss'").fetchone()
+    assert detail.startswith("segments 7 to 11:")
+
+
 def test_a_gap_is_one_when_it_stays(world):
     first, second, third = chain(3)
     world.take(first)
@@ -429,6 +460,17 @@ def test_a_device_that_does_not_talk_any_more_is_an_alert(tmp_path):
     world.report(state("the last word"))
     assert world.pass_time(3 * 3600 - 60) == []
     assert world.pass_time(120) == [SILENT]
+    world.report(state("back"))
+    assert world.pass_time(120) == [("resolved", "high", "silent")]
+
+
+def test_a_device_that_fell_silent_before_the_clock_was_set_back_is_silent(tmp_path):
+    world = Talking(str(tmp_path / "c.db"))
+    world.time += 1000 * 24 * HOUR
+    world.pass_time(1200, every=600)
+    world.time -= 1000 * 24 * HOUR
+    assert world.pass_time(3 * 3600 - 60) == []
+    assert world.pass_time(300) == [SILENT]
     world.report(state("back"))
     assert world.pass_time(120) == [("resolved", "high", "silent")]
 

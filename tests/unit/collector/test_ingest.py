@@ -218,6 +218,34 @@ def test_records_that_are_in_no_segment_are_named(collector):
     assert ("records twice", 0, 3) in collector.incidents()
 
 
+def with_a_lost_journal(at: int, last: int = 6):
+    """Segments of which the third lacks records before it; the one with number `at` says that a journal was damaged."""
+    from hashlib import sha256
+
+    made, previous, first = [], wire.NO_PREVIOUS, 1
+    for sequence in range(1, last + 1):
+        first += 7 if sequence == 3 else 0
+        when = moment(sequence * 1000)
+        said = [compose.drop(0, "damaged", when, name="journal.0")] if sequence == at else []
+        made.append(segment(sequence, previous, first=first, records=[compose.text("x", when), *said]))
+        previous, first = sha256(made[-1]).digest(), first + 1 + len(said)
+    return made
+
+
+@pytest.mark.parametrize("at", [3, 4, 6])
+@pytest.mark.parametrize("together", [True, False])
+def test_records_of_a_journal_that_the_device_lost_are_no_defect(collector, at, together):
+    made = with_a_lost_journal(at)
+    for some in [made] if together else [[part] for part in made]:
+        collector.take(*some)
+    assert collector.incidents() == [("explained loss", 0, at)]
+
+
+def test_a_journal_that_was_lost_explains_nothing_that_comes_later(collector):
+    collector.take(*with_a_lost_journal(1))
+    assert ("records missing", 0, 3) in collector.incidents()
+
+
 def test_a_loss_that_the_device_explains_does_not_stop_the_chain(collector):
     from hashlib import sha256
 

@@ -16,6 +16,7 @@ from scripted_broker import CONNACK, PUBLISH, SUBACK, SUBSCRIBE, Peer, Scripted,
 from small_world import Device, state
 from world import collector
 
+from edgeguard.codec import certificates
 from edgeguard.collector import authority, mqtt, store
 from edgeguard.collector.config import Mqtt
 from edgeguard.collector.enrolment import Enrolment
@@ -121,6 +122,19 @@ def made(here: Here, ca: x509.Certificate, name: str, days: int) -> bytes:
     builder = builder.issuer_name(ca.subject).public_key(ec.generate_private_key(ec.SECP256R1()).public_key())
     builder = builder.serial_number(7).not_valid_before(now - timedelta(days=9)).not_valid_after(now + timedelta(days))
     return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def test_a_version_that_x509_does_not_know_is_our_error(tmp_path):
+    """The library raises an exception for it that is no ValueError."""
+    authority.create(str(tmp_path / "ca"), ["localhost"])
+    der = certificates.der((tmp_path / "ca/server.pem").read_bytes())
+    at = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    with pytest.raises(DecodeError):
+        authority.issued(str(tmp_path / "ca"), "0" * 32, der[:at] + b"\1" + der[at + 1 :])
+    csr = certificates.request("x")[1]
+    at = csr.index(b"\x02\x01\x00") + 2
+    with pytest.raises(DecodeError, match="version"):
+        authority.requested(csr[:at] + b"\5" + csr[at + 1 :])
 
 
 @given(st.binary(max_size=200))
