@@ -78,22 +78,22 @@ def _public(path: str) -> bytes:
 
 def _make(directory: str, path: str) -> bytes:
     """A new key, on disk before it is used: a baseline signed by a key that a power cut took would lock us out."""
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    temporary = f"{path}.new"
-    seed = cose.generate_seed()
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)  # left by a crash: never used, because it never got its name
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
-        file.write(seed)
-        file.flush()
-        os.fsync(fd)
-    try:
-        os.link(temporary, path)  # not rename: whoever was first wins, a key is never replaced
-    except FileExistsError:
-        seed = cose.load_seed([path])
-    os.unlink(temporary)
-    durable.sync(directory)
+    with durable.alone(directory):  # the daemon, and the hook of an update, say
+        temporary = f"{path}.new"
+        seed = cose.generate_seed()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # left by a crash: never used, because it never got its name
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "wb") as file:
+            file.write(seed)
+            file.flush()
+            os.fsync(fd)
+        try:
+            os.link(temporary, path)  # not rename: whoever was first wins, a key is never replaced
+        except FileExistsError:
+            seed = cose.load_seed([path])
+        os.unlink(temporary)
+        durable.sync(directory)
     return seed
 
 
@@ -106,10 +106,15 @@ def _must_be_new(state: str) -> None:
 
 def _publish(directory: str, public: bytes) -> None:
     path = os.path.join(directory, "device.pub")
+    if _is_published(path, public):
+        return
+    with durable.alone(directory):
+        if not _is_published(path, public):
+            durable.write(path, public.hex().encode() + b"\n", 0o644)
+
+
+def _is_published(path: str, public: bytes) -> bool:
     try:
-        if _public(path) == public:
-            return
+        return _public(path) == public
     except SettingsError:
-        pass  # absent or damaged: written anew below
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    durable.write(path, public.hex().encode() + b"\n", 0o644)
+        return False  # absent or damaged: to be written anew

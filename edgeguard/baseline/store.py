@@ -14,7 +14,6 @@ Nothing is judged here: `document.open_signed` says what may come into force.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -76,13 +75,8 @@ class Store:
         Learning, accepting and installing are processes of their own: without this, two of them count up from the
         same floor and one overwrites the other, or one tidies away the manifest that the other is about to name.
         """
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with durable.alone(self.directory):
             yield
-        finally:
-            os.close(fd)
 
     def floor(self) -> int:
         """The highest revision that ever was in force; 0 before the first, or when the file is damaged."""

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """In this block nobody else who asks for this changes the directory, which is made if need be. Waits for whoever is
+    at it."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def write(path: str, data: bytes, mode: int) -> None:
@@ -13,7 +29,10 @@ def write(path: str, data: bytes, mode: int) -> None:
 
 
 def put(path: str, data: bytes, mode: int) -> None:
-    """Beside, durable, renamed. The caller makes the directory durable, once for all that he puts there."""
+    """Beside, durable, renamed. The caller makes the directory durable, once for all that he puts there.
+
+    Two for the same name at the same time would write the same file: where that may be, only `alone`.
+    """
     directory, _, file = path.rpartition("/")
     temporary = f"{directory}/.{file}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)

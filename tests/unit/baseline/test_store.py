@@ -1,6 +1,8 @@
 """Baselines on disk: the newest valid one, refusals by name, and no way back below the floor."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -179,6 +181,22 @@ def test_device_key_is_made_once(tmp_path):
     assert keys.ensure_device_key(str(tmp_path)) == seed
     assert keys.device_public(str(tmp_path)) == cose.public_of(seed)
     assert sorted(os.listdir(path.parent)) == ["device.key", "device.pub"]
+
+
+def test_many_that_start_at_the_same_time_are_one_device(tmp_path):
+    """The daemon and the hook of an update may be the first ones, both."""
+    with ThreadPoolExecutor(8) as pool:
+        for turn in range(20):
+            state, begin = str(tmp_path / str(turn)), Barrier(8)
+
+            def start(_number, state=state, begin=begin):
+                begin.wait()
+                return keys.ensure_device_key(state)
+
+            seeds = list(pool.map(start, range(8)))
+            assert set(seeds) == {(tmp_path / str(turn) / "keys/device.key").read_bytes()}
+            assert keys.device_public(state) == cose.public_of(seeds[0])
+            assert sorted(os.listdir(f"{state}/keys")) == ["device.key", "device.pub"]
 
 
 def test_a_crash_while_making_the_key(tmp_path):

@@ -359,6 +359,12 @@ def test_a_wrong_command_line(arguments):
     assert act.main(arguments) == 64
 
 
+def listens(path):
+    """A socket has its name before anybody may connect to it."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        return peer.connect_ex(str(path)) == 0
+
+
 @pytest.fixture
 def running(device):
     """The program itself, started as `make run` does."""
@@ -368,10 +374,10 @@ def running(device):
         f'mode = "enforce"\n[paths]\nroot = "{device.root}"\nstate = "{device.state}"\ntrust = "{device.base}/trust"\n'
     )
     launcher = os.path.join(REPOSITORY, "packaging/bin/edgeguard-act")
-    words = ["/usr/bin/python3", "-IS", launcher, "--settings", str(config), "--socket", str(path), "--idle", "5"]
+    words = ["/usr/bin/python3", "-IS", launcher, "--settings", str(config), "--socket", str(path), "--idle", "60"]
     started = subprocess.Popen(words, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 20
-    while not path.exists() and started.poll() is None and time.monotonic() < deadline:
+    while not listens(path) and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     yield str(path)
     started.kill()
