@@ -20,6 +20,7 @@ def export(console: Console, directory: str, key: str, *, plain: bool) -> int:
     """0 written, 1 written but for what is named. Raises OSError."""
     from edgeguard.baseline.keys import device_public
     from edgeguard.codec import cose
+    from edgeguard.linux import durable
     from edgeguard.records import carrying
 
     settings = console.settings
@@ -38,7 +39,7 @@ def export(console: Console, directory: str, key: str, *, plain: bool) -> int:
         files.append(path)
         segments += count
     if files:
-        _settle(directory)
+        durable.sync(directory)
     document = {"v": 1, "device": identity, "segments": segments, "files": files, "left_out": left_out}
     if console.form != "text":
         console.json(document)
@@ -114,11 +115,3 @@ def _collectors(settings: Settings) -> list[tuple[str, bytes]]:
     keys = [(receipts.FILE, settings.uplink.collector_key)]
     keys += [(receipts.SECOND_FILE, second.collector_key)] if second.url else []
     return [(file, read_public(path)) for file, path in keys if os.path.exists(path)]
-
-
-def _settle(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -37,7 +37,7 @@ def put(path: str, data: bytes, mode: int) -> None:
     temporary = f"{directory}/.{file}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        os.fchmod(fd, mode)  # whatever the umask is: the uplink's group must be able to read segments
+        os.fchmod(fd, mode)  # whatever the umask is: others may have to read it
         written = 0
         while written < len(data):  # a short write is no error by itself, the next one tells
             written += os.pwrite(fd, data[written:], written)

@@ -15,11 +15,12 @@ from hashlib import sha256
 
 from edgeguard.codec import cose
 from edgeguard.errors import DecodeError, SegmentRefused
+from edgeguard.linux import durable
 from edgeguard.records import memory, outbox, receipts, registry, renewal, transport, wire
 from edgeguard.records.allowance import Allowance
 from edgeguard.records.link import RETRY_AFTER_MAX, Target, UplinkError, refusal
 from edgeguard.records.memory import Known
-from edgeguard.records.outbox import Name, replace, settle
+from edgeguard.records.outbox import Name, replace
 from edgeguard.records.receipts import Head, Receipt
 from edgeguard.records.transport import Way
 
@@ -125,7 +126,7 @@ class Delivery:
     def _send(self, link: Way, batch: dict[Name, bytes]) -> None:
         # The sealer may have named a segment a moment ago. If a power cut took that name after it was sent, another
         # segment would be sealed under the same number, and the collector would see a device with two histories.
-        settle(self._outbox)
+        durable.sync(self._outbox)
         statements = self._statements(batch)
         reply = link.post(b"".join([*statements.values(), *batch.values()]))
         backlog = sum(len(data) for name, data in batch.items() if not self._urgent(name))

@@ -119,15 +119,6 @@ def header(directory: str, name: Name) -> wire.Header:
         raise SegmentRefused(f"{name.file}: {error}") from error
 
 
-def settle(directory: str) -> None:
-    """What is seen in a directory now is there after a power cut, too. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def replace(path: str, data: bytes) -> None:
     """Write a file as a whole, also for who reads it after a power cut: an empty receipt would be a finding. That its
     name is durable nobody needs: the collector only sends a receipt again."""

@@ -25,12 +25,7 @@ def test_it_is_there_as_it_was_written(tmp_path: Path) -> None:
 def test_it_is_begun_anew(tmp_path: Path) -> None:
     """What was seen before is of no use: the sweep says so in the middle of its writing."""
     with Kept(str(tmp_path / "a"), NEW) as kept:
-        file = io.BufferedWriter(kept)
-        file.write(b"x" * 100_000)
-        file.seek(0)
-        file.truncate()
-        file.write(b"y" * 10)
-        file.flush()
+        _writer = _begun_anew(kept)  # whoever lets it go closes what it writes to
         assert kept.keep()
     assert (tmp_path / "a").read_bytes() == b"y" * 10
 
@@ -38,13 +33,18 @@ def test_it_is_begun_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/dev/full", "none/a"])
 def test_it_is_begun_anew_where_nothing_is_kept(tmp_path: Path, path: str) -> None:
     with Kept(str(tmp_path / path), os.O_WRONLY) as kept:
-        file = io.BufferedWriter(kept)
-        file.write(b"x" * 100_000)
-        file.seek(0)
-        file.truncate()
-        file.write(b"y" * 10)
-        file.flush()
+        _writer = _begun_anew(kept)  # whoever lets it go closes what it writes to
         assert not kept.keep()
+
+
+def _begun_anew(kept: Kept) -> io.BufferedWriter:
+    file = io.BufferedWriter(kept)
+    file.write(b"x" * 100_000)
+    file.seek(0)
+    file.truncate()
+    file.write(b"y" * 10)
+    file.flush()
+    return file
 
 
 def test_a_full_disk_is_said_once_and_stops_nobody(tmp_path: Path) -> None:
