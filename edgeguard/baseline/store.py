@@ -67,6 +67,7 @@ class Store:
     def __init__(self, state: str, root: str = "/") -> None:
         self.directory = os.path.join(state, "baseline")
         self._root = root
+        self._alone = False
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -76,7 +77,11 @@ class Store:
         same floor and one overwrites the other, or one tidies away the manifest that the other is about to name.
         """
         with durable.alone(self.directory):
-            yield
+            self._alone = True
+            try:
+                yield
+            finally:
+                self._alone = False
 
     def floor(self) -> int:
         """The highest revision that ever was in force; 0 before the first, or when the file is damaged."""
@@ -122,8 +127,18 @@ class Store:
         if best is None:
             return Loaded(None, b"", b"", "", tuple(refused))
         if best[0].revision > floor:  # dropped in, it waited, or a power cut came between rename and floor
-            self._raise_floor(best[0])
+            self._follow(best[0])
         return Loaded(best[0], best[1], sha256(best[1]).digest(), best[2], tuple(refused))
+
+    def _follow(self, baseline: Baseline) -> None:
+        """Raise the floor to what came into force by itself. Whoever is making a revision raises it for his own: it may
+        be the very one that was found here, between its file and its floor; for another, the next load does it."""
+        if self._alone:
+            self._raise_floor(baseline)
+            return
+        with durable.alone(self.directory, waiting=False) as free:
+            if free and baseline.revision > self.floor():
+                self._raise_floor(baseline)
 
     def _fallen_back(
         self, trusted: Sequence[bytes], device: bytes, floor: int, now: int, refused: list[Refused]

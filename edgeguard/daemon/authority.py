@@ -74,7 +74,7 @@ class Authority:
 class _Reading(Store):
     """The store without its writing half: root writes nothing where the daemon's user could put a symlink."""
 
-    def _raise_floor(self, baseline: Baseline) -> None:
+    def _follow(self, baseline: Baseline) -> None:
         del baseline
 
 

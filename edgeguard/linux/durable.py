@@ -10,14 +10,19 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def alone(directory: str) -> Iterator[None]:
+def alone(directory: str, waiting: bool = True) -> Iterator[bool]:
     """In this block nobody else who asks for this changes the directory, which is made if need be. Waits for whoever is
-    at it."""
+    at it; without `waiting`, False says that somebody is."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if waiting else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        else:
+            free = True
+        yield free
     finally:
         os.close(fd)
 

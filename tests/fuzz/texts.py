@@ -135,7 +135,8 @@ def accounts(data: bytes) -> None:
 def apt(data: bytes) -> None:
     """What apt tells the hook, its sources, Release files and their signatures, and versions."""
     removals, before, _debs = transactions.apt_lines(data)
-    assert len(removals) <= len(before) or not removals
+    for name, version, architecture in removals:
+        assert version == "-" or {name, f"{name}:{architecture}"} <= before.keys()
     for name, where in transactions.operands(data.split(b"\0")):
         assert "/" not in name + where
     text = data.decode("utf-8", "surrogateescape")

@@ -264,3 +264,44 @@ def test_policy_files_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "POLICY_FILES_MAX", 0)
     with pytest.raises(PolicyError, match="at most 0"):
         store.read_policy_dirs(str(tmp_path), "")
+
+
+def test_what_somebody_is_installing_is_not_raised_for_him(place):
+    """Between its file and its floor another process reads: both would write the floor, and the slots."""
+    install(place, make(2))
+    other = store.Store(os.path.dirname(place.directory))
+    with other.alone():
+        drop(place, "00000003.egb", make(3))
+        assert load(place).baseline.revision == 3
+        assert place.floor() == 2
+        with pytest.raises(OlderRevision):
+            install(other, make(2))
+        assert load(other).baseline.revision == 3
+        assert place.floor() == 3, "who is alone waits for nobody"
+    drop(place, "00000004.egb", make(4))
+    assert load(place).baseline.revision == 4
+    assert place.floor() == 4
+
+
+def test_two_that_install_and_read_at_the_same_time(tmp_path):
+    """Whoever installs writes the floor, and nobody else meanwhile."""
+    together = Barrier(4)
+
+    def reads():
+        place = store.Store(str(tmp_path))
+        together.wait()
+        return [load(place).baseline.revision for _ in range(200)]
+
+    def installs():
+        place = store.Store(str(tmp_path))
+        together.wait()
+        for revision in range(2, 60):
+            with place.alone():
+                install(place, make(revision))
+        return [59]
+
+    install(store.Store(str(tmp_path)), make(1))
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result() for future in [pool.submit(reads) for _ in range(3)] + [pool.submit(installs)]]
+    assert all(seen == sorted(seen) for seen in found)
+    assert store.Store(str(tmp_path)).floor() == 59
