@@ -24,6 +24,8 @@ def parts(directory: str, left_out: list[str]) -> Iterator[tuple[bytes, int]]:
     size = 0
     for name in outbox.listing(directory):
         try:
+            if outbox.is_held(directory, name):  # its records are still the journal's
+                continue
             data = outbox.read(directory, name)
         except FileNotFoundError:  # a receipt has just let it go
             continue

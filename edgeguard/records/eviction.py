@@ -40,6 +40,7 @@ class Eviction:
         self._sign: Sign = bytes
         self._losses = Losses()
         self._sizes: dict[Name, int] = {}
+        self.held: set[Name] = set()  # not handed out yet
         self._unsynced = False  # names in the outbox that a power cut might take
         self.problem = ""  # why the word of earlier runs could not be read
         self.bytes = 0  # of the disk, taken by the outbox
@@ -87,7 +88,10 @@ class Eviction:
 
     def holds(self, name: Name, *, new: bool = False) -> None:
         """A segment that stays in the outbox. `new`: it was written a moment ago."""
-        size = quota.taken(os.stat(os.path.join(self._outbox, name.file), follow_symlinks=False))
+        status = os.stat(os.path.join(self._outbox, name.file), follow_symlinks=False)
+        if outbox.holds(status):
+            self.held.add(name)
+        size = quota.taken(status)
         self.bytes += size - self._sizes.get(name, 0)
         self._sizes[name] = size
         self._unsynced = self._unsynced or new
@@ -154,6 +158,7 @@ class Eviction:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._outbox, name.file))
             self.bytes -= self._sizes.pop(name)
+            self.held.discard(name)
 
     def _write(self, drops: tuple[Drop, ...]) -> None:
         self._losses = Losses(self._losses.generation + 1, drops)

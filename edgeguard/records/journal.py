@@ -2,6 +2,8 @@
 
     two copies of a header, each in a sector of its own, then frames from byte 1024:
     header = magic, generation, state, boot, boot id, next sequence number of each stream, crc32
+    behind the first header: generation, first record of each stream that is in no segment yet, crc32; written only by a
+             sealer that could not end its work
     frame  = [length u16][crc32 u32][content]; the CRC is seeded with the generation, so that a frame left over from an
              earlier use of the same bytes never passes
     content = a record (wire.encode_record), a boot mark [boot, boot id] or a commit mark [boot, next of each stream]
@@ -30,10 +32,12 @@ SIZE = 128 * 1024  # bytes of one journal: two seals' worth, so that a burst fin
 SIZE_MAX = 16 * 1024 * 1024  # a file that has grown beyond this is not ours
 FRAMES_AT = 1024
 _HEADER = struct.Struct("<8sIB3xI16s4Q")
+_SEALED = struct.Struct("<I4Q")
 _CRC = struct.Struct("<I")
 _FRAME = struct.Struct("<HI")
 _SEED = struct.Struct("<IH")
 _COPIES = (0, 512)  # a sector each: a torn write spoils one of them
+_SEALED_AT = 256
 FRAME_OVERHEAD = _FRAME.size
 LOST_MAX = SIZE // FRAME_OVERHEAD  # records of a stream that one journal can have lost
 
@@ -79,6 +83,7 @@ class Content(NamedTuple):
     boot: int  # after the last mark
     boot_id: bytes
     next: tuple[int, ...]
+    sealed: tuple[int, ...]  # by stream: records below this number are in segments
 
 
 def pack_header(header: Header) -> bytes:
@@ -95,6 +100,16 @@ def parse_header(data: bytes) -> Header | None:
             _, generation, state, boot, boot_id, *following = _HEADER.unpack(packed)
             return Header(generation, state, boot, boot_id, tuple(following))
     return None
+
+
+def _sealed(data: bytes, generation: int) -> tuple[int, ...]:
+    packed = data[_SEALED_AT : _SEALED_AT + _SEALED.size]
+    crc = data[_SEALED_AT + _SEALED.size : _SEALED_AT + _SEALED.size + _CRC.size]
+    if len(crc) == _CRC.size and _CRC.unpack(crc)[0] == zlib.crc32(packed):
+        known, *numbers = _SEALED.unpack(packed)
+        if known == generation:
+            return tuple(numbers)
+    return (0,) * STREAMS
 
 
 def frame(generation: int, content: bytes) -> bytes:
@@ -150,7 +165,7 @@ def parse(data: bytes) -> Content | None:
                 break
             boot, boot_id = begun
         at += _FRAME.size + len(content)
-    return Content(header, tuple(frames), at, boot, boot_id, tuple(following))
+    return Content(header, tuple(frames), at, boot, boot_id, tuple(following), _sealed(data, header.generation))
 
 
 def completed(content: Content, others: Iterable[Content]) -> Content:
@@ -226,6 +241,13 @@ def write_all(files: Files, fd: int, data: bytes, offset: int) -> None:
     while data:
         written = files.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
+
+
+def write_sealed(files: Files, fd: int, generation: int, sealed: Iterable[int]) -> None:
+    """Records of this journal below these numbers, by stream, are in segments for good, whatever becomes of those."""
+    packed = _SEALED.pack(generation, *sealed)
+    write_all(files, fd, packed + _CRC.pack(zlib.crc32(packed)), _SEALED_AT)
+    files.fdatasync(fd)
 
 
 def write_header(files: Files, fd: int, header: Header) -> None:

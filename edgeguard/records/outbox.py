@@ -1,6 +1,9 @@
 """Sealed segments on disk: `<stream>-<seq:016d>.egs`, and the statements of the epochs in which they were sealed:
 `epoch-<number:016d>.ege`. The directory is the index; there is no other.
 
+A segment is handed out by its mode: until its records are out of the journal only the sealer reads it. Who sends it
+earlier could have delivered what is sealed once more, should the file be damaged before the journal is free.
+
 Light, because the resident daemon and the uplink use it too. Writing segments is `seal`, sending them is `uplink`.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,6 +23,7 @@ SUFFIX = ".egs"
 EPOCH_PREFIX, EPOCH_SUFFIX = "epoch-", ".ege"
 EPOCH_MAX = 2048  # bytes of a statement (epoch.SIZE_MAX, which a reader checks)
 O_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # neither a link nor a FIFO leads us astray
+HELD, HANDED_OUT = 0o600, 0o640  # modes of a segment
 _NAME_LENGTH = 22  # "0-0000000000000001.egs"
 
 
@@ -109,6 +114,25 @@ def read(directory: str, name: Name) -> bytes:
     if len(data) > wire.SEGMENT_MAX:
         raise SegmentRefused(f"{name.file}: larger than {wire.SEGMENT_MAX} bytes")
     return data
+
+
+def is_held(directory: str, name: Name) -> bool:
+    """Has it not been handed out yet? Raises OSError."""
+    return holds(os.stat(os.path.join(directory, name.file), follow_symlinks=False))
+
+
+def holds(status: os.stat_result) -> bool:
+    """`is_held`, of a file's status."""
+    return stat.S_ISREG(status.st_mode) and not status.st_mode & stat.S_IRGRP
+
+
+def hand_out(directory: str, name: Name) -> None:
+    """Whoever sends may read it from now on. That the mode is durable nobody needs: the next run hands it out again."""
+    fd = os.open(os.path.join(directory, name.file), O_READ)
+    try:
+        os.fchmod(fd, HANDED_OUT)
+    finally:
+        os.close(fd)
 
 
 def header(directory: str, name: Name) -> wire.Header:

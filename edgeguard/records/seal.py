@@ -1,8 +1,9 @@
 """`edgeguard-seal`: closed journals become signed segments; receipts let segments go. Short-lived, no capability.
 
 Every step may be the last before a kill or a power cut, and the next run ends what this one began:
-a segment is written beside, made durable and renamed; only when all of a journal is there is the journal marked free;
-a record that is in a segment already (its number is below the newest segment's end) is never sealed again.
+a segment is written beside, made durable and renamed; only when all of a journal is there is the journal marked free,
+and only then are its segments handed out to whoever sends them (`outbox`). A record that is in a segment already (its
+number is below the newest segment's end) is never sealed again, and one that may have been sent never comes back.
 
 Before a chain is extended its newest segment is verified (`holdings`). Each new segment names in `drops` the damaged
 ones that no receipt covers, so that the collector knows that they will not come, and those that were let go for want of
@@ -27,7 +28,7 @@ from edgeguard import identity
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, IdentityUnusable, SettingsError
 from edgeguard.linux import capabilities, durable
-from edgeguard.records import chunks, dictionaries, journal, quota, registry, wire
+from edgeguard.records import chunks, dictionaries, journal, outbox, quota, registry, wire
 from edgeguard.records.arrived import Arrived, Inbox
 from edgeguard.records.eviction import NO_ROOM, Eviction
 from edgeguard.records.holdings import Head, Heads, Holdings, stated
@@ -160,7 +161,7 @@ class Sealer:
         self._ring.begin(stated(heads), boot, fresh=started)
         if closed:
             self._epoch = self._ring.ready(stated(heads), boot)
-        released = [index for index, content in closed if self._seal(content, heads)]
+        released = self._seal_all(closed, heads)
         if self._places is not None:
             self._places.close()
         if self._sealed or released:  # what is released may have been sealed by a run that was killed before this
@@ -168,6 +169,7 @@ class Sealer:
         self._ring.end(stated(heads), boot)
         for index in released:
             self._release(index)
+        self._hand_out()
         self._ring.let_go()
         return self._result(released, heads, awaited=inbox.awaits)
 
@@ -181,16 +183,28 @@ class Sealer:
                     found[index] = content
         return found
 
-    def _seal(self, content: journal.Content, heads: Heads) -> bool:
-        """All of a journal into segments. True when nothing of it remains."""
+    def _seal_all(self, closed: list[tuple[int, journal.Content]], heads: Heads) -> list[int]:
+        """The journals of which nothing remains. Raises what kept it from that, once what was sealed is on its way."""
+        try:
+            for _, content in closed:
+                self._seal(content, heads)
+        except Exception:
+            with contextlib.suppress(OSError):  # then it waits until all of its journal is sealed
+                durable.sync(self.outbox)
+                for index, content in closed:
+                    self._note_sealed(index, content, heads)
+                self._hand_out()
+            raise
+        return [index for index, _ in closed]
+
+    def _seal(self, content: journal.Content, heads: Heads) -> None:
+        """All of a journal into segments."""
         self._spoiled += sum(not frame.content for frame in content.frames)
         for stream in range(journal.STREAMS):
-            frames = [
-                frame for frame in content.frames if frame.stream == stream and frame.sequence >= heads[stream].record
-            ]
+            first = max(heads[stream].record, content.sealed[stream])
+            frames = [frame for frame in content.frames if frame.stream == stream and frame.sequence >= first]
             for chunk in chunks.chunks(frames):
                 heads[stream] = self._write_segment(stream, heads[stream], chunk)
-        return True
 
     def _unexplained(self) -> tuple[Drop, ...]:
         return (*self._holdings.damaged(self._arrived), *self._room.drops)
@@ -231,7 +245,7 @@ class Sealer:
         while True:
             data = self._sign(self._encode(header, records, self._unexplained()))
             try:
-                durable.put(os.path.join(self.outbox, name.file), data, 0o640)
+                durable.put(os.path.join(self.outbox, name.file), data, outbox.HELD)
             except OSError as error:
                 if error.errno not in NO_ROOM or not self._room.force(len(data)):
                     raise
@@ -290,6 +304,21 @@ class Sealer:
                 self._room.written += HEADER_COST
         finally:
             os.close(fd)
+
+    def _note_sealed(self, index: int, content: journal.Content, heads: Heads) -> None:
+        fd = os.open(os.path.join(self.spool, JOURNALS[index]), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            sealed = (max(heads[stream].record, content.sealed[stream]) for stream in range(journal.STREAMS))
+            journal.write_sealed(cast("journal.Files", os), fd, content.header.generation, sealed)
+        finally:
+            os.close(fd)
+
+    def _hand_out(self) -> None:
+        for name in sorted(self._room.held):
+            try:
+                outbox.hand_out(self.outbox, name)
+            except OSError as error:
+                self._problems.append(f"{name.file} cannot be handed out: {error.strerror}")
 
     def _result(self, released: list[int], heads: Heads, *, awaited: bool) -> dict[str, Any]:
         receipt = self._arrived.receipt

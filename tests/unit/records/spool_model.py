@@ -282,7 +282,11 @@ class Life:
         except OSError:
             receipt = None
         return delivery.in_order(
-            [name for name in outbox.listing(self.device.outbox) if receipt is None or not receipt.holds(name)]
+            [
+                name
+                for name in outbox.listing(self.device.outbox)
+                if not outbox.is_held(self.device.outbox, name) and (receipt is None or not receipt.holds(name))
+            ]
         )
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -319,12 +323,7 @@ class Life:
         rows = self.database.execute("SELECT bytes FROM segments ORDER BY stream, seq").fetchall()
         records = [record for (data,) in rows for record in _records_of(data)]
         texts = Counter(text for record in records if (text := _text(record)))
-        # A segment that was damaged before its journal was let go is sealed anew; if the collector had got it whole, it
-        # calls that by its name.
-        named = (
-            self.flipped and self.database.execute("SELECT 1 FROM incidents WHERE name = 'records twice'").fetchone()
-        )
-        yield from (f"{text[:12]} is there {count} times" for text, count in texts.items() if count > 1 and not named)
+        yield from (f"{text[:12]} is there {count} times" for text, count in texts.items() if count > 1)
         drops = self.database.execute("SELECT stream, first, last FROM drops").fetchall()
         lost_in_place = Counter(record.fields[0] for record in records if _in_place(record))
         for name, count in self.words.items():  # the word itself may have been let go
@@ -348,7 +347,7 @@ class Life:
         told = (
             "explained loss",
             "late",
-            *(("altered", "re-sealed", "malformed", "records twice") if self.flipped else ()),
+            *(("altered", "re-sealed", "malformed") if self.flipped else ()),
             # Every statement goes with every segment here. One changed bit in a segment is in its key id, and then the
             # epoch that it names gives it away; or in that number, and then the key id does. It takes one in each.
             *(("unknown epoch",) if max(self.spoiled.values(), default=0) > 1 else ()),

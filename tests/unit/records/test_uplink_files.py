@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from edgeguard.codec import cose
 from edgeguard.records import link, outbox, uplink
 from edgeguard.records.outbox import Name
 from edgeguard.settings import Paths, Settings
@@ -40,6 +41,22 @@ def test_what_is_sent_has_its_name_for_good(tmp_path, monkeypatch):
     with pytest.raises(link.UplinkError):
         sender._send(Collector(), {Name(0, 1): b"a segment"})
     assert done == [("fsync", f"{tmp_path}/outbox"), ("post", b"a segment")]
+
+
+def test_what_the_sealer_still_holds_is_not_sent(tmp_path):
+    """Its records may be sealed once more, should the file be damaged before their journal is free."""
+    directory = tmp_path / "outbox"
+    directory.mkdir()
+    for number, mode in ((1, outbox.HANDED_OUT), (2, outbox.HELD)):
+        path = directory / Name(0, number).file
+        path.write_bytes(cose.sign1(b"%d" % number, bytes(32), cose.SEGMENT_AAD))
+        path.chmod(mode)
+    sender = uplink.Uplink(Settings(paths=Paths(exchange=str(tmp_path)))).first
+    assert set(sender._batch(sender.waiting())) == {Name(0, 1)}
+    assert sender.refused == {}
+    (directory / Name(0, 2).file).chmod(outbox.HANDED_OUT)
+    sender = uplink.Uplink(Settings(paths=Paths(exchange=str(tmp_path)))).first
+    assert set(sender._batch(sender.waiting())) == {Name(0, 1), Name(0, 2)}
 
 
 def test_the_time_that_is_over_is_no_error_of_one_address():

@@ -1,0 +1,182 @@
+"""When a segment may be sent: what was delivered never comes again, wherever the sealer stopped and whatever became of
+the file meanwhile."""
+
+import errno
+import os
+import shutil
+from collections import Counter
+
+import pytest
+from small_world import Device, moment, state
+
+from edgeguard.codec import cose
+from edgeguard.collector import store
+from edgeguard.collector.ingest import Ingest
+from edgeguard.records import carrying, compose, journal, outbox, wire
+
+STEPS = ("pwrite", "fsync", "replace", "fdatasync", "fchmod")
+COLLECTOR = b"\x09" * 32
+RECORDS = 300
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Stop:
+    """After some calls that change the disk, one or all of the next fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.left = 0
+
+    def after(self, steps: int, how: BaseException, device: Device, *, lasting: int = 1) -> bool:
+        """One run of the sealer. False: it did not get that far."""
+        self.left = steps
+        real = {name: getattr(os, name) for name in STEPS}
+
+        def failing(name: str):
+            def call(*words, **more):
+                self.left -= 1
+                if -lasting <= self.left < 0:
+                    raise how
+                return real[name](*words, **more)
+
+            return call
+
+        with self._patch.context() as patch:
+            for name in STEPS:
+                patch.setattr(os, name, failing(name))
+            try:
+                device.seal()
+            except (Killed, OSError):
+                return True
+        return self.left < 0
+
+
+class Taker:
+    """A collector that takes whatever may be sent, and whose receipts are lost."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.database = store.connect(":memory:")
+        self._ingest = Ingest(self.database, COLLECTOR, lambda: 1)
+        self._known = self._ingest.add_device("d", device.public)
+
+    def take(self) -> None:
+        for name in outbox.listing(self._device.outbox):
+            data = outbox.read(self._device.outbox, name)
+            if not outbox.is_held(self._device.outbox, name) and outbox.is_one(data):
+                self._ingest.take(b"".join([*self._device.statements().values(), data]), self._known)
+
+    def numbers(self) -> Counter[tuple[int, int]]:
+        """How often it has each record."""
+        found: Counter[tuple[int, int]] = Counter()
+        for (data,) in self.database.execute("SELECT bytes FROM segments"):
+            header = wire.decode_header(cose.parse1(data).payload)
+            found.update((header.stream, header.first + place) for place in range(header.n))
+        return found
+
+    def incidents(self) -> set[str]:
+        return {name for (name,) in self.database.execute("SELECT name FROM incidents WHERE resolved IS NULL")}
+
+
+@pytest.fixture
+def full(device):
+    """Journals that wait for the sealer: several segments of one stream, and one of another."""
+    spool = device.spool()
+    spool.open()
+    for number in range(RECORDS):
+        spool.append(state(f"{number}"))
+    spool.append(compose.text("x", moment()))
+    spool.rotate(10**9, force=True)
+    spool.close()
+    return device
+
+
+def again(device: Device, place: str) -> Device:
+    """The same device from the beginning."""
+    shutil.rmtree(place, ignore_errors=True)
+    copy = Device(place)
+    shutil.rmtree(f"{place}/state")
+    shutil.copytree(device.settings.paths.state, copy.settings.paths.state)
+    return copy
+
+
+def spoil_newest(device: Device) -> None:
+    for name in outbox.newest(outbox.listing(device.outbox)).values():
+        with open(os.path.join(device.outbox, name.file), "r+b") as file:
+            file.seek(-20, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-20, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("how", "lasting"),
+    [(Killed(), 1), (OSError(errno.EIO, "broken"), 1), (OSError(errno.ENOSPC, "full"), 3)],
+    ids=["killed", "broken", "full"],
+)
+def test_delivered_and_then_damaged_it_is_not_sealed_again(full, tmp_path, monkeypatch, how, lasting):
+    stop = Stop(monkeypatch)
+    for steps in range(80):
+        device = again(full, str(tmp_path / "copy"))
+        stopped = stop.after(steps, how, device, lasting=lasting)
+        collector = Taker(device)
+        collector.take()
+        spoil_newest(device)
+        device.seal()
+        device.record_and_seal(state("later"), compose.text("later", moment()))
+        collector.take()
+        twice = {number: count for number, count in collector.numbers().items() if count > 1}
+        assert not twice, f"stopped after {steps} steps"
+        assert collector.incidents() <= {"explained loss", "altered", "re-sealed", "malformed"}, f"after {steps} steps"
+        collector.database.close()
+        if not stopped:
+            break
+    assert not stopped
+    assert steps > 20
+
+
+def test_a_sealer_that_cannot_go_on_holds_nothing_back_that_it_has_sealed(full, monkeypatch):
+    """The second segment meets a broken disk: the first is delivered, and its records are the journal's no more."""
+    real = os.replace
+
+    def broken(source, target):
+        if target.endswith("-0000000000000002.egs"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                full.seal()
+    names = outbox.listing(full.outbox)
+    assert names == [outbox.Name(0, 1)]
+    assert not [name for name in names if outbox.is_held(full.outbox, name)]
+    content = journal.parse(journal.read(os.path.join(full.spool_directory, "journal.0")))
+    assert content.header.state == journal.CLOSED
+    assert content.sealed[0] == outbox.header(full.outbox, names[-1]).first + outbox.header(full.outbox, names[-1]).n
+    full.seal()
+    collector = Taker(full)
+    collector.take()
+    assert collector.numbers() == Counter([*((0, number) for number in range(1, RECORDS + 1)), (3, 1)])
+    assert collector.incidents() == set()
+
+
+def test_what_is_not_handed_out_is_neither_sent_nor_exported(full, monkeypatch):
+    stop = Stop(monkeypatch)
+    monkeypatch.setattr("edgeguard.records.seal.Sealer._release", lambda *_: (_ for _ in ()).throw(Killed()))
+    assert stop.after(10**6, Killed(), full)
+    names = outbox.listing(full.outbox)
+    assert names
+    assert all(outbox.is_held(full.outbox, name) for name in names)
+    left_out = []
+    assert list(carrying.parts(full.outbox, left_out)) == []
+    assert left_out == []
+    monkeypatch.undo()
+    full.seal()
+    assert not [name for name in names if outbox.is_held(full.outbox, name)]
+    assert {os.stat(os.path.join(full.outbox, name.file)).st_mode & 0o777 for name in names} == {0o640}
+    assert sum(count for _, count in carrying.parts(full.outbox, left_out)) == len(names)
