@@ -1,4 +1,4 @@
-"""Journals that wait, cut into what may share a segment."""
+"""The records of a journal, cut into what may share a segment."""
 
 from __future__ import annotations
 
@@ -12,13 +12,6 @@ from edgeguard.records.spool import SEAL_BYTES, SEAL_RECORDS
 from edgeguard.records.wire import Record
 
 CLOCK_STEP_MS = 1_000  # a segment labels time once; where wall and monotonic time part further, a new one begins
-
-
-def closed(journals: dict[int, journal.Content]) -> list[tuple[int, journal.Content]]:
-    """Journals that wait, oldest first."""
-    closed = [item for item in journals.items() if item[1].header.state == journal.CLOSED]
-    closed.sort(key=lambda item: item[1].header.generation)
-    return [(index, journal.completed(content, journals.values())) for index, content in closed]
 
 
 def chunks(frames: Iterable[journal.Frame]) -> Iterator[list[tuple[journal.Frame, Record]]]:

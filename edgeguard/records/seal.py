@@ -22,20 +22,21 @@ import os
 import struct
 import sys
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 from edgeguard import identity
 from edgeguard.codec import cbor, cose
 from edgeguard.errors import DecodeError, IdentityUnusable, SettingsError
 from edgeguard.linux import capabilities, durable
-from edgeguard.records import chunks, dictionaries, journal, outbox, quota, registry, wire
+from edgeguard.records import chunks, closed, dictionaries, journal, outbox, quota, registry, wire
 from edgeguard.records.arrived import Arrived, Inbox
+from edgeguard.records.closed import Closed
 from edgeguard.records.eviction import NO_ROOM, Eviction
 from edgeguard.records.holdings import Head, Heads, Holdings, stated
 from edgeguard.records.keyring import Epoch, Keyring
 from edgeguard.records.outbox import Name
 from edgeguard.records.references import Places, manifest_id
-from edgeguard.records.spool import HEADER_COST, JOURNALS
+from edgeguard.records.spool import HEADER_COST
 from edgeguard.records.wire import Drop, Header, Record
 from edgeguard.settings import DEFAULT_FILE, Settings, load
 
@@ -155,47 +156,34 @@ class Sealer:
         self._holdings.tidy(self._arrived, self._room, audit=audit)
         heads = self._holdings.heads(self._arrived, self._room.drops, inbox.suspects(), audit=audit)
         self._holdings.let_go(self._arrived, self._room)
-        journals = self._journals()
-        closed = chunks.closed(journals)
-        boot = max([0, *(content.boot for content in journals.values())])
+        waiting, boot = closed.found(self.spool)
         self._ring.begin(stated(heads), boot, fresh=started)
-        if closed:
+        if waiting:
             self._epoch = self._ring.ready(stated(heads), boot)
-        released = self._seal_all(closed, heads)
+        self._seal_all(waiting, heads)
         if self._places is not None:
             self._places.close()
-        if self._sealed or released:  # what is released may have been sealed by a run that was killed before this
+        if self._sealed or waiting:  # what is released may have been sealed by a run that was killed before this
             durable.sync(self.outbox)
         self._ring.end(stated(heads), boot)
-        for index in released:
-            self._release(index)
+        for one in waiting:
+            self._room.written += HEADER_COST if one.release() else 0
         self._hand_out()
         self._ring.let_go()
-        return self._result(released, heads, awaited=inbox.awaits)
+        return self._result([one.number for one in waiting], heads, awaited=inbox.awaits)
 
-    def _journals(self) -> dict[int, journal.Content]:
-        """Journals that are whole, by the number of their file."""
-        found: dict[int, journal.Content] = {}
-        for index, file in enumerate(JOURNALS):
-            with contextlib.suppress(FileNotFoundError):
-                content = journal.parse(journal.read(os.path.join(self.spool, file)))
-                if content is not None:
-                    found[index] = content
-        return found
-
-    def _seal_all(self, closed: list[tuple[int, journal.Content]], heads: Heads) -> list[int]:
-        """The journals of which nothing remains. Raises what kept it from that, once what was sealed is on its way."""
+    def _seal_all(self, waiting: list[Closed], heads: Heads) -> None:
+        """Raises what keeps it from that, once what was sealed until then is on its way."""
         try:
-            for _, content in closed:
-                self._seal(content, heads)
+            for one in waiting:
+                self._seal(one.content, heads)
         except Exception:
             with contextlib.suppress(OSError):  # then it waits until all of its journal is sealed
                 durable.sync(self.outbox)
-                for index, content in closed:
-                    self._note_sealed(index, content, heads)
+                for one in waiting:
+                    one.note_sealed(heads[stream].record for stream in range(journal.STREAMS))
                 self._hand_out()
             raise
-        return [index for index, _ in closed]
 
     def _seal(self, content: journal.Content, heads: Heads) -> None:
         """All of a journal into segments."""
@@ -292,26 +280,6 @@ class Sealer:
                 self._baseline = wire.NO_BASELINE
                 return None
         return self._places.reference
-
-    def _release(self, index: int) -> None:
-        """Mark a journal free; it was closed when we looked and only a sealer, of which there is one, changes that."""
-        path = os.path.join(self.spool, JOURNALS[index])
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            header = journal.parse_header(os.pread(fd, journal.FRAMES_AT, 0))
-            if header is not None and header.state == journal.CLOSED:
-                journal.write_header(cast("journal.Files", os), fd, header._replace(state=journal.FREE))
-                self._room.written += HEADER_COST
-        finally:
-            os.close(fd)
-
-    def _note_sealed(self, index: int, content: journal.Content, heads: Heads) -> None:
-        fd = os.open(os.path.join(self.spool, JOURNALS[index]), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            sealed = (max(heads[stream].record, content.sealed[stream]) for stream in range(journal.STREAMS))
-            journal.write_sealed(cast("journal.Files", os), fd, content.header.generation, sealed)
-        finally:
-            os.close(fd)
 
     def _hand_out(self) -> None:
         for name in sorted(self._room.held):

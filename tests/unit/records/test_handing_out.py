@@ -167,7 +167,7 @@ def test_a_sealer_that_cannot_go_on_holds_nothing_back_that_it_has_sealed(full, 
 
 def test_what_is_not_handed_out_is_neither_sent_nor_exported(full, monkeypatch):
     stop = Stop(monkeypatch)
-    monkeypatch.setattr("edgeguard.records.seal.Sealer._release", lambda *_: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr("edgeguard.records.closed.Closed.release", lambda *_: (_ for _ in ()).throw(Killed()))
     assert stop.after(10**6, Killed(), full)
     names = outbox.listing(full.outbox)
     assert names

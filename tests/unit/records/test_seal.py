@@ -13,7 +13,7 @@ from small_world import Device, moment, state
 
 from edgeguard.codec import cbor, cose
 from edgeguard.linux import durable
-from edgeguard.records import compose, holdings, journal, outbox, receipts, registry, seal, wire
+from edgeguard.records import closed, compose, holdings, journal, outbox, receipts, registry, wire
 from edgeguard.records.outbox import Name
 from edgeguard.records.receipts import Head, Receipt
 
@@ -364,7 +364,7 @@ def test_a_journal_is_let_go_when_its_segments_have_durable_names(device, monkey
     spool.append(state())
     spool.rotate(10_000_000, force=True)
     steps = []
-    original, release = durable.sync, seal.Sealer._release
+    original, release = durable.sync, closed.Closed.release
 
     def killed(directory):
         if directory == device.outbox:
@@ -376,6 +376,6 @@ def test_a_journal_is_let_go_when_its_segments_have_durable_names(device, monkey
         device.seal()
     assert len(device.segments()) == 2
     monkeypatch.setattr(durable, "sync", steps.append)
-    monkeypatch.setattr(seal.Sealer, "_release", lambda self, index: (steps.append("release"), release(self, index)))
+    monkeypatch.setattr(closed.Closed, "release", lambda one: (steps.append("release"), release(one))[1])
     assert device.seal()["sealed"] == []
     assert steps[-2:] == [device.outbox, "release"]
