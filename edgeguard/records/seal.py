@@ -157,10 +157,26 @@ class Sealer:
         heads = self._holdings.heads(self._arrived, self._room.drops, inbox.suspects(), audit=audit)
         self._holdings.let_go(self._arrived, self._room)
         waiting, boot = closed.found(self.spool)
-        self._ring.begin(stated(heads), boot, fresh=started)
+        try:
+            self._seal_all(waiting, heads, boot, fresh=started)
+        except Exception:  # a disk that is full, say: what was sealed until now is on its way, and may make room
+            with contextlib.suppress(OSError):  # then it waits until all of its journal is sealed
+                durable.sync(self.outbox)
+                for one in waiting:
+                    one.note_sealed(heads[stream].record for stream in range(journal.STREAMS))
+                self._hand_out()
+            raise
+        self._hand_out()
+        self._ring.let_go()
+        return self._result([one.number for one in waiting], heads, awaited=inbox.awaits)
+
+    def _seal_all(self, waiting: list[Closed], heads: Heads, boot: int, *, fresh: bool) -> None:
+        """All that waits into segments, durable, and out of the journals. `heads` follow step by step."""
+        self._ring.begin(stated(heads), boot, fresh=fresh)
         if waiting:
             self._epoch = self._ring.ready(stated(heads), boot)
-        self._seal_all(waiting, heads)
+        for one in waiting:
+            self._seal(one.content, heads)
         if self._places is not None:
             self._places.close()
         if self._sealed or waiting:  # what is released may have been sealed by a run that was killed before this
@@ -168,22 +184,6 @@ class Sealer:
         self._ring.end(stated(heads), boot)
         for one in waiting:
             self._room.written += HEADER_COST if one.release() else 0
-        self._hand_out()
-        self._ring.let_go()
-        return self._result([one.number for one in waiting], heads, awaited=inbox.awaits)
-
-    def _seal_all(self, waiting: list[Closed], heads: Heads) -> None:
-        """Raises what keeps it from that, once what was sealed until then is on its way."""
-        try:
-            for one in waiting:
-                self._seal(one.content, heads)
-        except Exception:
-            with contextlib.suppress(OSError):  # then it waits until all of its journal is sealed
-                durable.sync(self.outbox)
-                for one in waiting:
-                    one.note_sealed(heads[stream].record for stream in range(journal.STREAMS))
-                self._hand_out()
-            raise
 
     def _seal(self, content: journal.Content, heads: Heads) -> None:
         """All of a journal into segments."""

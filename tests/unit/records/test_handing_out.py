@@ -165,6 +165,30 @@ def test_a_sealer_that_cannot_go_on_holds_nothing_back_that_it_has_sealed(full, 
     assert collector.incidents() == set()
 
 
+@pytest.mark.parametrize("step", ["begin", "ready", "end"])
+def test_nor_where_it_is_the_word_about_a_key_that_finds_no_room(full, monkeypatch, step):
+    """Else nothing could be sent, and nothing ever made room."""
+
+    def no_room(*_words, **_more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeguard.records.closed.Closed.release", lambda _one: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            full.seal()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"edgeguard.records.keyring.Keyring.{step}", no_room)
+        with pytest.raises(OSError, match="No space"):
+            full.seal()
+    collector = Taker(full)
+    collector.take()
+    assert len(collector.numbers()) == RECORDS + 1
+    spoil_newest(full)
+    full.seal()
+    collector.take()
+    assert collector.numbers() == Counter([*((0, number) for number in range(1, RECORDS + 1)), (3, 1)])
+
+
 def test_what_is_not_handed_out_is_neither_sent_nor_exported(full, monkeypatch):
     stop = Stop(monkeypatch)
     monkeypatch.setattr("edgeguard.records.closed.Closed.release", lambda *_: (_ for _ in ()).throw(Killed()))
