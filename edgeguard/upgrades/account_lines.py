@@ -12,12 +12,14 @@ from edgeguard.upgrades import postrm
 
 ACCOUNTS_MAX = 200  # of one text
 SYSUSERS_MAX = 1 << 18  # bytes of one sysusers.d file
-NOLOGIN = "/usr/sbin/nologin"  # where nothing is said of a shell
+# Where no shell is said: of adduser --system and sysusers.d, of adduser, of useradd (Debian's /etc/default/useradd).
+NOLOGIN, DSHELL, SHELL = "/usr/sbin/nologin", "/bin/bash", "/bin/sh"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _COMMAND = re.compile(r"(?:/usr/s?bin/|/s?bin/)?(adduser|useradd|addgroup|groupadd|deluser|userdel|delgroup|groupdel)")
 _MAKES = {"adduser": "user", "useradd": "user", "addgroup": "group", "groupadd": "group"}
 _TAKES = {"deluser": "user", "userdel": "user", "delgroup": "group", "groupdel": "group"}
 _SHELL = ("--shell", "-s")
+_SYSTEM = ("--system", "-r")
 # Options of these programs that are followed by their value.
 _VALUED = frozenset(
     ("--home", "--home-dir", "--shell", "--gecos", "--comment", "--uid", "--gid", "--ingroup", "--groups", "--conf")
@@ -78,11 +80,20 @@ def _calls(scripts: bytes) -> Iterator[tuple[str, list[str], str]]:
         for words in _commands(line.decode("utf-8", "replace")):
             command = _COMMAND.fullmatch(words[0])
             if command is not None:
-                names, shell = _arguments(
+                names, options = _arguments(
                     words[1:], _VALUED_SHORT | {_INACTIVE} if command[1] == "useradd" else _VALUED_SHORT
                 )
                 if names and all(_NAME.fullmatch(name) for name in names):
-                    yield command[1], names, shell
+                    yield command[1], names, _shell(command[1], options)
+
+
+def _shell(command: str, options: dict[str, str]) -> str:
+    said = [options[name] for name in _SHELL if name in options]
+    if said:
+        return said[0]
+    if command == "useradd":
+        return SHELL
+    return NOLOGIN if any(name in options for name in _SYSTEM) else DSHELL
 
 
 def _commands(line: str) -> Iterator[list[str]]:
@@ -107,19 +118,23 @@ def _commands(line: str) -> Iterator[list[str]]:
 _BEFORE = frozenset(("if", "then", "else", "elif", "do", "!", "exec", "command", "{"))
 
 
-def _arguments(words: list[str], valued: frozenset[str]) -> tuple[list[str], str]:
-    """The names, and the shell. `valued`: short options that are followed by their value."""
-    names, shell = [], NOLOGIN
+def _arguments(words: list[str], valued: frozenset[str]) -> tuple[list[str], dict[str, str]]:
+    """The names, and the options with their values. `valued`: short options that are followed by their value."""
+    names: list[str] = []
+    options: dict[str, str] = {}
     rest = iter(words)
     for word in rest:
-        name, given, value = word.partition("=")
         if word == "2":  # of 2>/dev/null
             continue
-        if not word.startswith("-"):
+        if word.startswith("--"):
+            name, given, value = word.partition("=")
+            options[name] = next(rest, "") if not given and name in _VALUED else value
+        elif word.startswith("-"):  # -rms /bin/sh, -s/bin/sh
+            for place, letter in enumerate(word[1:], 2):
+                options[f"-{letter}"] = ""
+                if f"-{letter}" in valued:
+                    options[f"-{letter}"] = word[place:].removeprefix("=") or next(rest, "")
+                    break
+        else:
             names.append(word)
-            continue
-        if not given and (name in _VALUED or name in valued):
-            value = next(rest, "")
-        if name in _SHELL:
-            shell = value
-    return names, shell
+    return names, options

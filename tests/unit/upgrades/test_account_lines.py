@@ -56,11 +56,31 @@ def test_the_same_letter_means_two_things() -> None:
     assert made(b"groupadd -f -r plain\naddgroup plainer\nuseradd -f 30 -r broker\ngroupadd -rf third\n") == {
         "group plain": "",
         "group plainer": "",
-        "user broker": NOLOGIN,
+        "user broker": "/bin/sh",
         "group broker": "",
         "group third": "",
     }
     assert taken(b"userdel -f broker; groupdel -f plain") == {"user broker", "group broker", "group plain"}
+
+
+@pytest.mark.parametrize(
+    ("line", "shell"),
+    [
+        (b"useradd -r broker", "/bin/sh"),
+        (b"useradd --system --no-create-home broker", "/bin/sh"),
+        (b"useradd -rms /bin/zsh broker", "/bin/zsh"),
+        (b"useradd -rMs/bin/zsh -d /srv broker", "/bin/zsh"),
+        (b"useradd -Mrd /srv -c 'The broker' -s /bin/false broker", "/bin/false"),
+        (b"useradd -rU -g daemon -G audio,video broker", "/bin/sh"),
+        (b"adduser --system --shell=/bin/sh broker", "/bin/sh"),
+        (b"adduser --system --shell= broker", ""),
+        (b"adduser --quiet --system broker", NOLOGIN),
+        (b"adduser --disabled-password --gecos '' broker", "/bin/bash"),
+    ],
+)
+def test_the_shell_is_what_the_program_would_take(line: bytes, shell: str) -> None:
+    """Where none is said: of useradd Debian's default, of adduser another for people than for the system."""
+    assert made(line) == {"user broker": shell, "group broker": ""}
 
 
 def test_sysusers() -> None:
