@@ -65,14 +65,17 @@ def move(source: str, target: str) -> None:
         import shutil  # rare, and not small
 
         shutil.copyfile(source, target, follow_symlinks=False)
+        if not os.path.islink(target):
+            sync(target)
+        sync(os.path.dirname(target))
         os.unlink(source)
     sync(os.path.dirname(target))
     sync(os.path.dirname(source))
 
 
-def sync(directory: str) -> None:
-    """What was put there, renamed or taken away stays so. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: str) -> None:
+    """What was put into a directory, renamed or taken away stays so; what a file holds, too. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -79,9 +79,7 @@ def epochs(directory: str) -> list[int]:
 
 def read_epoch(directory: str, number: int) -> bytes:
     """The bytes of one statement file, whatever they are. Raises SegmentRefused for a giant, OSError else."""
-    fd = os.open(os.path.join(directory, epoch_file(number)), O_READ)
-    with open(fd, "rb") as file:
-        data = file.read(EPOCH_MAX + 1)
+    data = _read(os.path.join(directory, epoch_file(number)), EPOCH_MAX + 1)
     if len(data) > EPOCH_MAX:
         raise SegmentRefused(f"{epoch_file(number)}: larger than {EPOCH_MAX} bytes")
     return data
@@ -107,13 +105,19 @@ def newest(names: Iterable[Name]) -> dict[int, Name]:
 
 def read(directory: str, name: Name) -> bytes:
     """The bytes of one segment file, whatever they are. Raises SegmentRefused for a link or a giant, OSError else."""
-    path = os.path.join(directory, name.file)
-    fd = os.open(path, O_READ)
-    with open(fd, "rb") as file:
-        data = file.read(wire.SEGMENT_MAX + 1)
+    data = _read(os.path.join(directory, name.file), wire.SEGMENT_MAX + 1)
     if len(data) > wire.SEGMENT_MAX:
         raise SegmentRefused(f"{name.file}: larger than {wire.SEGMENT_MAX} bytes")
     return data
+
+
+def _read(path: str, limit: int) -> bytes:
+    fd = os.open(path, O_READ)
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:  # also where it is a directory, which `open` refuses without closing it
+        os.close(fd)
 
 
 def is_held(directory: str, name: Name) -> bool:

@@ -65,3 +65,21 @@ def test_it_is_moved_to_another_file_system_too(tmp_path: Path, monkeypatch: pyt
     durable.move(str(tmp_path / "b"), str(tmp_path / "c"))
     assert os.listdir(tmp_path) == ["c"]
     assert (tmp_path / "c").read_bytes() == b"a"
+
+
+def test_there_it_is_durable_before_it_is_gone_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/a").write_bytes(b"a")
+    done: list[str] = []
+    unlink = os.unlink
+
+    def replace(*_words: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        patch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")))
+        patch.setattr(os, "unlink", lambda path: (done.append("unlink"), unlink(path)))
+        durable.move(f"{tmp_path}/here/a", f"{tmp_path}/there/a")
+    assert done[: done.index("unlink")] == [f"{tmp_path}/there/a", f"{tmp_path}/there"]

@@ -73,3 +73,13 @@ def test_the_time_that_is_over_is_no_error_of_one_address():
     with pytest.raises(link.UplinkError, match="no answer in time"):
         addresses()
     assert tried == [0]
+
+
+def test_a_directory_in_place_of_a_segment_costs_no_descriptor(tmp_path):
+    for file in (Name(0, 1).file, outbox.epoch_file(1)):
+        (tmp_path / file).mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for read in (lambda: outbox.read(str(tmp_path), Name(0, 1)), lambda: outbox.read_epoch(str(tmp_path), 1)):
+        with pytest.raises(IsADirectoryError):
+            read()
+    assert len(os.listdir("/proc/self/fd")) == before
