@@ -91,7 +91,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, settings_file: str) -> None:
         self.loop = Loop()
-        self.notify = Notify()
+        self.notify = Notify(self.loop)
         self.guard = Guard(self.loop, settings, settings_file, self._changed)
         self.server = Server(
             f"{settings.paths.runtime}/control.sock",
