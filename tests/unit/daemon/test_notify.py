@@ -30,7 +30,7 @@ def test_ready_is_said_until_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("edgeguard.daemon.notify.AGAIN_S", 0.01)
     loop = Loop()
     Notify(loop).ready()  # nobody listens yet
-    loop.turn(1.0)
+    loop.turn(0.05)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0edgeguard-test-ready")
         listener.setblocking(False)
