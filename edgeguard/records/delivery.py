@@ -219,8 +219,7 @@ class Delivery:
     def _read(self, name: Name) -> bytes:
         """A segment; nothing if there is none that could be sent."""
         try:
-            if outbox.is_held(self._outbox, name):  # the sealer is at it, or was killed: its next run hands it out
-                self._done.add(name)
+            if outbox.is_held(self._outbox, name):  # the sealer is at it: perhaps handed out before this run's next look
                 return b""
             data = outbox.read(self._outbox, name)
         except FileNotFoundError:  # the sealer has just deleted or set it aside

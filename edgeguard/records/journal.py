@@ -2,7 +2,7 @@
 
     two copies of a header, each in a sector of its own, then frames from byte 1024:
     header = magic, generation, state, boot, boot id, next sequence number of each stream, crc32
-    behind the first header: generation, first record of each stream that is in no segment yet, crc32; written only by a
+    behind each header: generation, first record of each stream that is in no segment yet, crc32; written only by a
              sealer that could not end its work
     frame  = [length u16][crc32 u32][content]; the CRC is seeded with the generation, so that a frame left over from an
              earlier use of the same bytes never passes
@@ -37,7 +37,7 @@ _CRC = struct.Struct("<I")
 _FRAME = struct.Struct("<HI")
 _SEED = struct.Struct("<IH")
 _COPIES = (0, 512)  # a sector each: a torn write spoils one of them
-_SEALED_AT = 256
+_SEALED_AT = (256, 768)
 FRAME_OVERHEAD = _FRAME.size
 LOST_MAX = SIZE // FRAME_OVERHEAD  # records of a stream that one journal can have lost
 
@@ -103,13 +103,16 @@ def parse_header(data: bytes) -> Header | None:
 
 
 def _sealed(data: bytes, generation: int) -> tuple[int, ...]:
-    packed = data[_SEALED_AT : _SEALED_AT + _SEALED.size]
-    crc = data[_SEALED_AT + _SEALED.size : _SEALED_AT + _SEALED.size + _CRC.size]
-    if len(crc) == _CRC.size and _CRC.unpack(crc)[0] == zlib.crc32(packed):
-        known, *numbers = _SEALED.unpack(packed)
-        if known == generation:
-            return tuple(numbers)
-    return (0,) * STREAMS
+    """From both copies what says most: it only grows, and where one is older the other is newer."""
+    sealed = (0,) * STREAMS
+    for at in _SEALED_AT:
+        packed = data[at : at + _SEALED.size]
+        crc = data[at + _SEALED.size : at + _SEALED.size + _CRC.size]
+        if len(crc) == _CRC.size and _CRC.unpack(crc)[0] == zlib.crc32(packed):
+            known, *numbers = _SEALED.unpack(packed)
+            if known == generation:
+                sealed = tuple(map(max, sealed, numbers))
+    return sealed
 
 
 def frame(generation: int, content: bytes) -> bytes:
@@ -246,8 +249,9 @@ def write_all(files: Files, fd: int, data: bytes, offset: int) -> None:
 def write_sealed(files: Files, fd: int, generation: int, sealed: Iterable[int]) -> None:
     """Records of this journal below these numbers, by stream, are in segments for good, whatever becomes of those."""
     packed = _SEALED.pack(generation, *sealed)
-    write_all(files, fd, packed + _CRC.pack(zlib.crc32(packed)), _SEALED_AT)
-    files.fdatasync(fd)
+    for at in _SEALED_AT:  # a sector each, one durable before the other is touched, as of the header
+        write_all(files, fd, packed + _CRC.pack(zlib.crc32(packed)), at)
+        files.fdatasync(fd)
 
 
 def write_header(files: Files, fd: int, header: Header) -> None:

@@ -161,10 +161,7 @@ class Sealer:
             self._seal_all(waiting, heads, boot, fresh=started)
         except Exception:  # a disk that is full, say: what was sealed until now is on its way, and may make room
             with contextlib.suppress(OSError):  # then it waits until all of its journal is sealed
-                durable.sync(self.outbox)
-                for one in waiting:
-                    one.note_sealed(heads[stream].record for stream in range(journal.STREAMS))
-                self._hand_out()
+                self._hand_out_so_far(waiting, heads)
             raise
         self._hand_out()
         self._ring.let_go()
@@ -184,6 +181,14 @@ class Sealer:
         self._ring.end(stated(heads), boot)
         for one in waiting:
             self._room.written += HEADER_COST if one.release() else 0
+
+    def _hand_out_so_far(self, waiting: list[Closed], heads: Heads) -> None:
+        if not self._room.held:  # it is tried every minute: no write for nothing
+            return
+        durable.sync(self.outbox)
+        for one in waiting:
+            one.note_sealed(heads[stream].record for stream in range(journal.STREAMS))
+        self._hand_out()
 
     def _seal(self, content: journal.Content, heads: Heads) -> None:
         """All of a journal into segments."""

@@ -112,6 +112,21 @@ def spoil_newest(device: Device) -> None:
             file.write(bytes([last[0] ^ 1]))
 
 
+def breaks_at_the_second(device: Device, monkeypatch) -> None:
+    """A run of the sealer in which the disk does not take the second segment of a stream."""
+    real = os.replace
+
+    def broken(source, target):
+        if target.endswith("-0000000000000002.egs"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            device.seal()
+
+
 @pytest.mark.parametrize(
     ("how", "lasting"),
     [(Killed(), 1), (OSError(errno.EIO, "broken"), 1), (OSError(errno.ENOSPC, "full"), 3)],
@@ -140,18 +155,8 @@ def test_delivered_and_then_damaged_it_is_not_sealed_again(full, tmp_path, monke
 
 def test_a_sealer_that_cannot_go_on_holds_nothing_back_that_it_has_sealed(full, monkeypatch):
     """The second segment meets a broken disk: the first is delivered, and its records are the journal's no more."""
-    real = os.replace
-
-    def broken(source, target):
-        if target.endswith("-0000000000000002.egs"):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", broken)
-        for _ in range(2):
-            with pytest.raises(OSError, match="Input/output"):
-                full.seal()
+    for _ in range(2):
+        breaks_at_the_second(full, monkeypatch)
     names = outbox.listing(full.outbox)
     assert names == [outbox.Name(0, 1)]
     assert not [name for name in names if outbox.is_held(full.outbox, name)]
@@ -187,6 +192,21 @@ def test_nor_where_it_is_the_word_about_a_key_that_finds_no_room(full, monkeypat
     full.seal()
     collector.take()
     assert collector.numbers() == Counter([*((0, number) for number in range(1, RECORDS + 1)), (3, 1)])
+
+
+@pytest.mark.parametrize("sector", [0, 512])
+def test_a_torn_note_of_what_is_sealed_brings_nothing_twice(full, monkeypatch, sector):
+    breaks_at_the_second(full, monkeypatch)
+    collector = Taker(full)
+    collector.take()
+    assert collector.numbers()
+    with open(os.path.join(full.spool_directory, "journal.0"), "r+b") as file:
+        file.seek(sector)
+        file.write(b"\xff" * 512)
+    spoil_newest(full)
+    full.seal()
+    collector.take()
+    assert max(collector.numbers().values()) == 1
 
 
 def test_what_is_not_handed_out_is_neither_sent_nor_exported(full, monkeypatch):
