@@ -107,9 +107,10 @@ class Uplinks:
                 doorbell.write(str(time.time_ns()).encode())
 
     def sealed(self, answer: dict[str, Any]) -> None:
-        """The sealer ended: what it made waits to be sent, and so does what an earlier run sealed and nobody sent."""
+        """The sealer ended, be it early: what it handed out waits to be sent, and so does what an earlier run did and
+        nobody sent."""
         self.waiting = answer.get("waiting", self.waiting)
-        if answer.get("sealed") or (self.waiting and self._first_seal and "error" not in answer):
+        if answer.get("handed_out") or (self.waiting and self._first_seal and "error" not in answer):
             self._first_seal = False
             self.ring()
 

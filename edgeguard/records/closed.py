@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple, cast
 
+from edgeguard.linux import durable
 from edgeguard.records import journal
 from edgeguard.records.spool import JOURNALS
 
@@ -28,7 +29,11 @@ class Closed(NamedTuple):
             header = journal.parse_header(os.pread(fd, journal.FRAMES_AT, 0))
             if header is None or header.state != journal.CLOSED:
                 return False
-            journal.write_header(cast("journal.Files", os), fd, header._replace(state=journal.FREE))
+            free = header._replace(state=journal.FREE)
+            try:
+                journal.write_header(cast("journal.Files", os), fd, free)
+            except OSError:  # of a bad place on the disk: an empty one elsewhere, or its segments were held for ever
+                durable.write(self.path, journal.without_frames(free._replace(next=self.content.next)), 0o600)
             return True
         finally:
             os.close(fd)

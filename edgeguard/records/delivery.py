@@ -219,7 +219,7 @@ class Delivery:
     def _read(self, name: Name) -> bytes:
         """A segment; nothing if there is none that could be sent."""
         try:
-            if outbox.is_held(self._outbox, name):  # the sealer is at it: perhaps handed out before this run's next look
+            if outbox.is_held(self._outbox, name):  # perhaps handed out before this run looks again
                 return b""
             data = outbox.read(self._outbox, name)
         except FileNotFoundError:  # the sealer has just deleted or set it aside

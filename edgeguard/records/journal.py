@@ -91,6 +91,11 @@ def pack_header(header: Header) -> bytes:
     return packed + _CRC.pack(zlib.crc32(packed))
 
 
+def without_frames(header: Header) -> bytes:
+    """A whole file that holds nothing else."""
+    return pack_header(header).ljust(_COPIES[1], b"\0") * len(_COPIES)
+
+
 def parse_header(data: bytes) -> Header | None:
     """The header of a journal from whichever copy is whole; None if neither is."""
     for at in _COPIES:

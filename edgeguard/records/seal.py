@@ -53,12 +53,14 @@ def run(
     manifest: str = "",
     started: bool = False,
     clock: int = 0,
+    so_far: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Do all that is to be done and say what was done, ready for JSON or CBOR.
 
     `audit`: verify every segment that waits, not just the newest. `manifest`: the file (<sha256>.egm) of the baseline
     in force; its paths become numbers once a receipt says that the collector has that manifest. `started`: the daemon
-    has just started, so a new epoch begins; `clock`: how good it believes the clock to be (registry.Clock).
+    has just started, so a new epoch begins; `clock`: how good it believes the clock to be (registry.Clock). `so_far`
+    gets what is to be said where this raises, too.
     Raises OSError or IdentityUnusable (nothing is lost, try again later), DecodeError (the device key is unusable).
     """
     if drop_privileges:
@@ -72,6 +74,8 @@ def run(
         return {"v": 1, "busy": True}
     finally:
         os.close(lock)
+        if so_far is not None:
+            so_far["handed_out"] = sealer.handed_out
 
 
 def main(argv: list[str]) -> int:
@@ -81,6 +85,7 @@ def main(argv: list[str]) -> int:
     if words and (len(words) != 2 or words[0] != "--settings"):
         sys.stderr.write("usage: edgeguard-seal [--settings FILE]\n")
         return 64
+    so_far: dict[str, Any] = {}
     try:
         settings = load(words[1] if words else DEFAULT_FILE)
         request = _request()
@@ -91,6 +96,7 @@ def main(argv: list[str]) -> int:
             manifest=manifest if isinstance(manifest, str) else "",
             started=request.get("started") is True,
             clock=clock if type(clock) is int and clock in set(registry.Clock) else 0,
+            so_far=so_far,
         )
     except OSError as error:
         result = {"error": str(error), "storage": True}
@@ -98,7 +104,7 @@ def main(argv: list[str]) -> int:
         result = {"error": str(error), "identity": str(error)}
     except (DecodeError, SettingsError) as error:
         result = {"error": str(error)}
-    answer = cbor.encode(result)
+    answer = cbor.encode(so_far | result)
     sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer)
     sys.stdout.buffer.flush()
     return 1 if "error" in result else 0
@@ -137,6 +143,7 @@ class Sealer:
         self._epoch: Epoch  # while it seals
         self._signer: cose.Signer | None = None  # with the epoch's key
         self._sealed: list[dict[str, Any]] = []
+        self.handed_out = 0  # segments, in this run
         self._spoiled = 0  # records that the disk lost out of a journal
         self._problems: list[str] = []
 
@@ -290,6 +297,7 @@ class Sealer:
         for name in sorted(self._room.held):
             try:
                 outbox.hand_out(self.outbox, name)
+                self.handed_out += 1
             except OSError as error:
                 self._problems.append(f"{name.file} cannot be handed out: {error.strerror}")
 
@@ -298,6 +306,7 @@ class Sealer:
         return {
             "v": 1,
             "sealed": self._sealed,
+            "handed_out": self.handed_out,
             "quarantined": self._holdings.quarantined,
             "released": released,
             "problems": self._problems,

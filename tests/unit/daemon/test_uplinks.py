@@ -91,6 +91,25 @@ def test_what_a_budget_holds_back_is_rung_for_later_and_findings_at_once(tmp_pat
     uplinks.close()
 
 
+@pytest.mark.parametrize(
+    ("answer", "rings"),
+    [
+        ({"v": 1, "sealed": [{"seq": 1}], "handed_out": 1}, True),
+        ({"v": 1, "sealed": [], "handed_out": 2}, True),  # by a run that was killed before it could
+        ({"error": "[Errno 28] No space left on device", "storage": True, "handed_out": 1}, True),
+        ({"error": "[Errno 28] No space left on device", "storage": True, "handed_out": 0}, False),
+        ({"v": 1, "sealed": [], "handed_out": 0}, False),
+    ],
+)
+def test_it_rings_for_what_was_handed_out(tmp_path: Path, answer: dict[str, object], rings: bool) -> None:
+    settings = Settings(
+        paths=Paths(runtime=str(tmp_path), exchange=str(tmp_path)), uplink=Uplink(url="https://collector.example")
+    )
+    uplinks = Uplinks(Loop(), settings, None, "", lambda: None, lambda _detail: None)  # type: ignore[arg-type]
+    uplinks.sealed(answer)
+    assert (tmp_path / "doorbell").exists() == rings
+
+
 def test_without_a_network_a_receipt_is_heard_and_an_old_status_is_not(tmp_path: Path) -> None:
     (tmp_path / "inbox").mkdir()
     key = tmp_path / "collector.pub"

@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 from small_world import Device, moment, state
 
-from edgeguard.codec import cose
+from edgeguard.codec import cbor, cose
 from edgeguard.collector import store
 from edgeguard.collector.ingest import Ingest
-from edgeguard.records import carrying, compose, journal, outbox, wire
+from edgeguard.records import carrying, compose, journal, keyring, outbox, seal, wire
 
 STEPS = ("pwrite", "fsync", "replace", "fdatasync", "fchmod")
 COLLECTOR = b"\x09" * 32
@@ -192,6 +192,42 @@ def test_nor_where_it_is_the_word_about_a_key_that_finds_no_room(full, monkeypat
     full.seal()
     collector.take()
     assert collector.numbers() == Counter([*((0, number) for number in range(1, RECORDS + 1)), (3, 1)])
+
+
+def test_the_program_says_what_it_handed_out_before_it_failed(full, tmp_path, monkeypatch, capsysbinary):
+    """Else nobody would ring for it."""
+    paths = full.settings.paths
+    path = tmp_path / "agent.toml"
+    path.write_text(f'[paths]\nstate = "{paths.state}"\nruntime = "{paths.runtime}"\nexchange = "{paths.exchange}"\n')
+    monkeypatch.setattr(seal.capabilities, "give_up_all", lambda: None)
+    monkeypatch.setattr(seal.sys, "stdin", None)
+    monkeypatch.setattr(keyring.Keyring, "end", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    assert seal.main(["--settings", str(path)]) == 1
+    answer = cbor.decode(capsysbinary.readouterr().out[4:])
+    assert answer["storage"] is True
+    assert answer["handed_out"] == len(outbox.listing(full.outbox)) > 1
+
+
+def test_a_journal_on_a_bad_place_of_the_disk_is_free_elsewhere(full, monkeypatch):
+    path = os.path.join(full.spool_directory, "journal.0")
+    bad, real = os.stat(path).st_ino, os.fdatasync
+
+    def failing(fd):
+        if os.fstat(fd).st_ino == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    assert full.seal()["released"] == [0]
+    assert not [name for name in outbox.listing(full.outbox) if outbox.is_held(full.outbox, name)]
+    for number in range(RECORDS, RECORDS + 3):  # both journals are in use again
+        assert len(full.record_and_seal(state(f"{number}"))["sealed"]) == 1
+    assert os.stat(path).st_ino != bad
+    assert os.stat(path).st_size == full.size
+    collector = Taker(full)
+    collector.take()
+    assert collector.numbers() == Counter([*((0, number) for number in range(1, RECORDS + 4)), (3, 1)])
+    assert collector.incidents() == set()
 
 
 @pytest.mark.parametrize("sector", [0, 512])
