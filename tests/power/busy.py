@@ -69,12 +69,13 @@ class Receiver:
         self._device: Device | None = None
 
     def see(self) -> None:
-        """Whatever lies in the outbox may be read, and is not taken back."""
+        """Whatever was handed out in the outbox may be read, and is not taken back."""
         directory = f"{self._guarded.disk}/exchange/outbox"
         for name in outbox.listing(directory):
             if name.file not in self._facts.signed:
                 with contextlib.suppress(FileNotFoundError):
-                    self._keep(name.file, outbox.read(directory, name))
+                    if not outbox.is_held(directory, name):
+                        self._keep(name.file, outbox.read(directory, name))
 
     def _keep(self, file: str, data: bytes) -> None:
         segment = wire.decode_segment(cose.parse1(data).payload)

@@ -75,6 +75,7 @@ class Guarded:
         self.disk = disk
         self.watched = base / "watched"
         self.daemon: subprocess.Popen[bytes] | None = None
+        self._helpers: list[int] = []  # of a daemon that was shot
         self._file = base / "agent.toml"
 
     def make(self, collector_key: bytes) -> None:
@@ -141,23 +142,32 @@ class Guarded:
         """Ended, and so are the helpers that a killed daemon leaves: a power cut ends them, too."""
         if self.daemon is None:
             return
-        helpers = _children(self.daemon.pid)
+        if number == signal.SIGKILL:
+            self._kill()
+        helpers = self._helpers + _children(self.daemon.pid)
         self.daemon.send_signal(number)
         self.daemon.wait(PATIENCE_S)
-        self.daemon = None
-        for pid in helpers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.daemon, self._helpers = None, []
+        _shoot(helpers)
         self.until(lambda: not any(map(_lives, helpers)))
 
     def shoot(self, pause: float) -> None:
         """kill -9 of whatever helps the daemon now, and a moment later of itself."""
         assert self.daemon is not None
-        for pid in _children(self.daemon.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _shoot(_children(self.daemon.pid))
         time.sleep(pause)
+        self._kill()
+
+    def _kill(self) -> None:
+        """The daemon and what helps it now. It is halted first: one that it begins just before its end would live on,
+        and change the disk while that is copied."""
+        assert self.daemon is not None
+        pid = self.daemon.pid
+        self.daemon.send_signal(signal.SIGSTOP)
+        self.until(lambda: not _lives(pid) or _state(pid) == "T")
+        self._helpers = [*self._helpers, *_children(pid)]
         self.daemon.kill()
+        _shoot(self._helpers)
 
     def ask(self, verb: str, **parameters: Any) -> list[dict[str, Any]]:
         """What the command line asks, and every reply. Raises ControlError, DaemonSilent."""
@@ -219,9 +229,19 @@ def _children(pid: int) -> list[int]:
         return []
 
 
+def _shoot(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def _lives(pid: int) -> bool:
+    return _state(pid) not in ("", "Z")
+
+
+def _state(pid: int) -> str:
+    """As in /proc/PID/stat; "" where there is none."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+        return ""
