@@ -68,7 +68,7 @@ class Glance:
                     return None
             except OSError:
                 return None
-            if not self._as_seen(len(some), seen[3 * first : 3 * (first + len(some))]):
+            if not as_seen(self._words, self._layout, len(some), seen[3 * first : 3 * (first + len(some))]):
                 return None
             types = self._bytes[self._layout.type : self._size * len(some) : self._size].tobytes()
             if types.translate(None, _OTHER_TYPES):
@@ -98,18 +98,6 @@ class Glance:
     def _by_statx(self, fd: int, names: list[bytes]) -> Iterator[int]:
         return map(_statx, repeat(fd), names, repeat(AT_SYMLINK_NOFOLLOW), repeat(STATX_BASIC_STATS), self._slots)
 
-    def _as_seen(self, count: int, seen: memoryview) -> bool:
-        step, inode, size, seconds, nanoseconds, _, _ = self._layout
-        words, end, number, order = self._words, step * count, int.from_bytes, sys.byteorder
-        return (
-            words[inode:end:step].tobytes() == seen[0::3].tobytes()
-            and words[size:end:step].tobytes() == seen[2::3].tobytes()
-            # All change times at once, as digits of 64 bits. One before 1970 is no such digit, and so never the same.
-            and number(words[seconds:end:step].tobytes(), order) * 1_000_000_000
-            + number(words[nanoseconds:end:step].tobytes(), order)
-            == number(seen[1::3].tobytes(), order)
-        )
-
     def _answer(self, slot: int) -> tuple[int, int]:
         """(device, inode) of one answer."""
         first = self._layout.words * slot
@@ -117,6 +105,20 @@ class Glance:
         if self._layout is STATX:
             device = os.makedev(*memoryview(device.to_bytes(8, sys.byteorder)).cast("I"))
         return device, inode
+
+
+def as_seen(words: memoryview, layout: Layout, count: int, seen: memoryview) -> bool:
+    """Do the first `count` answers tell inode, change time and size as `seen` has them (three words each)?"""
+    step, inode, size, seconds, nanoseconds, _, _ = layout
+    end, number, order = step * count, int.from_bytes, sys.byteorder
+    return (
+        words[inode:end:step].tobytes() == seen[0::3].tobytes()
+        and words[size:end:step].tobytes() == seen[2::3].tobytes()
+        # All change times at once, as digits of 64 bits. One before 1970 is no such digit, and so never the same.
+        and number(words[seconds:end:step].tobytes(), order) * 1_000_000_000
+        + number(words[nanoseconds:end:step].tobytes(), order)
+        == number(seen[1::3].tobytes(), order)
+    )
 
 
 def tells(layout: Layout) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from functools import cache
 from struct import Struct
 
 from edgeguard.linux.fileflags import HOLDING, STATX_BASIC_STATS
+from edgeguard.linux.glance import STATX, as_seen
 
 AT_EMPTY_PATH = 0x1000
 _BYTES = 256
@@ -35,6 +37,51 @@ def unchanged(fd: int, at: os.stat_result) -> bool | None:
         and mode == at.st_mode
         and (major, minor) == _numbers(at.st_dev)
     )
+
+
+BY_COLUMNS = sys.byteorder == "little"  # then a column of a manifest's block is one of these, too
+SLOTS = 128
+_HALVES = 2 * STATX.words
+_OWNER, _GROUP, _MODE, _SIZE = 5, 6, 7, 2 * STATX.size  # in halves; what follows the mode is zero
+_ATTRIBUTES, _TOLD = 8, 56  # the bytes with HOLDING
+_FREE = bytes(byte for byte in range(256) if not byte & HOLDING)
+_TELLING = bytes(byte for byte in range(256) if byte & HOLDING == HOLDING)
+
+ask = _statx
+"""statx itself, for loops: (descriptor, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, one of the slots of a Room)."""
+
+
+class Room:
+    """What statx told of many open files, kept in one piece of memory and compared by columns."""
+
+    def __init__(self) -> None:
+        self._room = ctypes.create_string_buffer(_BYTES * SLOTS)
+        self.slots = [ctypes.byref(self._room, _BYTES * slot) for slot in range(SLOTS)]
+        self._bytes = memoryview(self._room).cast("B")
+        self._words = self._bytes.cast("Q")
+        self._halves = self._bytes.cast("I")
+
+    def telling(self, fd: int) -> bool:
+        """Is it told here what can be changed and what cannot (FS_IMMUTABLE_FL, FS_APPEND_FL)?"""
+        return not ask(fd, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, self.slots[0]) and self._tell(1)
+
+    def as_seen(self, count: int, stats: memoryview, attributes: memoryview) -> bool:
+        """Are the first `count` files as they were seen, and may all of them be changed? `stats`: u64 inode, i64 change
+        time in ns, u64 size each; `attributes`: u32 mode, u32 owner, u32 group, u64 size each (as in a manifest)."""
+        end, halves, wanted = _HALVES * count, self._halves, attributes.cast("I")
+        return (
+            as_seen(self._words, STATX, count, stats.cast("Q"))
+            and halves[_MODE:end:_HALVES].tobytes() == wanted[0::5].tobytes()
+            and halves[_OWNER:end:_HALVES].tobytes() == wanted[1::5].tobytes()
+            and halves[_GROUP:end:_HALVES].tobytes() == wanted[2::5].tobytes()
+            and halves[_SIZE:end:_HALVES].tobytes() == wanted[3::5].tobytes()
+            and halves[_SIZE + 1 : end : _HALVES].tobytes() == wanted[4::5].tobytes()
+            and not self._bytes[_ATTRIBUTES : _BYTES * count : _BYTES].tobytes().translate(None, _FREE)
+            and self._tell(count)
+        )
+
+    def _tell(self, count: int) -> bool:
+        return not self._bytes[_TOLD : _BYTES * count : _BYTES].tobytes().translate(None, _TELLING)
 
 
 @cache

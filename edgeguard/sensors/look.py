@@ -116,6 +116,15 @@ class Eye:
             raise CannotLook(error.strerror or str(error)) from error
         raise CannotLook("it is replaced again and again while it is being read")
 
+    @property
+    def flags(self) -> int:
+        """What a file is opened with."""
+        return self._flags
+
+    def bare(self, fd: int) -> bool:
+        """Has an open file neither capability nor attributes that are compared, nor a flag that holds it?"""
+        return self._attributes(fd) == NO_ATTRIBUTES
+
     def quick(
         self, directory: int, names: Sequence[str], stats: Sequence[os.stat_result], category: str, settled: int
     ) -> list[Entry | None]:

@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 from edgeguard.codec import digests
 from edgeguard.codec.digests import Algorithm
-from edgeguard.codec.manifest import Entry, without_categories
+from edgeguard.codec.manifest import Entry, Packed, without_categories
+from edgeguard.linux import statx
 from edgeguard.model import ATTRIBUTES, Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.copies import kept
 from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, masked, present, unreadable
-from edgeguard.sensors.observed import STAT, UNSURE, same
+from edgeguard.sensors.observed import STAT, UNSURE, Record, same
+from edgeguard.sensors.recheck import Recheck
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit
 
@@ -75,6 +77,7 @@ class Looker:
         digester = digests.swift(algorithm)
         self._eye = Eye(hash_file_max, thorough=thorough, digester=digester)
         self._first = Eye(hash_file_max, digester=digester) if thorough and cached else None
+        self._recheck = Recheck(self._first) if self._first is not None and statx.BY_COLUMNS else None
         self._vault = vault
         self._clock_ns = clock_ns
 
@@ -118,10 +121,24 @@ class Looker:
                 looks.pop(name, None)
         return self._done(looks), notes
 
+    def recheck(self, fd: int, names: list[bytes], record: Record, reference: Packed | None, watch: Watch) -> bool:
+        """Is all in the open directory that is read again as it was seen, and as it should be? Its `names` are those of
+        the record. No: look at it."""
+        if self._recheck is None or not self._is_plain(watch):
+            return False
+        same = self._recheck.same(fd, names, record, reference, watch, self._clock_ns() - RACY_NS)
+        self._count_bytes()
+        if same:
+            self._summary.subjects += record.count
+        return same
+
     def _done(self, looks: Looks) -> Looks:
         self._summary.subjects += sum([entry is not None for _, entry in looks.values()])
-        self._summary.bytes_read = self._eye.bytes_read + (self._first.bytes_read if self._first is not None else 0)
+        self._count_bytes()
         return looks
+
+    def _count_bytes(self) -> None:
+        self._summary.bytes_read = self._eye.bytes_read + (self._first.bytes_read if self._first is not None else 0)
 
     def _is_plain(self, watch: Watch) -> bool:
         """Is everything of its files looked at, content too, and nothing done but that?"""

@@ -83,6 +83,11 @@ class Record:
         """Packed, of all names."""
         return self._chunk[self._stats : self._block]
 
+    @property
+    def block(self) -> bytes:
+        """The subjects as a block of a manifest without categories; b"" for none."""
+        return self._chunk[self._block : self.end]
+
     def inodes(self) -> Iterator[tuple[bytes, int]]:
         """(path, inode) of all names."""
         for name, (inode, _, _) in zip(self.joined.split(b"\0"), STAT.iter_unpack(self.stats), strict=False):
@@ -95,7 +100,7 @@ class Record:
             raise DecodeError("observed.db: names of a directory are damaged")
         subjects: dict[bytes, Entry] = {}
         if self._block < self.end:
-            block = decode_block(self._chunk[self._block : self.end], NO_CATEGORY)
+            block = decode_block(self.block, NO_CATEGORY)
             subjects = dict(zip(block.names, block.entries, strict=True))
             if not subjects.keys() <= set(names):
                 raise DecodeError("observed.db: a subject has no name")

@@ -17,7 +17,7 @@ from edgeguard.codec import manifest as codec
 from edgeguard.codec import sha
 from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Lookup
-from edgeguard.codec.manifest import Block, Entry, order
+from edgeguard.codec.manifest import Block, Entry, Packed, order
 from edgeguard.errors import DecodeError
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
@@ -230,8 +230,17 @@ class Sweep:
             record = old.current if old is not None else None
             return record if record is not None and record.directory == os.fsencode(path) else None
 
-        if quick:
+        def confirm(fd: int, names: list[bytes], record: Record, watch: Watch | None) -> bool:
+            """Nothing is said about what differs, and nothing taken: where all holds, `run` goes on to the next."""
+            should = references.next if references is not None else None
+            if watch is None or (references is not None and (should is None or should.directory != record.directory)):
+                return False
+            return looker.recheck(fd, names, record, should, watch)
+
+        if quick or (cached and reread and not anew):
             walker.expected = expected
+        if not quick:
+            walker.confirm = confirm
         told = Progress(0, 0, 0, 0)
         for visit in walker:
             if not visit.stats and old is not None and old.current is not None:  # all is exactly as it was seen
@@ -240,9 +249,13 @@ class Sweep:
                 if out is not None:
                     out.keep(old.current)
                 old.advance()
-                continue
-            self._merge(visit, old, out, looker, reread)
-            self._troubles()
+                if quick:
+                    continue
+                if references is not None:
+                    references.skip()
+            else:
+                self._merge(visit, old, out, looker, reread)
+                self._troubles()
             if progress and _due(summary, told):
                 told = Progress(summary.files, summary.bytes_read, max(summary.files, old.names if old else 0), 0)
                 progress(told)
@@ -389,20 +402,25 @@ class _References:
     """The manifest's directories, in walk order, beside the walk."""
 
     def __init__(self, manifest: Lookup, start: str) -> None:
-        self._blocks: Iterator[Block] = manifest.tree(os.fsencode(start)) if start else manifest.blocks()
-        self._next = next(self._blocks, None)
+        self._blocks: Iterator[Packed] = manifest.packed_tree(os.fsencode(start)) if start else manifest.packed()
+        self.next = next(self._blocks, None)  # that was not taken
+
+    def skip(self) -> None:
+        """The next one needs no look."""
+        self.next = next(self._blocks, None)
 
     def until(self, key: bytes | None) -> Iterator[Block]:
         """All directories before `key`; None: all that are left."""
-        while self._next is not None and (key is None or order(self._next.directory) < key):
-            block, self._next = self._next, next(self._blocks, None)
+        while self.next is not None and (key is None or order(self.next.directory) < key):
+            block = self.next.block()
+            self.skip()
             yield block
 
     def take(self, directory: bytes) -> dict[bytes, Entry]:
-        block = self._next
-        if block is None or block.directory != directory:
+        if self.next is None or self.next.directory != directory:
             return {}
-        self._next = next(self._blocks, None)
+        block = self.next.block()
+        self.skip()
         return dict(zip(block.names, block.entries, strict=True))
 
 

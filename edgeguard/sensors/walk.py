@@ -46,6 +46,9 @@ class Visit(NamedTuple):
 
 Expected = Callable[[str], Record | None]
 """The directory as it was seen, where it may be so still."""
+Confirm = Callable[[int, list[bytes], Record, Watch | None], bool]
+"""Is what the open directory (descriptor, names) holds as it was seen, too? Asked where its listing and the
+attributes of all names are."""
 
 
 class Walker:
@@ -55,6 +58,7 @@ class Walker:
     def __init__(self, plan: Plan, root: str = "/", start: str = "") -> None:
         self._plan = plan
         self.expected: Expected | None = None
+        self.confirm: Confirm | None = None
         self._glance = Glance()
         self._listing = dirents.Listing()
         self._prefix = os.path.join(os.getcwd(), root).rstrip("/")  # while it walks the process may stand elsewhere
@@ -190,7 +194,7 @@ class Walker:
         """None: some of what the record names is not as it was."""
         names = record.joined.split(b"\0")
         found = self._glance.same(fd, names, record.stats)
-        if found is None:
+        if found is None or (self.confirm is not None and not self.confirm(fd, names, record, zone.watch)):
             return None
         if found:
             below = [(os.fsdecode(names[at]), device, inode) for at, device, inode in found]
