@@ -52,8 +52,8 @@ class Recheck:
         marks = block[layout.marks : layout.attributes]
         quick = [
             at
-            for at, (mode, size, mark) in enumerate(zip(attributes.cast("I")[0::5].tolist(), sizes, marks, strict=True))
-            if mark and size <= CHUNK and mode >> 12 == REGULAR
+            for at, (mode, size) in enumerate(zip(attributes.cast("I")[0::5].tolist(), sizes, strict=True))
+            if size <= CHUNK and mode >> 12 == REGULAR
         ]
         digests = [b""] * len(names)
         extras = b""

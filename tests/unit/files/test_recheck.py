@@ -324,3 +324,51 @@ def test_two_layers_as_they_are_stored_say_what_both_say(tmp_path):
 def test_layers_are_known_by_their_bytes_too(world, tmp_path, no_look):
     world.manifest = Layers(world.manifest, manifest_of(tmp_path / "top", [(b"/zzz", {b"x": entry("gone")})]))
     assert verify(world) == {}
+
+
+def test_a_change_that_leaves_everything_as_it_was_is_one_too(world, monkeypatch):
+    """Content may have been changed and put back while it was read: only the change time tells."""
+    looked = []
+    directory = looker.Looker.directory
+    monkeypatch.setattr(
+        looker.Looker, "directory", lambda *args, **more: looked.append(args[1].path) or directory(*args, **more)
+    )
+    listxattr = os.listxattr
+
+    def touching(target, **options):
+        if isinstance(target, int) and not looked[1:] and os.readlink(f"/proc/self/fd/{target}").endswith("/a"):
+            os.chmod(target, 0o644)
+        return listxattr(target, **options)
+
+    monkeypatch.setattr(os, "listxattr", touching)
+    assert verify(world) == {}
+    assert looked == ["", "/etc"]
+    assert world.summary.written  # with the new change time
+
+
+@pytest.mark.parametrize("row", [0, 1, statx.SLOTS - 1])
+@pytest.mark.parametrize("field", range(8))
+def test_answers_are_compared_one_by_one(tmp_path, row, field):
+    room = statx.Room()
+    stats, attributes = [], []
+    for number in range(statx.SLOTS):
+        (tmp_path / str(number)).write_bytes(bytes(number))
+        fd = os.open(tmp_path / str(number), os.O_RDONLY)
+        assert not statx.ask(fd, b"", statx.AT_EMPTY_PATH, fileflags.STATX_BASIC_STATS, room.slots[number])
+        at = os.fstat(fd)
+        os.close(fd)
+        stats.append([at.st_ino, at.st_ctime_ns, at.st_size])
+        attributes.append([at.st_mode, 0, 0, at.st_uid, at.st_gid, at.st_size])
+
+    def told():
+        rows = b"".join(STAT.pack(*one) for one in stats), b"".join(ATTRIBUTES.pack(*one) for one in attributes)
+        return room.as_seen(statx.SLOTS, *map(memoryview, rows))
+
+    assert told()
+    if field < 3:
+        stats[row][field] ^= 1
+    elif field < 7:
+        attributes[row][(0, 3, 4, 5)[field - 3]] ^= 1
+    else:
+        attributes[row][5] ^= 1 << 40
+    assert not told()
