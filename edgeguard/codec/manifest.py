@@ -183,6 +183,16 @@ def encode_block(directory: bytes, names: Sequence[bytes], entries: Sequence[Ent
     return b"".join((head, directory, joined, marks, attributes, digests, extras))
 
 
+def assembled(
+    directory: bytes, names: Sequence[bytes], digests: Sequence[bytes], attributes: bytes, extras: bytes
+) -> bytes:
+    """A block of its parts: a digest or b"" for each name, the attributes of all, and what `extra_of` gives of those
+    that have the mark for it."""
+    joined, sums = b"\0".join(names), b"".join(digests)
+    head = HEAD.pack(len(directory), len(names), len(joined), len(sums) // DIGEST, len(extras))
+    return b"".join((head, directory, joined, bytes(map(bool, digests)), attributes, sums, extras))
+
+
 def extra_of(position: int, entry: Entry) -> bytes:
     """What a block has of an entry beside its attributes; b"" for nothing."""
     _, _, _, _, _, _, target, caps, xattrs = entry
@@ -309,16 +319,28 @@ class Writer:
         """One directory, in walk order; its block. One without entries leaves no trace."""
         if not entries:
             return b""
+        block = encode_block(directory, names, entries, self._categories)
+        self._write(directory, block, len(entries))
+        return block
+
+    def put(self, directory: bytes, plain: bytes, entries: int, category: str) -> None:
+        """One directory, in walk order, as a block without categories; all in it are of this one."""
+        number = self._categories.number(category)
+        if number:
+            layout, block = Layout.of(plain[: HEAD.size]), bytearray(plain)
+            block[layout.attributes + CATEGORY : layout.digests : ATTRIBUTES.size] = bytes((number,)) * entries
+            plain = bytes(block)
+        self._write(directory, plain, entries)
+
+    def _write(self, directory: bytes, block: bytes, entries: int) -> None:
         key = order(directory)
         if self._last is not None and key <= self._last:
             raise ValueError("directories must come in walk order")
         self._last = key
-        block = encode_block(directory, names, entries, self._categories)
         self._offsets.append(self._position)
         self._out.write(block)
         self._position += len(block)
-        self.entries += len(entries)
-        return block
+        self.entries += entries
 
     def close(self) -> None:
         index = b"".join(OFFSET.pack(offset) for offset in self._offsets)

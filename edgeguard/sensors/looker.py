@@ -12,12 +12,13 @@ from edgeguard.codec import digests
 from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import Entry, Packed, without_categories
 from edgeguard.linux import statx
+from edgeguard.linux.glance import Told
 from edgeguard.model import ATTRIBUTES, Observation, Origin, Watch
 from edgeguard.sensors import observed
+from edgeguard.sensors.bulk import Bulk
 from edgeguard.sensors.copies import kept
 from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, masked, present, unreadable
 from edgeguard.sensors.observed import STAT, UNSURE, Record, same
-from edgeguard.sensors.recheck import Recheck
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit
 
@@ -77,7 +78,9 @@ class Looker:
         digester = digests.swift(algorithm)
         self._eye = Eye(hash_file_max, thorough=thorough, digester=digester)
         self._first = Eye(hash_file_max, digester=digester) if thorough and cached else None
-        self._recheck = Recheck(self._first) if self._first is not None and statx.BY_COLUMNS else None
+        # Whoever reads from the disk, too, does it file by file.
+        usual = self._first if thorough else self._eye
+        self._bulk = Bulk(usual) if usual is not None and statx.BY_COLUMNS else None
         self._vault = vault
         self._clock_ns = clock_ns
 
@@ -122,15 +125,37 @@ class Looker:
         return self._done(looks), notes
 
     def recheck(self, fd: int, names: list[bytes], record: Record, reference: Packed | None, watch: Watch) -> bool:
-        """Is all in the open directory that is read again as it was seen, and as it should be? Its `names` are those of
-        the record. No: look at it."""
-        if self._recheck is None or not self._is_plain(watch):
+        """Is all in the open directory that is read again as it was seen, and as it should be? Its `names`, inodes,
+        sizes and change times are those of the record. No: look at it."""
+        block = record.block
+        if self._bulk is None or not self._is_plain(watch) or not block:
             return False
-        same = self._recheck.same(fd, names, record, reference, watch, self._clock_ns() - RACY_NS)
+        if reference is not None and not reference.says(block):
+            return False  # before anything is read
+        regular = record.regular()
+        if regular is None:
+            return False
+        settled = self._clock_ns() - RACY_NS
+        found = self._bulk.block(fd, record.directory, names, record.stats, regular, watch, settled)
         self._count_bytes()
-        if same:
-            self._summary.subjects += record.count
-        return same
+        if found != block:
+            return False
+        self._summary.subjects += record.count
+        return True
+
+    def learn(self, path: str, fd: int, names: list[bytes], told: Told, watch: Watch) -> bytes | None:
+        """All in an open directory as a block without categories. None: look at it."""
+        if self._bulk is None or not self._is_plain(watch):
+            return None
+        regular = [kind >> 4 == 0o10 for kind in told.types]
+        settled = self._clock_ns() - RACY_NS
+        block = self._bulk.block(fd, os.fsencode(path), names, told.stats, regular, watch, settled, told.device)
+        self._count_bytes()
+        if block is not None:
+            self._summary.directories += 1
+            self._summary.files += len(names)
+            self._summary.subjects += len(names)
+        return block
 
     def _done(self, looks: Looks) -> Looks:
         self._summary.subjects += sum([entry is not None for _, entry in looks.values()])

@@ -32,7 +32,7 @@ from edgeguard.sensors.looker import (
     observation_of,
     record_of,
 )
-from edgeguard.sensors.observed import Record, same
+from edgeguard.sensors.observed import STAT, Record, same
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit, Walker, resolved
 from edgeguard.sensors.watching import Plan
@@ -74,14 +74,22 @@ def learn(
     out = observed.Writer(observed_out, identity(plan), None, algorithm)
     out.start(0)
     told = Progress(0, 0, *total)
+    if emit is None:
+        walker.learn = looker.learn
     for visit in walker:
-        looks, seen = looker.directory(visit, {}, {}, reread=True)
-        subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
-        block = manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
-        out.put(record_of(visit, looks, block), len(looks), 0)
-        if emit is not None:
-            for name, entry in subjects.items():
-                emit(observation_of(visit, name, entry, algorithm, seen, now, Origin.LEARN))
+        if visit.block and visit.watch is not None:
+            directory, count_of = directory_of(visit), len(visit.packed) // STAT.size
+            manifest.put(directory, visit.block, count_of, visit.watch.category)
+            names = visit.joined
+            out.put(observed.joined(directory, names, visit.packed, visit.block, visit.listing), count_of, 0)
+        else:
+            looks, seen = looker.directory(visit, {}, {}, reread=True)
+            subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
+            block = manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
+            out.put(record_of(visit, looks, block), len(looks), 0)
+            if emit is not None:
+                for name, entry in subjects.items():
+                    emit(observation_of(visit, name, entry, algorithm, seen, now, Origin.LEARN))
         if progress and _due(summary, told):
             told = Progress(summary.files, summary.bytes_read, *total)
             progress(told)
