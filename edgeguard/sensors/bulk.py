@@ -72,7 +72,6 @@ class Bulk:
             entry.st_mode, 0, bool(extra), entry.uid, entry.gid, entry.size
         )
         found.digests[at] = entry.digest
-        found.extras.pop(at, None)
         if extra:
             found.extras[at] = extra
         return seen.settled and not seen.note

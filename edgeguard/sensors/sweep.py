@@ -19,6 +19,7 @@ from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Lookup
 from edgeguard.codec.manifest import Block, Entry, Packed, order
 from edgeguard.errors import DecodeError
+from edgeguard.linux.glance import Told
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.look import absent, masked, unreadable
@@ -41,6 +42,7 @@ HASH_FILE_MAX = 4 << 30  # bytes; settings.Budget.hash_file_max, for callers tha
 VAULT_MAX = 64 << 20  # bytes; settings.Budget.vault_bytes
 PROGRESS_FILES = 256  # between two calls of `progress`
 PROGRESS_BYTES = 8 << 20
+COUNTED = b"counted"
 
 Emit = Callable[[Observation], None]
 References = Lookup | Callable[[], Lookup | None] | None
@@ -78,10 +80,9 @@ def learn(
         walker.learn = looker.learn
     for visit in walker:
         if visit.block and visit.watch is not None:
-            directory, count_of = directory_of(visit), len(visit.packed) // STAT.size
-            manifest.put(directory, visit.block, count_of, visit.watch.category)
-            names = visit.joined
-            out.put(observed.joined(directory, names, visit.packed, visit.block, visit.listing), count_of, 0)
+            directory, names = directory_of(visit), len(visit.packed) // STAT.size
+            manifest.put(directory, visit.block, names, visit.watch.category)
+            out.put(observed.joined(directory, visit.joined, visit.packed, visit.block, visit.listing), names, 0)
         else:
             looks, seen = looker.directory(visit, {}, {}, reread=True)
             subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
@@ -165,7 +166,18 @@ def _opened(manifest: References) -> Lookup | None:
 def count(plan: Plan, root: str) -> tuple[int, int]:
     """(names, bytes of watched content): a first walk without reading, so that progress is a true percentage."""
     files = size = 0
-    for visit in Walker(plan, root):
+
+    def add(_path: str, _fd: int, names: list[bytes], told: Told, watch: Watch) -> bytes:
+        nonlocal files, size
+        files += len(names)
+        if watch.content and not watch.only:
+            sizes = memoryview(told.stats).cast("Q")[2::3].tolist()
+            size += sum([each for each, kind in zip(sizes, told.types, strict=True) if kind >> 4 == S_IFREG >> 12])
+        return COUNTED
+
+    walker = Walker(plan, root)
+    walker.learn = add
+    for visit in walker:
         files += len(visit.names)
         for at, name in enumerate(visit.stats):
             watch = visit.watch or visit.watches[at]

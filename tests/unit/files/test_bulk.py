@@ -1,5 +1,5 @@
-"""A directory that is read again as it was seen is known by comparing bytes; whatever is not so gets the full look, and
-tells what that tells. Each change here leaves listing, inode, size and change time as they were seen."""
+"""A directory whose files are plain is learned and read again without an entry of each; whatever is not so gets the
+full look, and tells what that tells. Changes that a verify must find leave listing, inode, size and times as seen."""
 
 import io
 import os
@@ -374,3 +374,195 @@ def test_answers_are_compared_one_by_one(tmp_path, row, field):
     else:
         attributes[row][5] ^= 1 << 40
     assert not told()
+
+
+def learned(world, **options):
+    """(manifest, observed.db)."""
+    world.learn(**options)
+    with open(world.beside or world.root.parent / "manifest", "rb") as file:
+        return file.read(), world.observed
+
+
+def learned_in_full(world, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looker.statx, "BY_COLUMNS", False)
+        return learned(world, **options)
+
+
+def make_more(world):
+    """Watches of several kinds, and what is no plain file in between."""
+    world.watches = [
+        Watch("/etc", "config"),
+        Watch("/etc/many", "program"),
+        Watch("/usr", "program", exclude=("/usr/share/x*",)),
+        Watch("/var", "log", content=False),
+        Watch("/home", "setid", only="setid"),
+        Watch("/srv/*/a", "unit"),
+    ]
+    for path in ("/usr/bin/a", "/usr/share/x/y", "/usr/share/z", "/var/log/a", "/home/me/plain", "/srv/b/a", "/usr/\n"):
+        world.write(path, path.encode())
+    world.write("/home/me/set", b"set", 0o4755)
+    os.mkdir(world.path("/etc/nothing"))
+    for number in range(statx.SLOTS):
+        os.symlink(f"{number}", world.path(f"/etc/alone/{number}"))
+        world.write(f"/etc/alone/{number}x", b"%d" % number)
+
+
+@pytest.mark.parametrize("largest", [1 << 32, CHUNK])
+def test_a_learn_writes_what_full_looks_write(world, largest):
+    make_more(world)
+    full = learned_in_full(world, hash_file_max=largest)
+    counts = vars(world.summary)
+    assert learned(world, hash_file_max=largest) == full
+    assert vars(world.summary) == counts
+    for whole in (False, True):
+        assert world.sweep(full=whole, cached=whole, hash_file_max=largest) == {}
+
+
+def test_a_plain_directory_is_learned_without_a_full_look(world, no_look):
+    world.learn()
+    assert world.summary.subjects == world.manifest.count
+
+
+def test_a_learn_with_a_vault_keeps_what_it_kept(world, tmp_path, monkeypatch):
+    """Named by a path that only holds where the process stood when it began."""
+    make_more(world)
+    world.watches[1] = Watch("/etc/many", "program", protect=True)
+    full = learned_in_full(world, vault=f"{tmp_path}/vault", emit=None)
+    kept = sorted(os.listdir(tmp_path / "vault"))
+    assert len(kept) == 2 * statx.SLOTS + 3
+    monkeypatch.chdir(tmp_path)
+    assert learned(world, vault="other") == full
+    assert sorted(os.listdir(tmp_path / "other")) == kept
+
+
+@pytest.mark.parametrize("flag", [fileflags.FS_IMMUTABLE_FL, fileflags.FS_APPEND_FL])
+def test_what_is_held_by_a_flag_is_learned_with_it_and_read_once(world, flag):
+    os.setxattr(world.path("/etc/many/7"), "user.mark", b"x")
+    opened = [os.open(world.path(path), os.O_RDONLY) for path in ("/etc/a", "/etc/many/7")]
+    try:
+        try:
+            for fd in opened:
+                fileflags.hold(fd, flag)
+        except OSError:
+            pytest.skip("no such flags here")
+        full = learned_in_full(world)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(looker.Eye, "quick", None)
+            patch.setattr(looker.Looker, "_one", lambda *args: original(*args) if not args[1].path else None)
+            assert learned(world) == full
+            assert verify(world) == {}
+    finally:
+        for fd in opened:
+            fileflags.hold(fd, 0)
+            os.close(fd)
+
+
+original = looker.Looker._one
+
+
+def test_a_learn_tells_each_subject_where_somebody_asks(world):
+    told = []
+    world.learn(emit=lambda seen: told.append(seen.subject))
+    assert len(told) == world.manifest.count
+
+
+def test_progress_counts_what_is_learned(world):
+    make_more(world)
+    told = []
+    world.learn(progress=told.append)
+    assert told[-1].files == world.summary.files
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Glance, "told", lambda *_args: None)
+        again = []
+        world.learn(progress=again.append)
+    assert {(one.total_files, one.total_bytes) for one in told[:-1]} == {
+        (one.total_files, one.total_bytes) for one in again[:-1]
+    }
+
+
+def test_what_changed_just_now_is_learned_by_a_full_look(world):
+    latest = max(os.lstat(world.path(path)).st_ctime_ns for path in ("/etc/a", "/etc/link", "/etc/many/1"))
+    world.clock = lambda: latest + 10**9
+    full = learned_in_full(world)
+    assert learned(world) == full
+    assert (observed.UNSURE).to_bytes(8, "little", signed=True) in world.observed
+
+
+@pytest.mark.parametrize("how", ["while it is read", "fifo", "link", "nothing", "directory", "another"])
+def test_what_changes_while_it_is_learned_is_learned_as_it_is_then(world, monkeypatch, how):
+    path = world.path("/etc/a")
+    done = []
+    if how == "while it is read":
+        listxattr = os.listxattr
+
+        def touching(target, **options):
+            if isinstance(target, int) and not done and os.readlink(f"/proc/self/fd/{target}").endswith("/a"):
+                done.append(os.chmod(target, 0o600))
+            return listxattr(target, **options)
+
+        monkeypatch.setattr(os, "listxattr", touching)
+    else:
+        told = Glance.told
+
+        def swapping(self, fd, names):
+            found = told(self, fd, names)
+            if b"a" in names and not done:
+                done.append(os.unlink(path))
+                if how == "fifo":
+                    os.mkfifo(path)
+                elif how == "link":
+                    os.symlink("many/1", path)
+                elif how == "directory":
+                    os.mkdir(path)
+                elif how == "another":
+                    world.write("/etc/a", b"one", 0o600)
+            return found
+
+        monkeypatch.setattr(Glance, "told", swapping)
+    found = learned(world)
+    assert done
+    monkeypatch.undo()
+    assert found[0] == learned_in_full(world)[0]
+
+
+def test_names_on_several_devices_are_left_to_full_looks():
+    glance = Glance()
+    fd = os.open("/", os.O_RDONLY)
+    try:
+        alone = glance.told(fd, [b"proc"])
+        assert alone.device == os.lstat("/proc").st_dev
+        assert alone.types[0] >> 4 == 0o4
+        assert glance.told(fd, [b"proc", b"sys"]) is None
+        assert glance.told(fd, [b"proc", b"proc", b"no such name"]) is None
+    finally:
+        glance.close()
+        os.close(fd)
+
+
+def test_a_file_on_another_device_is_not_what_lstat_saw(tmp_path):
+    room = statx.Room()
+    (tmp_path / "a").write_bytes(b"a")
+    fd = os.open(tmp_path / "a", os.O_RDONLY)
+    statx.ask(fd, b"", statx.AT_EMPTY_PATH, fileflags.STATX_BASIC_STATS, room.slots[0])
+    device = os.fstat(fd).st_dev
+    os.close(fd)
+    assert room.on(device, 1)
+    assert room.on(0, 1)
+    assert not room.on(device + 1, 1)
+    assert not room.on(device, 2)
+
+
+def test_what_is_no_file_or_not_told_in_full_is_not_as_seen(tmp_path, monkeypatch):
+    room = statx.Room()
+    for path, kind in ((tmp_path, False), (tmp_path / "a", True)):
+        if kind:
+            path.write_bytes(b"a")
+        fd = os.open(path, os.O_RDONLY)
+        statx.ask(fd, b"", statx.AT_EMPTY_PATH, fileflags.STATX_BASIC_STATS, room.slots[0])
+        at = os.fstat(fd)
+        os.close(fd)
+        row = memoryview(STAT.pack(at.st_ino, at.st_ctime_ns, at.st_size))
+        assert room.as_seen(1, row) is kind
+    monkeypatch.setattr(statx, "_TELLING", b"")
+    assert not room.as_seen(1, row)
