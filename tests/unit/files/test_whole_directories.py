@@ -11,7 +11,7 @@ from edgeguard.codec import sha
 from edgeguard.codec.layers import Layers
 from edgeguard.codec.manifest import ATTRIBUTES, CATEGORY, HEAD, Categories, Entry, Layout, Reader, Writer, encode_block
 from edgeguard.errors import DecodeError
-from edgeguard.linux import fileflags, statx
+from edgeguard.linux import fileflags, glance, statx
 from edgeguard.linux.glance import Glance
 from edgeguard.model import Watch
 from edgeguard.sensors import content, looker, observed
@@ -526,17 +526,34 @@ def test_what_changes_while_it_is_learned_is_learned_as_it_is_then(world, monkey
     assert found[0] == learned_in_full(world)[0]
 
 
+@pytest.mark.parametrize("by", ["lstat", "statx"])
+def test_what_is_told_of_names_is_what_lstat_tells(world, monkeypatch, by):
+    if by == "statx":
+        monkeypatch.setattr(glance, "tells", lambda _layout: False)
+    looking = Glance()
+    for path in ("/etc", "/etc/many"):
+        fd = os.open(world.path(path), os.O_RDONLY)
+        names = sorted(map(os.fsencode, os.listdir(fd)))
+        found = [os.lstat(name, dir_fd=fd) for name in names]
+        told = looking.told(fd, names)
+        looking.close()
+        os.close(fd)
+        assert told.stats == b"".join(STAT.pack(at.st_ino, at.st_ctime_ns, at.st_size) for at in found)
+        assert [kind >> 4 for kind in told.types] == [at.st_mode >> 12 for at in found]
+        assert {told.device} == {at.st_dev for at in found}
+
+
 def test_names_on_several_devices_are_left_to_full_looks():
-    glance = Glance()
+    looking = Glance()
     fd = os.open("/", os.O_RDONLY)
     try:
-        alone = glance.told(fd, [b"proc"])
+        alone = looking.told(fd, [b"proc"])
         assert alone.device == os.lstat("/proc").st_dev
         assert alone.types[0] >> 4 == 0o4
-        assert glance.told(fd, [b"proc", b"sys"]) is None
-        assert glance.told(fd, [b"proc", b"proc", b"no such name"]) is None
+        assert looking.told(fd, [b"proc", b"sys"]) is None
+        assert looking.told(fd, [b"proc", b"proc", b"no such name"]) is None
     finally:
-        glance.close()
+        looking.close()
         os.close(fd)
 
 
