@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from heapq import merge
 
-from edgeguard.codec.manifest import Block, Entry, Reader, order
+from edgeguard.codec.manifest import Block, Categories, Entry, Packed, Reader, encode_block, order
 from edgeguard.errors import DecodeError
 
 GONE = "gone"  # category of an upper entry whose path shall not be there; no policy has it
@@ -56,6 +56,41 @@ class Layers:
     def tree(self, path: bytes) -> Iterator[Block]:
         """The directory `path` and all directories below it, in walk order ("" is everything)."""
         return self._joined(self._base.tree(path) if self._base is not None else (), self._top.tree(path))
+
+    def packed(self) -> Iterator[Packed]:
+        """All directories in walk order, as they are stored."""
+        return self._packed(self._base.packed() if self._base is not None else (), self._top.packed())
+
+    def packed_tree(self, path: bytes) -> Iterator[Packed]:
+        """Of these, the directory `path` and all directories below it ("" is everything)."""
+        return self._packed(self._base.packed_tree(path) if self._base is not None else (), self._top.packed_tree(path))
+
+    @classmethod
+    def _packed(cls, base: Iterable[Packed], top: Iterable[Packed]) -> Iterator[Packed]:
+        """Where the upper one says nothing of a directory it stays as it is; where it does, both are joined."""
+        above = iter(top)
+        over = next(above, None)
+        for below in base:
+            while over is not None and order(over.directory) < order(below.directory):
+                yield from cls._repacked([], over)
+                over = next(above, None)
+            if over is not None and over.directory == below.directory:
+                yield from cls._repacked([below.block()], over)
+                over = next(above, None)
+            else:
+                yield below
+        while over is not None:
+            yield from cls._repacked([], over)
+            over = next(above, None)
+
+    @classmethod
+    def _repacked(cls, base: Iterable[Block], top: Packed) -> Iterator[Packed]:
+        for block in cls._joined(base, [top.block()]):
+            # As in the files: sorted by name.
+            entries = dict(sorted(zip(block.names, block.entries, strict=True)))
+            categories = Categories()
+            raw = encode_block(block.directory, list(entries), list(entries.values()), categories)
+            yield Packed(block.directory, raw, tuple(categories.names))
 
     def below(self, path: bytes) -> Iterator[tuple[bytes, Entry]]:
         """Everything in the tree `path`, without `path` itself."""

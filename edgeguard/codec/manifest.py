@@ -43,6 +43,7 @@ TARGET_MAX = 4096  # bytes of a symlink's target (PATH_MAX)
 CAPS_MAX = 64  # bytes; the kernel's largest security.capability (revision 3) has 24
 CATEGORIES_MAX = 255  # a policy has about twelve
 
+PLACES = 512  # offsets read at once
 SIGNPOST_STEPS = 6  # of a search, remembered: half of the reads of a lookup for 20 KB
 
 HEAD = Struct("<HIIII")
@@ -118,6 +119,25 @@ class Block(NamedTuple):
     entries: list[Entry]
 
 
+class Packed(NamedTuple):
+    """One directory as it is stored: for most questions it need not be taken apart."""
+
+    directory: bytes
+    raw: bytes
+    categories: Sequence[str]
+
+    def block(self) -> Block:
+        """Raises DecodeError."""
+        return decode_block(self.raw, self.categories)
+
+    def says(self, plain: bytes) -> bool:
+        """Is this the very block `plain`, whatever the categories? Raises DecodeError."""
+        layout = Layout.of(self.raw[: HEAD.size])
+        if max(self.raw[layout.attributes + CATEGORY : layout.digests : ATTRIBUTES.size]) >= len(self.categories):
+            raise DecodeError("manifest: attributes are damaged")
+        return without_categories(self.raw) == plain
+
+
 class Categories:
     """Names of categories by small number, in the order in which they turned up."""
 
@@ -155,14 +175,7 @@ def encode_block(directory: bytes, names: Sequence[bytes], entries: Sequence[Ent
     digests = b"".join(sums)
     marks = bytes(map(bool, sums))
     extras = b"".join(
-        [
-            EXTRA.pack(at, len(entry.target), len(entry.caps), len(entry.xattrs))
-            + entry.target
-            + entry.caps
-            + entry.xattrs
-            for at, entry in enumerate(entries)
-            if attributes[ATTRIBUTES.size * at + RARE]
-        ]
+        [extra_of(at, entry) for at, entry in enumerate(entries) if attributes[ATTRIBUTES.size * at + RARE]]
         if any(attributes[RARE :: ATTRIBUTES.size])
         else ()
     )
@@ -170,9 +183,27 @@ def encode_block(directory: bytes, names: Sequence[bytes], entries: Sequence[Ent
     return b"".join((head, directory, joined, marks, attributes, digests, extras))
 
 
+def assembled(
+    directory: bytes, names: Sequence[bytes], digests: Sequence[bytes], attributes: bytes, extras: bytes
+) -> bytes:
+    """A block of its parts: a digest or b"" for each name, the attributes of all, and what `extra_of` gives of those
+    that have the mark for it."""
+    joined, sums = b"\0".join(names), b"".join(digests)
+    head = HEAD.pack(len(directory), len(names), len(joined), len(sums) // DIGEST, len(extras))
+    return b"".join((head, directory, joined, bytes(map(bool, digests)), attributes, sums, extras))
+
+
+def extra_of(position: int, entry: Entry) -> bytes:
+    """What a block has of an entry beside its attributes; b"" for nothing."""
+    _, _, _, _, _, _, target, caps, xattrs = entry
+    if not (target or caps or xattrs):
+        return b""
+    return EXTRA.pack(position, len(target), len(caps), len(xattrs)) + target + caps + xattrs
+
+
 def without_categories(block: bytes) -> bytes:
     """The same block with the first category for all: what it says of the files, whatever the policy calls them."""
-    layout = _Layout.of(block[: HEAD.size])
+    layout = Layout.of(block[: HEAD.size])
     plain = bytearray(block)
     plain[layout.attributes + CATEGORY : layout.digests : ATTRIBUTES.size] = bytes(layout.entries)
     return bytes(plain)
@@ -180,7 +211,7 @@ def without_categories(block: bytes) -> bytes:
 
 def decode_block(data: bytes, categories: Sequence[str]) -> Block:
     """A whole block, strictly: every length agrees, nothing is left over."""
-    layout = _Layout.of(data[: HEAD.size])
+    layout = Layout.of(data[: HEAD.size])
     if len(data) != layout.end:
         raise DecodeError("manifest: a block's length disagrees with its head")
     directory = data[HEAD.size : layout.names]
@@ -207,7 +238,7 @@ def decode_block(data: bytes, categories: Sequence[str]) -> Block:
     return Block(directory, names, entries)
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where the parts of a block begin, relative to it."""
 
     entries: int
@@ -220,7 +251,7 @@ class _Layout(NamedTuple):
     end: int
 
     @classmethod
-    def of(cls, head: bytes) -> _Layout:
+    def of(cls, head: bytes) -> Layout:
         if len(head) != HEAD.size:
             raise DecodeError("manifest: truncated")
         length, count, names_length, digests_count, extras_length = HEAD.unpack(head)
@@ -288,16 +319,28 @@ class Writer:
         """One directory, in walk order; its block. One without entries leaves no trace."""
         if not entries:
             return b""
+        block = encode_block(directory, names, entries, self._categories)
+        self._write(directory, block, len(entries))
+        return block
+
+    def put(self, directory: bytes, plain: bytes, entries: int, category: str) -> None:
+        """One directory, in walk order, as a block without categories; all in it are of this one."""
+        number = self._categories.number(category)
+        if number:
+            layout, block = Layout.of(plain[: HEAD.size]), bytearray(plain)
+            block[layout.attributes + CATEGORY : layout.digests : ATTRIBUTES.size] = bytes((number,)) * entries
+            plain = bytes(block)
+        self._write(directory, plain, entries)
+
+    def _write(self, directory: bytes, block: bytes, entries: int) -> None:
         key = order(directory)
         if self._last is not None and key <= self._last:
             raise ValueError("directories must come in walk order")
         self._last = key
-        block = encode_block(directory, names, entries, self._categories)
         self._offsets.append(self._position)
         self._out.write(block)
         self._position += len(block)
-        self.entries += len(entries)
-        return block
+        self.entries += entries
 
     def close(self) -> None:
         index = b"".join(OFFSET.pack(offset) for offset in self._offsets)
@@ -327,8 +370,8 @@ class Reader:
         if self._index < len(MAGIC) or not 0 <= length <= 256 * CATEGORIES_MAX:
             raise DecodeError("manifest: its trailer is damaged")
         self.categories = _categories(self._at(names, length), categories)
-        self._signposts: dict[int, tuple[bytes, int, _Layout]] = {}  # where every search begins: 63 directories
-        self._latest: tuple[bytes, tuple[int, _Layout] | None] = (b"\0", None)  # events come in bunches a directory
+        self._signposts: dict[int, tuple[bytes, int, Layout]] = {}  # where every search begins: 63 directories
+        self._latest: tuple[bytes, tuple[int, Layout] | None] = (b"\0", None)  # events come in bunches a directory
 
     def lookup(self, path: bytes) -> Entry | None:
         """The reference value of an absolute path, None if there is none."""
@@ -357,19 +400,38 @@ class Reader:
 
     def blocks(self, first: int = 0) -> Iterator[Block]:
         """All directories in walk order, from the `first`-th on, checked as a whole."""
+        return (packed.block() for packed in self.packed(first))
+
+    def packed(self, first: int = 0) -> Iterator[Packed]:
+        """All directories in walk order, from the `first`-th on, as they are stored: each in its place and as long as
+        it says, no more is checked."""
         last: bytes | None = None
-        for number in range(first, self.directories_count):
-            start = self._offset(number)
-            stop = self._offset(number + 1) if number + 1 < self.directories_count else self._index
-            layout = _Layout.of(self._at(start, HEAD.size))
-            if stop - start != layout.end:
+        for start, stop in self._places(first):
+            if not 0 < stop - start <= BLOCK_MAX:
                 raise DecodeError("manifest: the index disagrees with the blocks")
-            block = decode_block(self._at(start, layout.end), self.categories)
-            key = order(block.directory)
+            raw = self._at(start, stop - start)
+            layout = Layout.of(raw[: HEAD.size])
+            if layout.end != len(raw):
+                raise DecodeError("manifest: the index disagrees with the blocks")
+            directory = raw[HEAD.size : layout.names]
+            key = order(directory)
             if last is not None and key <= last:
                 raise DecodeError("manifest: directories are out of order")
             last = key
-            yield block
+            yield Packed(directory, raw, self.categories)
+
+    def _places(self, first: int) -> Iterator[tuple[int, int]]:
+        """(start, end) of each block, from the `first`-th on, by some hundred in one reading."""
+        before = self._offset(first) if first < self.directories_count else 0
+        for number in range(first + 1, self.directories_count, PLACES):
+            count = min(PLACES, self.directories_count - number)
+            for (start,) in OFFSET.iter_unpack(self._at(self._index + OFFSET.size * number, OFFSET.size * count)):
+                if not len(MAGIC) <= start < self._index:
+                    raise DecodeError("manifest: the index is damaged")
+                yield before, start
+                before = start
+        if first < self.directories_count:
+            yield before, self._index
 
     def directories(self) -> Iterator[bytes]:
         """The paths of all directories that hold entries, in walk order."""
@@ -384,10 +446,14 @@ class Reader:
 
     def tree(self, path: bytes) -> Iterator[Block]:
         """The directory `path` and all directories below it, in walk order ("" is everything)."""
-        for block in self.blocks(self._bisect(order(path))):
-            if block.directory != path and not block.directory.startswith(path + b"/"):
+        return (packed.block() for packed in self.packed_tree(path))
+
+    def packed_tree(self, path: bytes) -> Iterator[Packed]:
+        """The same as it is stored."""
+        for packed in self.packed(self._bisect(order(path))):
+            if packed.directory != path and not packed.directory.startswith(path + b"/"):
                 return
-            yield block
+            yield packed
 
     def below(self, path: bytes) -> Iterator[tuple[bytes, Entry]]:
         """Everything in the tree `path`, without `path` itself."""
@@ -414,11 +480,11 @@ class Reader:
             raise DecodeError("manifest: the index is damaged")
         return int(offset)
 
-    def _directory(self, number: int) -> tuple[bytes, int, _Layout]:
+    def _directory(self, number: int) -> tuple[bytes, int, Layout]:
         start = self._offset(number)
         # One read for head and path: nearly all paths are shorter than this, and the search meets 13 of them.
         raw = os.pread(self._fd, HEAD.size + 200, start)
-        layout = _Layout.of(raw[: HEAD.size])
+        layout = Layout.of(raw[: HEAD.size])
         if start + layout.end > self._index:
             raise DecodeError("manifest: a block reaches into the index")
         if layout.names > len(raw):
@@ -441,19 +507,19 @@ class Reader:
             step += 1
         return low
 
-    def _find(self, directory: bytes) -> tuple[int, _Layout] | None:
+    def _find(self, directory: bytes) -> tuple[int, Layout] | None:
         if self._latest[0] != directory:
             self._latest = (directory, self._search(directory))
         return self._latest[1]
 
-    def _search(self, directory: bytes) -> tuple[int, _Layout] | None:
+    def _search(self, directory: bytes) -> tuple[int, Layout] | None:
         number = self._bisect(order(directory))
         if number == self.directories_count:
             return None
         found, start, layout = self._directory(number)
         return (start, layout) if found == directory else None
 
-    def _entry_at(self, start: int, layout: _Layout, position: int) -> Entry:
+    def _entry_at(self, start: int, layout: Layout, position: int) -> Entry:
         if position >= layout.entries:
             raise DecodeError("manifest: names of a directory are damaged")
         raw = ATTRIBUTES.unpack(self._at(start + layout.attributes + ATTRIBUTES.size * position, ATTRIBUTES.size))

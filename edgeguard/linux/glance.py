@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from array import array
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -34,6 +35,14 @@ class Layout(NamedTuple):
     nanoseconds: int
     device: int  # of statx: major and minor number
     type: int  # the byte whose upper half is the file type
+
+
+class Told(NamedTuple):
+    """Of all names of a directory."""
+
+    stats: bytes  # u64 inode, i64 change time in ns, u64 size each
+    types: bytes  # upper half: file type
+    device: int
 
 
 STATX = Layout(32, 4, 5, 12, 13, 17, 29 if sys.byteorder == "little" else 28)
@@ -68,12 +77,45 @@ class Glance:
                     return None
             except OSError:
                 return None
-            if not self._as_seen(len(some), seen[3 * first : 3 * (first + len(some))]):
+            if not as_seen(self._words, self._layout, len(some), seen[3 * first : 3 * (first + len(some))]):
                 return None
             types = self._bytes[self._layout.type : self._size * len(some) : self._size].tobytes()
             if types.translate(None, _OTHER_TYPES):
                 directories += [(first + at, *self._answer(at)) for at, kind in enumerate(types) if kind >> 4 == 0o4]
         return directories
+
+    def told(self, fd: int, names: list[bytes]) -> Told | None:
+        """What is in the open directory, if that can be told of all of these names, and all lie on one device."""
+        rows = bytearray()
+        types = b""
+        device = -1
+        for first in range(0, len(names), SLOTS):
+            some = names[first : first + SLOTS]
+            step, inode, size, seconds, nanoseconds, place, kind = self._layout
+            try:
+                if any(self._ask(fd, some)):
+                    return None
+            except OSError:
+                return None
+            end, words = step * len(some), self._words
+            on, _ = self._answer(0)
+            devices = words[place:end:step].tobytes()
+            if device not in {-1, on} or devices != devices[:8] * len(some):
+                return None
+            device = on
+            part = bytearray(24 * len(some))
+            with memoryview(part) as room:
+                columns = room.cast("Q")
+                columns[0::3] = words[inode:end:step]
+                columns[2::3] = words[size:end:step]
+                times = zip(words[seconds:end:step].tolist(), words[nanoseconds:end:step].tolist(), strict=True)
+                try:
+                    room.cast("q")[1::3] = memoryview(array("q", [s * 1_000_000_000 + ns for s, ns in times]))
+                except OverflowError:  # before 1970, or beyond all times
+                    return None
+            rows += part
+            types += self._bytes[kind : self._size * len(some) : self._size].tobytes()
+        return Told(bytes(rows), types, device)
 
     def identity(self, fd: int) -> tuple[int, int]:
         """(device, inode) of an open file."""
@@ -98,18 +140,6 @@ class Glance:
     def _by_statx(self, fd: int, names: list[bytes]) -> Iterator[int]:
         return map(_statx, repeat(fd), names, repeat(AT_SYMLINK_NOFOLLOW), repeat(STATX_BASIC_STATS), self._slots)
 
-    def _as_seen(self, count: int, seen: memoryview) -> bool:
-        step, inode, size, seconds, nanoseconds, _, _ = self._layout
-        words, end, number, order = self._words, step * count, int.from_bytes, sys.byteorder
-        return (
-            words[inode:end:step].tobytes() == seen[0::3].tobytes()
-            and words[size:end:step].tobytes() == seen[2::3].tobytes()
-            # All change times at once, as digits of 64 bits. One before 1970 is no such digit, and so never the same.
-            and number(words[seconds:end:step].tobytes(), order) * 1_000_000_000
-            + number(words[nanoseconds:end:step].tobytes(), order)
-            == number(seen[1::3].tobytes(), order)
-        )
-
     def _answer(self, slot: int) -> tuple[int, int]:
         """(device, inode) of one answer."""
         first = self._layout.words * slot
@@ -117,6 +147,20 @@ class Glance:
         if self._layout is STATX:
             device = os.makedev(*memoryview(device.to_bytes(8, sys.byteorder)).cast("I"))
         return device, inode
+
+
+def as_seen(words: memoryview, layout: Layout, count: int, seen: memoryview) -> bool:
+    """Do the first `count` answers tell inode, change time and size as `seen` has them (three words each)?"""
+    step, inode, size, seconds, nanoseconds, _, _ = layout
+    end, number, order = step * count, int.from_bytes, sys.byteorder
+    return (
+        words[inode:end:step].tobytes() == seen[0::3].tobytes()
+        and words[size:end:step].tobytes() == seen[2::3].tobytes()
+        # All change times at once, as digits of 64 bits. One before 1970 is no such digit, and so never the same.
+        and number(words[seconds:end:step].tobytes(), order) * 1_000_000_000
+        + number(words[nanoseconds:end:step].tobytes(), order)
+        == number(seen[1::3].tobytes(), order)
+    )
 
 
 def tells(layout: Layout) -> bool:

@@ -50,6 +50,7 @@ COLUMNS: Mapping[str, Column] = {
     "changes": Column("list", "what that means, in plain sentences, for formats that are known; see below"),
 }
 
+NOTHING = Entry(0, 0, 0, 0, "")
 CHUNK = 256 * 1024  # bytes a read; larger does not read faster
 NO_ATTRIBUTES = (b"", b"")
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -116,6 +117,11 @@ class Eye:
             raise CannotLook(error.strerror or str(error)) from error
         raise CannotLook("it is replaced again and again while it is being read")
 
+    @property
+    def flags(self) -> int:
+        """What a file is opened with."""
+        return self._flags
+
     def quick(
         self, directory: int, names: Sequence[str], stats: Sequence[os.stat_result], category: str, settled: int
     ) -> list[Entry | None]:
@@ -137,7 +143,7 @@ class Eye:
                 fd = open_file(name, flags, dir_fd=directory)
                 # What took its place meanwhile and is no file (a FIFO, say) has no offsets: nothing is taken out.
                 content = both.read(fd, size) if both is not None else read(fd, size, 0)
-                caps, others = self._attributes(fd) if xattrs(fd) else NO_ATTRIBUTES
+                caps, others = self.attributes(fd) if xattrs(fd) else NO_ATTRIBUTES
                 same = unchanged(fd, at)
             except OSError:
                 add(None)
@@ -164,7 +170,7 @@ class Eye:
         target = os.fsencode(os.readlink(name, dir_fd=directory))[:TARGET_MAX] if kind == S_IFLNK else b""
         caps = digest = b""
         if "xattrs" in watch.checks or "caps" in watch.checks or (kind == S_IFREG and at.st_mode & 0o111):
-            caps, digest = self._attributes(xattr.member(directory, name))
+            caps, digest = self.attributes(xattr.member(directory, name))
         if kind != S_IFREG:
             caps = b""
         elif watch.only:
@@ -192,7 +198,7 @@ class Eye:
                 return self._too_large(directory, name, opened, watch)
             digest, disk = self._digests(fd, opened.st_size)
             after = os.fstat(fd)
-            caps, others = self._attributes(fd)
+            caps, others = self.attributes(fd)
         finally:
             os.close(fd)
         settled = (opened.st_size, opened.st_ctime_ns) == (after.st_size, after.st_ctime_ns)
@@ -206,7 +212,7 @@ class Eye:
 
     def _too_large(self, directory: int, name: str, at: os.stat_result, watch: Watch) -> Seen:
         path = xattr.member(directory, name)
-        caps, others = self._attributes(path)
+        caps, others = self.attributes(path)
         entry = Entry(at.st_mode, at.st_uid, at.st_gid, at.st_size, watch.category, b"", b"", caps, others)
         entry = masked(entry, watch)
         if self._postpone:
@@ -255,7 +261,7 @@ class Eye:
         self.bytes_read += size - left
         return value.digest()
 
-    def _attributes(self, target: int | str) -> tuple[bytes, bytes]:
+    def attributes(self, target: int | str) -> tuple[bytes, bytes]:
         """The raw capability, and SHA-256 over the other attributes and the flags that hold the file: they are few and
         short, and it is the same in every baseline."""
         names = xattr.names(target)

@@ -6,18 +6,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from stat import S_IFMT, S_IFREG
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeguard.codec import digests
 from edgeguard.codec.digests import Algorithm
-from edgeguard.codec.manifest import Entry, without_categories
+from edgeguard.codec.manifest import Entry, Packed, without_categories
+from edgeguard.linux import statx
+from edgeguard.linux.glance import Told
 from edgeguard.model import ATTRIBUTES, Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.copies import kept
 from edgeguard.sensors.look import CannotLook, Eye, Seen, is_subject, masked, present, unreadable
-from edgeguard.sensors.observed import STAT, UNSURE, same
+from edgeguard.sensors.observed import STAT, UNSURE, Record, same
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit
+
+if TYPE_CHECKING:
+    from edgeguard.sensors.bulk import Bulk
 
 RACY_NS = 2_000_000_000  # a file changed less than this before the look may change again within the same ctime tick
 NOTES_MAX = 100  # lines kept in a summary; a broken disk could give one a file
@@ -75,6 +80,8 @@ class Looker:
         digester = digests.swift(algorithm)
         self._eye = Eye(hash_file_max, thorough=thorough, digester=digester)
         self._first = Eye(hash_file_max, digester=digester) if thorough and cached else None
+        self._bulk: Bulk | None = None
+        self._by_bulk = statx.BY_COLUMNS and (cached or not thorough)  # from the disk it is read file by file
         self._vault = vault
         self._clock_ns = clock_ns
 
@@ -118,10 +125,53 @@ class Looker:
                 looks.pop(name, None)
         return self._done(looks), notes
 
+    def recheck(self, fd: int, names: list[bytes], record: Record, reference: Packed | None, watch: Watch) -> bool:
+        """Is all in the open directory that is read again as it was seen, and as it should be? Its `names`, inodes,
+        sizes and change times are those of the record. No: look at it."""
+        block = record.block
+        if not self._by_bulk or not self._is_plain(watch) or not block:
+            return False
+        if reference is not None and not reference.says(block):
+            return False  # before anything is read
+        regular = record.regular()
+        if regular is None:
+            return False
+        settled = self._clock_ns() - RACY_NS
+        found = self._whole().block(fd, record.directory, names, record.stats, regular, watch, settled)
+        self._count_bytes()
+        if found != block:
+            return False
+        self._summary.subjects += record.count
+        return True
+
+    def learn(self, path: str, fd: int, names: list[bytes], told: Told, watch: Watch) -> bytes | None:
+        """All in an open directory as a block without categories. None: look at it."""
+        if not self._by_bulk or not self._is_plain(watch):
+            return None
+        regular = [kind >> 4 == 0o10 for kind in told.types]
+        settled = self._clock_ns() - RACY_NS
+        block = self._whole().block(fd, os.fsencode(path), names, told.stats, regular, watch, settled, told.device)
+        self._count_bytes()
+        if block is not None:
+            self._summary.directories += 1
+            self._summary.files += len(names)
+            self._summary.subjects += len(names)
+        return block
+
+    def _whole(self) -> Bulk:
+        if self._bulk is None:
+            from edgeguard.sensors.bulk import Bulk  # an unchanged sweep needs none
+
+            self._bulk = Bulk(self._first or self._eye)
+        return self._bulk
+
     def _done(self, looks: Looks) -> Looks:
         self._summary.subjects += sum([entry is not None for _, entry in looks.values()])
-        self._summary.bytes_read = self._eye.bytes_read + (self._first.bytes_read if self._first is not None else 0)
+        self._count_bytes()
         return looks
+
+    def _count_bytes(self) -> None:
+        self._summary.bytes_read = self._eye.bytes_read + (self._first.bytes_read if self._first is not None else 0)
 
     def _is_plain(self, watch: Watch) -> bool:
         """Is everything of its files looked at, content too, and nothing done but that?"""

@@ -21,13 +21,16 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import BinaryIO
 
+from edgeguard.codec import manifest
 from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.manifest import (
+    ATTRIBUTES,
     BLOCK_MAX,
     NAMES_MAX,
     PATH_MAX,
     Categories,
     Entry,
+    Layout,
     decode_block,
     encode_block,
     order,
@@ -83,6 +86,23 @@ class Record:
         """Packed, of all names."""
         return self._chunk[self._stats : self._block]
 
+    @property
+    def block(self) -> bytes:
+        """The subjects as a block of a manifest without categories; b"" for none."""
+        return self._chunk[self._block : self.end]
+
+    def regular(self) -> list[bool] | None:
+        """Which names are regular files; None where not all of them are subjects. Raises DecodeError."""
+        block = self.block
+        layout = Layout.of(block[: manifest.HEAD.size])
+        if (
+            layout.entries != self.count
+            or layout.end != len(block)
+            or block[layout.names : layout.marks] != self.joined
+        ):
+            return None
+        return [kind >> 4 == 0o10 for kind in block[layout.attributes + 1 : layout.digests : ATTRIBUTES.size]]
+
     def inodes(self) -> Iterator[tuple[bytes, int]]:
         """(path, inode) of all names."""
         for name, (inode, _, _) in zip(self.joined.split(b"\0"), STAT.iter_unpack(self.stats), strict=False):
@@ -95,7 +115,7 @@ class Record:
             raise DecodeError("observed.db: names of a directory are damaged")
         subjects: dict[bytes, Entry] = {}
         if self._block < self.end:
-            block = decode_block(self._chunk[self._block : self.end], NO_CATEGORY)
+            block = decode_block(self.block, NO_CATEGORY)
             subjects = dict(zip(block.names, block.entries, strict=True))
             if not subjects.keys() <= set(names):
                 raise DecodeError("observed.db: a subject has no name")
@@ -106,9 +126,13 @@ class Record:
 
 def encode(directory: bytes, names: Sequence[bytes], stats: bytes, block: bytes, listing: bytes = NO_LISTING) -> bytes:
     """The bytes of one record. `block`: see `block_of`."""
-    joined = b"\0".join(names)
-    head = HEAD.pack(len(directory), len(names), len(joined), len(block))
-    return b"".join((head, directory, listing, joined, stats, block))
+    return joined(directory, b"\0".join(names), stats, block, listing)
+
+
+def joined(directory: bytes, names: bytes, stats: bytes, block: bytes, listing: bytes) -> bytes:
+    """The same, of names that are joined already."""
+    head = HEAD.pack(len(directory), len(stats) // STAT.size, len(names), len(block))
+    return b"".join((head, directory, listing, names, stats, block))
 
 
 def block_of(directory: bytes, subjects: dict[bytes, Entry]) -> bytes:

@@ -17,8 +17,9 @@ from edgeguard.codec import manifest as codec
 from edgeguard.codec import sha
 from edgeguard.codec.digests import Algorithm
 from edgeguard.codec.layers import Lookup
-from edgeguard.codec.manifest import Block, Entry, order
+from edgeguard.codec.manifest import Block, Entry, Packed, order
 from edgeguard.errors import DecodeError
+from edgeguard.linux.glance import Told
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors import observed
 from edgeguard.sensors.look import absent, masked, unreadable
@@ -32,7 +33,7 @@ from edgeguard.sensors.looker import (
     observation_of,
     record_of,
 )
-from edgeguard.sensors.observed import Record, same
+from edgeguard.sensors.observed import STAT, Record, same
 from edgeguard.sensors.vault import Vault
 from edgeguard.sensors.walk import Visit, Walker, resolved
 from edgeguard.sensors.watching import Plan
@@ -41,6 +42,7 @@ HASH_FILE_MAX = 4 << 30  # bytes; settings.Budget.hash_file_max, for callers tha
 VAULT_MAX = 64 << 20  # bytes; settings.Budget.vault_bytes
 PROGRESS_FILES = 256  # between two calls of `progress`
 PROGRESS_BYTES = 8 << 20
+COUNTED = b"counted"
 
 Emit = Callable[[Observation], None]
 References = Lookup | Callable[[], Lookup | None] | None
@@ -74,14 +76,21 @@ def learn(
     out = observed.Writer(observed_out, identity(plan), None, algorithm)
     out.start(0)
     told = Progress(0, 0, *total)
+    if emit is None:
+        walker.learn = looker.learn
     for visit in walker:
-        looks, seen = looker.directory(visit, {}, {}, reread=True)
-        subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
-        block = manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
-        out.put(record_of(visit, looks, block), len(looks), 0)
-        if emit is not None:
-            for name, entry in subjects.items():
-                emit(observation_of(visit, name, entry, algorithm, seen, now, Origin.LEARN))
+        if visit.block and visit.watch is not None:
+            directory, names = directory_of(visit), len(visit.packed) // STAT.size
+            manifest.put(directory, visit.block, names, visit.watch.category)
+            out.put(observed.joined(directory, visit.joined, visit.packed, visit.block, visit.listing), names, 0)
+        else:
+            looks, seen = looker.directory(visit, {}, {}, reread=True)
+            subjects = {name: entry for name, (_, entry) in looks.items() if entry is not None}
+            block = manifest.add(directory_of(visit), list(subjects), list(subjects.values()))
+            out.put(record_of(visit, looks, block), len(looks), 0)
+            if emit is not None:
+                for name, entry in subjects.items():
+                    emit(observation_of(visit, name, entry, algorithm, seen, now, Origin.LEARN))
         if progress and _due(summary, told):
             told = Progress(summary.files, summary.bytes_read, *total)
             progress(told)
@@ -157,7 +166,18 @@ def _opened(manifest: References) -> Lookup | None:
 def count(plan: Plan, root: str) -> tuple[int, int]:
     """(names, bytes of watched content): a first walk without reading, so that progress is a true percentage."""
     files = size = 0
-    for visit in Walker(plan, root):
+
+    def add(_path: str, _fd: int, names: list[bytes], told: Told, watch: Watch) -> bytes:
+        nonlocal files, size
+        files += len(names)
+        if watch.content and not watch.only:
+            sizes = memoryview(told.stats).cast("Q")[2::3].tolist()
+            size += sum([each for each, kind in zip(sizes, told.types, strict=True) if kind >> 4 == S_IFREG >> 12])
+        return COUNTED
+
+    walker = Walker(plan, root)
+    walker.learn = add
+    for visit in walker:
         files += len(visit.names)
         for at, name in enumerate(visit.stats):
             watch = visit.watch or visit.watches[at]
@@ -230,8 +250,17 @@ class Sweep:
             record = old.current if old is not None else None
             return record if record is not None and record.directory == os.fsencode(path) else None
 
-        if quick:
+        def confirm(fd: int, names: list[bytes], record: Record, watch: Watch | None) -> bool:
+            """Nothing is said about what differs, and nothing taken: where all holds, `run` goes on to the next."""
+            should = references.next if references is not None else None
+            if watch is None or (references is not None and (should is None or should.directory != record.directory)):
+                return False
+            return looker.recheck(fd, names, record, should, watch)
+
+        if quick or (cached and reread and not anew):
             walker.expected = expected
+        if not quick:
+            walker.confirm = confirm
         told = Progress(0, 0, 0, 0)
         for visit in walker:
             if not visit.stats and old is not None and old.current is not None:  # all is exactly as it was seen
@@ -240,9 +269,13 @@ class Sweep:
                 if out is not None:
                     out.keep(old.current)
                 old.advance()
-                continue
-            self._merge(visit, old, out, looker, reread)
-            self._troubles()
+                if quick:
+                    continue
+                if references is not None:
+                    references.skip()
+            else:
+                self._merge(visit, old, out, looker, reread)
+                self._troubles()
             if progress and _due(summary, told):
                 told = Progress(summary.files, summary.bytes_read, max(summary.files, old.names if old else 0), 0)
                 progress(told)
@@ -389,20 +422,25 @@ class _References:
     """The manifest's directories, in walk order, beside the walk."""
 
     def __init__(self, manifest: Lookup, start: str) -> None:
-        self._blocks: Iterator[Block] = manifest.tree(os.fsencode(start)) if start else manifest.blocks()
-        self._next = next(self._blocks, None)
+        self._blocks: Iterator[Packed] = manifest.packed_tree(os.fsencode(start)) if start else manifest.packed()
+        self.next = next(self._blocks, None)  # that was not taken
+
+    def skip(self) -> None:
+        """The next one needs no look."""
+        self.next = next(self._blocks, None)
 
     def until(self, key: bytes | None) -> Iterator[Block]:
         """All directories before `key`; None: all that are left."""
-        while self._next is not None and (key is None or order(self._next.directory) < key):
-            block, self._next = self._next, next(self._blocks, None)
+        while self.next is not None and (key is None or order(self.next.directory) < key):
+            block = self.next.block()
+            self.skip()
             yield block
 
     def take(self, directory: bytes) -> dict[bytes, Entry]:
-        block = self._next
-        if block is None or block.directory != directory:
+        if self.next is None or self.next.directory != directory:
             return {}
-        self._next = next(self._blocks, None)
+        block = self.next.block()
+        self.skip()
         return dict(zip(block.names, block.entries, strict=True))
 
 

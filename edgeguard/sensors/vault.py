@@ -23,6 +23,7 @@ class Vault:
 
     def __init__(self, directory: str, budget: int, *, anew: bool = False) -> None:
         """`anew`: what lies there is another baseline's, which gives way when this one is signed (`tidy`)."""
+        directory = os.path.abspath(directory)  # while it walks the process stands elsewhere
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._directory = directory
         self._temporary = f"{directory}/{TEMPORARY}"

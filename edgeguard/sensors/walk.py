@@ -17,7 +17,7 @@ from edgeguard.codec import sha
 from edgeguard.codec.manifest import BLOCK_MAX, NAMES_MAX, PATH_MAX
 from edgeguard.errors import DecodeError
 from edgeguard.linux import dirents, mounts
-from edgeguard.linux.glance import Glance
+from edgeguard.linux.glance import Glance, Told
 from edgeguard.linux.inside import inside
 from edgeguard.model import Watch
 from edgeguard.sensors.observed import LISTING, NO_LISTING, STAT, Record
@@ -42,10 +42,17 @@ class Visit(NamedTuple):
     watch: Watch | None  # decides for all of them; None: see `watches`
     watches: Sequence[Watch]
     listing: bytes = NO_LISTING  # identifies what the kernel listed, if the names are all of that
+    block: bytes = b""  # what `Learn` gave; then there are no names and stats either
 
 
 Expected = Callable[[str], Record | None]
 """The directory as it was seen, where it may be so still."""
+Confirm = Callable[[int, list[bytes], Record, Watch | None], bool]
+"""Is what the open directory (descriptor, names) holds as it was seen, too? Asked where its listing and the
+attributes of all names are."""
+Learn = Callable[[str, int, list[bytes], Told, Watch], bytes | None]
+"""Everything in the open directory (path, descriptor, names, what lstat told) as a block without categories. None: not
+to be had so simply."""
 
 
 class Walker:
@@ -55,6 +62,8 @@ class Walker:
     def __init__(self, plan: Plan, root: str = "/", start: str = "") -> None:
         self._plan = plan
         self.expected: Expected | None = None
+        self.confirm: Confirm | None = None
+        self.learn: Learn | None = None
         self._glance = Glance()
         self._listing = dirents.Listing()
         self._prefix = os.path.join(os.getcwd(), root).rstrip("/")  # while it walks the process may stand elsewhere
@@ -160,6 +169,12 @@ class Walker:
                 visit = self._as_before(path, zone, fd, record, deeper)
                 if visit is not None:
                     return visit
+            if self.learn is not None and zone.plain and zone.watch is not None and bits:
+                told = self._glance.told(fd, bits)
+                block = self.learn(path, fd, bits, told, zone.watch) if told is not None else None
+                if told is not None and block is not None:
+                    self._below(path, fd, zone, bits, told, deeper)
+                    return Visit(path, fd, [], joined, [], told.stats, zone.watch, (), listing, block)
             names = os.fsdecode(joined).split("\0") if bits else []
         stats: list[os.stat_result] = []
         packed: list[bytes] = []
@@ -190,12 +205,27 @@ class Walker:
         """None: some of what the record names is not as it was."""
         names = record.joined.split(b"\0")
         found = self._glance.same(fd, names, record.stats)
-        if found is None:
+        if found is None or (self.confirm is not None and not self.confirm(fd, names, record, zone.watch)):
             return None
         if found:
             below = [(os.fsdecode(names[at]), device, inode) for at, device, inode in found]
             self._descend(path, fd, zone, below, deeper)
         return Visit(path, fd, [], b"", [], b"", zone.watch, ())
+
+    def _below(
+        self,
+        path: str,
+        fd: int,
+        zone: Zone,
+        names: list[bytes],
+        told: Told,
+        deeper: list[tuple[str, Zone, tuple[int, int] | None]],
+    ) -> None:
+        inodes = memoryview(told.stats).cast("Q")[0::3]
+        directories = [
+            (os.fsdecode(names[at]), told.device, inodes[at]) for at, kind in enumerate(told.types) if kind >> 4 == 0o4
+        ]
+        self._descend(path, fd, zone, directories, deeper)
 
     @staticmethod
     def _stat(
