@@ -154,8 +154,8 @@ def as_seen(words: memoryview, layout: Layout, count: int, seen: memoryview) -> 
     step, inode, size, seconds, nanoseconds, _, _ = layout
     end, number, order = step * count, int.from_bytes, sys.byteorder
     return (
-        words[inode:end:step].tobytes() == seen[0::3].tobytes()
-        and words[size:end:step].tobytes() == seen[2::3].tobytes()
+        words[inode:end:step] == seen[0::3]
+        and words[size:end:step] == seen[2::3]
         # All change times at once, as digits of 64 bits. One before 1970 is no such digit, and so never the same.
         and number(words[seconds:end:step].tobytes(), order) * 1_000_000_000
         + number(words[nanoseconds:end:step].tobytes(), order)
