@@ -31,7 +31,8 @@ class Closed(NamedTuple):
                 return False
             free = header._replace(state=journal.FREE)
             try:
-                journal.write_header(cast("journal.Files", os), fd, free)
+                # Read as closed until both copies are free: else a damaged first copy could bring it all back.
+                journal.write_header(cast("journal.Files", os), fd, free, backwards=True)
             except OSError:  # of a bad place on the disk: an empty one elsewhere, or its segments were held for ever
                 durable.write(self.path, journal.without_frames(free._replace(next=self.content.next)), 0o600)
             return True

@@ -259,9 +259,10 @@ def write_sealed(files: Files, fd: int, generation: int, sealed: Iterable[int]) 
         files.fdatasync(fd)
 
 
-def write_header(files: Files, fd: int, header: Header) -> None:
-    """Both copies, the first made durable before the second is touched."""
+def write_header(files: Files, fd: int, header: Header, *, backwards: bool = False) -> None:
+    """Both copies, one made durable before the other is touched: the first one first, which is the one that is read; or
+    `backwards`, where what the header says must not be read before both copies say it."""
     packed = pack_header(header)
-    for at in _COPIES:
+    for at in reversed(_COPIES) if backwards else _COPIES:
         write_all(files, fd, packed, at)
         files.fdatasync(fd)

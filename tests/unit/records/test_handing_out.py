@@ -153,6 +153,29 @@ def test_delivered_and_then_damaged_it_is_not_sealed_again(full, tmp_path, monke
     assert steps > 20
 
 
+def test_nor_where_the_first_copy_of_the_journals_header_is_damaged_too(full, tmp_path, monkeypatch):
+    """Killed between the two copies, its next run hands out; what that did not reach must say the same by then."""
+    stop = Stop(monkeypatch)
+    for steps in range(80):
+        device = again(full, str(tmp_path / "copy"))
+        stopped = stop.after(steps, Killed(), device)
+        device.seal()
+        collector = Taker(device)
+        collector.take()
+        spoil_newest(device)
+        with open(os.path.join(device.spool_directory, "journal.0"), "r+b") as file:
+            file.write(b"torn")
+        device.seal()
+        collector.take()
+        twice = {number: count for number, count in collector.numbers().items() if count > 1}
+        assert not twice, f"stopped after {steps} steps"
+        collector.database.close()
+        if not stopped:
+            break
+    assert not stopped
+    assert steps > 20
+
+
 def test_a_sealer_that_cannot_go_on_holds_nothing_back_that_it_has_sealed(full, monkeypatch):
     """The second segment meets a broken disk: the first is delivered, and its records are the journal's no more."""
     for _ in range(2):
