@@ -166,7 +166,7 @@ def _build(shape: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
     for key, value in table.items():
         name = prefix + key
         if key not in known:
-            raise SettingsError(f"{path}: unknown setting {name!r}; known here: {', '.join(known)}")
+            raise SettingsError(f"{path}: unknown setting {name[:80]!r}; known here: {', '.join(known)}")
         default = getattr(defaults, key)
         if isinstance(default, (Paths, Uplink, Second, Budget, Identity)):
             if not isinstance(value, dict):
@@ -187,6 +187,8 @@ def _shown(value: Any) -> str:
         return repr(value)[:80]
     except ValueError:  # hexadecimal may spell a number that Python refuses to write in decimal digits
         return "a giant number"
+    except RecursionError:  # dotted keys nest a table in a table thousands of times, and tomllib takes them
+        return "a table nested too deeply"
 
 
 def _noun(default: object) -> str:

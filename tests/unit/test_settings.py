@@ -52,3 +52,20 @@ def test_what_is_wrong_is_one_error(text: bytes, said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse(text)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"mode" + b".a" * 20000 + b" = 1", "mode: expected a text in quotes, got a table nested too deeply"),
+        (b"[budget.sweep_s" + b".a" * 20000 + b"]", "got a table nested too deeply"),
+        (b"a" * 60000 + b" = 1", "unknown setting 'aaaa"),
+    ],
+    ids=["dotted key", "dotted table", "long name"],
+)
+def test_what_is_wrong_is_said_in_a_line(text: bytes, said: str) -> None:
+    """Dotted keys nest without brackets: tomllib takes tables in tables that Python cannot print."""
+    with pytest.raises(SettingsError) as caught:
+        parse(text)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 400

@@ -38,9 +38,11 @@ def read_until(runner: subprocess.Popen[bytes], words: bytes, seconds: float) ->
     """What it prints up to these words."""
     assert runner.stdout is not None
     said, deadline = b"", time.monotonic() + seconds
+    talk = select.poll()
+    talk.register(runner.stdout, select.POLLIN)
     while words not in said:
         left = deadline - time.monotonic()
-        ready = select.select([runner.stdout], [], [], max(0.0, left))[0]
+        ready = talk.poll(max(0.0, left) * 1000)
         chunk = os.read(runner.stdout.fileno(), 65536) if ready else b""
         if not chunk:
             raise AssertionError(f"{words!r} was not said:\n{said.decode('utf-8', 'replace')[-3000:]}")
