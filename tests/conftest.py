@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, settings
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
+from tests import lent  # noqa: E402 - the tree's own, from here on
+
 os.umask(0o022)  # users of Debian 13 have 002, and what a group may write is nothing that we trust
 
 # Shared, slow machines: the number of examples bounds the time, a deadline would only make tests fail by chance.
@@ -33,3 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def top() -> Path:
     """The top of the source tree."""
     return TOP
+
+
+@pytest.fixture(autouse=True)
+def _descriptors_come_back() -> Iterator[None]:
+    yield
+    lent.give_back()

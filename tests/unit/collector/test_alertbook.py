@@ -92,7 +92,9 @@ class World(Collector):
 
 @pytest.fixture
 def world(tmp_path):
-    return World(str(tmp_path / "c.db"))
+    made = World(str(tmp_path / "c.db"))
+    yield made
+    made.db.close()
 
 
 def test_a_critical_finding_is_told_to_both_within_a_second(world):

@@ -23,6 +23,7 @@ from edgeguard.model import Origin
 from edgeguard.records import compose, wire
 from edgeguard.sensors.look import Seen, present
 from edgeguard.upgrades import expected, transactions
+from tests import lent
 
 ETC = '[[watch]]\npath = "/etc"\ncategory = "config"\nprotect = true\n'
 RULE = '[[rule]]\nid = "known"\ncode = "EG-FILE-002"\nkind = "file"\nwhere = {{ {} = "{}" }}\nexpect = {{ mode = 1 }}\n'
@@ -49,7 +50,7 @@ class World(Signing):
     def manifest(self) -> Reader:
         files = self.baseline().files
         assert files is not None
-        return Reader(os.open(self.store.manifest_path(files.sha256), os.O_RDONLY))
+        return lent.manifest(self.store.manifest_path(files.sha256))
 
     def copies(self) -> set[str]:
         return set(os.listdir(f"{self.settings.paths.state}/vault"))

@@ -24,6 +24,7 @@ from edgeguard.model import Observation, Outcome, Result, Rule, Severity
 from edgeguard.sensors.health import Reason
 from edgeguard.settings import Paths, Settings
 from edgeguard.upgrades.overlay import Notable
+from tests import lent
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_each_baseline_holds_one_descriptor_and_the_last_one_none(guard: Guard, 
     folder = Path(guard.settings.paths.state, "baseline")
     folder.mkdir()
     arrived: list[Any] = []
-    count = len(os.listdir("/proc/self/fd"))
+    count = len(lent.open_now())
 
     def comes(name: bytes, content: bytes | None = None) -> None:
         path = folder / f"{name.hex()}.egm"
@@ -159,7 +160,7 @@ def test_each_baseline_holds_one_descriptor_and_the_last_one_none(guard: Guard, 
         comes(b"%d" % number)
         comes(b"bad", b"x" * 100)
     assert [found and found["uid"] for found in arrived] == [0, 1, 2]
-    assert len(os.listdir("/proc/self/fd")) == count + 1
+    assert len(lent.open_now()) == count + 1
     reference = guard.judging.file_reference("/a")
     assert reference is not None
     assert reference["uid"] == 2, "what is refused leaves the one that stands"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.loop import Loop
+from tests import lent
 
 # It closes its output long before it ends: the daemon must wait for the end all the same.
 PROGRAM = "import os, time\nos.close(1)\ntime.sleep(0.1)\nos._exit(3)\n"
@@ -28,8 +28,7 @@ def test_a_helper_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     program.write_text(PROGRAM)
     loop = Loop()
     helpers = Helpers(loop, str(program), "")
-    gc.collect()  # loops of other tests
-    before = set(os.listdir("/proc/self/fd"))
+    before = lent.open_now()
     ends: list[str] = []
     assert helpers.start("sweep", {}, lambda _message: None, ends.append, timeout_s=30)
     pid = helpers.running["sweep"].pid
@@ -37,7 +36,7 @@ def test_a_helper_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         loop.turn(loop._timeout())
     assert ends == ["ended with exit code 3"]
     assert helpers.running == {}
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert lent.open_now() == before
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 

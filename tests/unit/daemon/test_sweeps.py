@@ -16,6 +16,7 @@ from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.settings import Paths, Settings
+from tests import lent
 
 
 class FakeHelpers:
@@ -177,14 +178,14 @@ def test_what_was_seen_with_other_digests_is_made_anew(device: Settings) -> None
 def test_a_helper_that_cannot_start_leaves_no_descriptor(tmp_path: Path) -> None:
     loop = Loop()
     helpers = Helpers(loop, str(tmp_path / "gone"), "")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(lent.open_now())
     said: list[str] = []
     real, os.posix_spawn = os.posix_spawn, _no_spawn  # type: ignore[assignment]
     try:
         assert helpers.start("load", {}, lambda _message: None, said.append, timeout_s=1)
     finally:
         os.posix_spawn = real
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(lent.open_now()) == before
     loop.turn(0)
     assert said == ["cannot start: Resource temporarily unavailable"]
 

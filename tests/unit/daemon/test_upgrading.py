@@ -22,6 +22,7 @@ from edgeguard.sensors import Context
 from edgeguard.sensors.packages import Packages
 from edgeguard.upgrades import overlay
 from edgeguard.upgrades.kinds import BY_DPKG
+from tests import lent
 from tests.unit.daemon.test_signing import World as Signing
 from tests.unit.upgrades.debs import Home, needs_dpkg
 from tests.unit.upgrades.debs import deb as build
@@ -91,7 +92,7 @@ class World(Signing, Home):
         answer = self.ask("explain", {"transactions": list(names), "held": [], **self.judged_by()})
         over = upgraded(answer["overlay"])
         assert over is not None
-        top = Reader(os.open(overlay.manifest_path(str(self.state), over.sha256), os.O_RDONLY))
+        top = lent.manifest(overlay.manifest_path(str(self.state), over.sha256))
         return Layers(None, top), over.notable
 
     def lookup(self, answer: dict[str, Any], path: str) -> Any:

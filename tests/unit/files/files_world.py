@@ -5,9 +5,9 @@ import os
 import time
 
 from edgeguard.codec.digests import Algorithm
-from edgeguard.codec.manifest import Reader
 from edgeguard.model import Origin, Status, Watch
 from edgeguard.sensors import sweep
+from tests import lent
 
 LATER = 10_000_000_000  # ns: nothing is racy for a clock that is ten seconds ahead
 
@@ -43,7 +43,7 @@ class World:
                 self.watches, str(self.root), file, out, clock_ns=self.clock, algorithm=self.algorithm, **options
             )
         self.observed = out.getvalue()
-        self.manifest = Reader(os.open(manifest, os.O_RDONLY))
+        self.manifest = lent.manifest(manifest)
         self.manifest.verify()
         return self.summary
 

@@ -22,6 +22,7 @@ from edgeguard.model import Origin, Watch
 from edgeguard.sensors import copies, deep, look, observed, sweep
 from edgeguard.sensors.copies import CannotCompare
 from edgeguard.sensors.deep import Position
+from tests import lent
 
 REPOSITORY = Path(__file__).parents[3]
 REAL = {
@@ -150,7 +151,7 @@ def written(algorithm):
 
 
 def opened(data):
-    fd = os.memfd_create("manifest")
+    fd = lent.lend(os.memfd_create("manifest"))
     os.write(fd, data)
     return Reader(fd)
 

@@ -11,13 +11,13 @@ sys.path.insert(0, os.path.dirname(__file__))
 from files_world import ABSENT, PRESENT, World, statuses
 
 from edgeguard.codec.digests import Algorithm
-from edgeguard.codec.manifest import Reader
 from edgeguard.model import NOBODY, Origin, Watch
 from edgeguard.sensors import Context, content
 from edgeguard.sensors import files as module
 from edgeguard.sensors.files import Files
 from edgeguard.sensors.look import ONLY_DISK
 from edgeguard.sensors.sources import BLIND_ACTOR, BLIND_SETID
+from tests import lent
 
 WATCHES = [
     Watch("/etc", "config", exclude=("/etc/skip",)),
@@ -372,7 +372,7 @@ def test_a_damaged_manifest_asks_for_a_sweep(world, tmp_path):
     path = tmp_path / "damaged"
     good = os.pread(world.manifest._fd, 1 << 20, 0)
     path.write_bytes(good[:8] + bytes(len(good) - 200) + good[-192:])
-    world.manifest = Reader(os.open(path, os.O_RDONLY))
+    world.manifest = lent.manifest(path)
     made = Live(world, tmp_path)
     world.write("/etc/passwd", b"changed")
     made.seen(lambda found: "/etc/passwd" in found)

@@ -14,6 +14,7 @@ from edgeguard.model import Watch
 from edgeguard.sensors import content
 from edgeguard.sensors.look import CHUNK, CannotLook, Eye
 from edgeguard.sensors.observed import STAT
+from tests import lent
 
 WATCH = Watch("/", "config")
 NAMES = ["empty", "fifo", "file", "just", "large", "link", "marked", "set", "\udcff\n"]
@@ -87,11 +88,11 @@ def test_what_takes_its_place_is_left_to_a_look(place, eye, tmp_path, other):
 
 
 def test_no_descriptor_stays_open(place, eye, monkeypatch):
-    before = os.listdir("/proc/self/fd")
+    before = lent.open_now()
     quick(eye, place)
     monkeypatch.setattr(os, "listxattr", lambda _fd: os.open("/nowhere", os.O_RDONLY))
     quick(eye, place)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(lent.open_now()) == len(before)
 
 
 def test_where_the_kernel_cannot_tell_so_every_file_is_looked_at(place, eye, monkeypatch):
@@ -233,13 +234,13 @@ def test_a_glance_leaves_the_process_where_it_stood(many, tmp_path, monkeypatch)
     (tmp_path / "0007/stand").mkdir()
     monkeypatch.chdir(tmp_path / "0007/stand")
     names, rows = as_seen(many)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(lent.open_now())
     glancing = glance.Glance()
     assert glancing.same(many, names, pack(rows))
     glancing.close()
     glancing.close()
     assert os.path.samefile(".", tmp_path / "0007/stand")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(lent.open_now()) == before
 
 
 def test_where_the_process_may_not_stand_all_is_looked_at(many, monkeypatch):

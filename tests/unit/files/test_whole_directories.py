@@ -9,7 +9,7 @@ from files_world import World
 
 from edgeguard.codec import sha
 from edgeguard.codec.layers import Layers
-from edgeguard.codec.manifest import ATTRIBUTES, CATEGORY, HEAD, Categories, Entry, Layout, Reader, Writer, encode_block
+from edgeguard.codec.manifest import ATTRIBUTES, CATEGORY, HEAD, Categories, Entry, Layout, Writer, encode_block
 from edgeguard.errors import DecodeError
 from edgeguard.linux import fileflags, glance, statx
 from edgeguard.linux.glance import Glance
@@ -18,6 +18,7 @@ from edgeguard.sensors import content, looker, observed
 from edgeguard.sensors.bulk import Bulk
 from edgeguard.sensors.look import CHUNK
 from edgeguard.sensors.observed import STAT
+from tests import lent
 
 LARGE = CHUNK + 5
 NAME = "/etc/\udcff\n"
@@ -269,7 +270,7 @@ def manifest_of(path, blocks):
         for directory, entries in blocks:
             writer.add(directory, list(entries), list(entries.values()))
         writer.close()
-    return Reader(os.open(path, os.O_RDONLY))
+    return lent.manifest(path)
 
 
 def entry(category="config", uid=0):

@@ -10,6 +10,7 @@ from edgeguard.codec import cose
 from edgeguard.records import link, outbox, uplink
 from edgeguard.records.outbox import Name
 from edgeguard.settings import Paths, Settings
+from tests import lent
 
 
 def test_a_receipt_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -78,8 +79,8 @@ def test_the_time_that_is_over_is_no_error_of_one_address():
 def test_a_directory_in_place_of_a_segment_costs_no_descriptor(tmp_path):
     for file in (Name(0, 1).file, outbox.epoch_file(1)):
         (tmp_path / file).mkdir()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(lent.open_now())
     for read in (lambda: outbox.read(str(tmp_path), Name(0, 1)), lambda: outbox.read_epoch(str(tmp_path), 1)):
         with pytest.raises(IsADirectoryError):
             read()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(lent.open_now()) == before

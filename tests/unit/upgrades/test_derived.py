@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from edgeguard.codec.layers import ABSENT, Layers
-from edgeguard.codec.manifest import Entry, Reader
+from edgeguard.codec.manifest import Entry
 from edgeguard.model import Watch
 from edgeguard.upgrades import expected
 from edgeguard.upgrades.derived import Derived, Held
 from edgeguard.upgrades.judge import Judge
 from edgeguard.upgrades.kinds import BY_DPKG, BY_OTHERS, BY_UNKNOWN, may_be
+from tests import lent
 
 WATCHES = (
     Watch("/usr", "program"),
@@ -57,7 +58,7 @@ class World:
     def explained(self, path: str, maker: int = BY_DPKG, *, scripts: bytes = b"", vouched: bytes = b"") -> Entry | None:
         expected.write(str(self.state / "known.egm"), self.known)
         expected.write(str(self.state / "top.egm"), {})
-        base, top = (Reader(os.open(self.state / name, os.O_RDONLY)) for name in ("known.egm", "top.egm"))
+        base, top = (lent.manifest(self.state / name) for name in ("known.egm", "top.egm"))
         layers = Layers(base, top)
         judge = Judge(str(self.root), WATCHES, layers, 1 << 30)
         judge.scripts = scripts

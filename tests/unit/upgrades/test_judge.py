@@ -20,6 +20,7 @@ from edgeguard.errors import DecodeError
 from edgeguard.upgrades import archive, deb, expected, judge, overlay, transactions
 from edgeguard.upgrades.archive import Vouching
 from edgeguard.upgrades.judge import Judge, Pending, Tally
+from tests import lent
 from tests.unit.upgrades.debs import WATCHES, Home, needs_dpkg
 from tests.unit.upgrades.debs import deb as build
 
@@ -70,7 +71,7 @@ class World(Home):
                     paths[path] = seen
         target = str(self.state / "base.egm")
         expected.write(target, paths, self.algorithm)
-        return Reader(os.open(target, os.O_RDONLY))
+        return lent.manifest(target)
 
     def judged(self, *names: str, brought: Mapping[bytes, str] | None = None) -> tuple[Layers, list[Tally]]:
         """The reference values afterwards, and what was counted."""
@@ -80,18 +81,17 @@ class World(Home):
                 found = expected.load(str(self.state), name)
             except FileNotFoundError:
                 found = expected.prepare(str(self.state), str(self.spool), name, str(self.root), self.algorithm)
-            fd = os.open(transactions.manifest_of(str(self.state), name), os.O_RDONLY)
-            pending.append(Pending(found, Reader(fd)))
+            pending.append(Pending(found, lent.manifest(transactions.manifest_of(str(self.state), name))))
         tallies: list[Tally] = []
         self.eye = Judge(str(self.root), WATCHES, self.base, 1 << 30, brought, self.known, self.gone)
         digest, _ = overlay.write_manifest(str(self.state), self.eye.run(pending, tallies), algorithm=self.algorithm)
         if self.eye.moved:
-            new = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
+            new = lent.manifest(overlay.manifest_path(str(self.state), digest))
             digest, _ = overlay.write_manifest(
                 str(self.state), new.blocks(), blocks_of(self.eye.moved), algorithm=self.algorithm
             )
         self.owners = [owner for item in pending for owner in item.expected.owners]
-        top = Reader(os.open(overlay.manifest_path(str(self.state), digest), os.O_RDONLY))
+        top = lent.manifest(overlay.manifest_path(str(self.state), digest))
         return Layers(self.base, top), tallies
 
     def upgrade(self) -> str:
