@@ -111,6 +111,7 @@ class Guard:
             self.observed,
             self.changed,
             lambda: self.upgrades.holding,
+            self.health.clock_sets,
         )
         self.upgrades = Upgrades(
             loop,

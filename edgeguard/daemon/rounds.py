@@ -45,6 +45,7 @@ class Rounds:
         take: Callable[[Observation], None],
         changed: Callable[[], None],
         holding: Callable[[], bool] = lambda: False,  # does what was told wait in memory, and would end with us?
+        clock_sets: Callable[[], int | None] = lambda: None,  # see `sweeps.Times`
     ) -> None:
         self._holding = holding
         self._loop = loop
@@ -63,6 +64,7 @@ class Rounds:
             self._swept,
             lambda error: trouble.helper_failed("sweep", error),
             judging.for_sweeps,
+            clock_sets,
         )
         self._deeps = Deeps(
             loop,

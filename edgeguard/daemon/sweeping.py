@@ -103,6 +103,7 @@ def _whole(
             meter.progress,
             compare=request["compare"],
             cached=request.get("cached", False),  # a daemon from before an upgrade does not say it
+            places=request.get("places"),  # nor this
             algorithm=digests.named(request.get("digest", "sha256")),  # nor this
             hash_file_max=settings.budget.hash_file_max,
         )
@@ -203,6 +204,7 @@ def summary_to_plain(summary: Summary, seconds: float) -> dict[str, Any]:
         "written": summary.written,
         "notes": list(summary.notes),
         "skipped": [[path, why] for path, why in summary.skipped],
+        "places": list(summary.places),
         "milliseconds": int(seconds * 1000),
     }
 

@@ -21,7 +21,7 @@ from edgeguard.codec.manifest import Block, Entry, Packed, order
 from edgeguard.errors import DecodeError
 from edgeguard.linux.glance import Told
 from edgeguard.model import Observation, Origin, Watch
-from edgeguard.sensors import observed
+from edgeguard.sensors import observed, timely
 from edgeguard.sensors.look import absent, masked, unreadable
 from edgeguard.sensors.looker import (
     NOTES_MAX,
@@ -123,6 +123,7 @@ def sweep(
     compare: bool = False,
     cached: bool = False,
     start: str = "",
+    places: Sequence[int] | None = None,
     hash_file_max: int = HASH_FILE_MAX,
     clock_ns: Callable[[], int] = time.time_ns,
     algorithm: Algorithm = Algorithm.SHA256,
@@ -131,7 +132,9 @@ def sweep(
 
     `full`: read every content again, thoroughly, and compare with the manifest; `cached`: thoroughly only what the page
     cache has otherwise than it was seen. `compare`: compare with the manifest, but only read what changed (after a new
-    baseline). Without a usable `observed_in` all is read thoroughly and compared. `start`: only this tree.
+    baseline). Without a usable `observed_in` all is read thoroughly and compared. `start`: only this tree. `places`:
+    what the summary of the sweep before named, if `observed_in` is as that left it, and nobody has set the clock since
+    it began: directories that have the change time that they had are not listed, only their names looked at.
     `algorithm`: of the manifest's digests; what was seen with another one says nothing.
     """
     plan = Plan(resolved(watches, root))
@@ -143,7 +146,9 @@ def sweep(
                 raise _OtherDigests(f"this baseline has digests by {algorithm.label}: all is read anew")
             asked = _opened(manifest) if full or compare else None
             sweeping = Sweep(plan, root, asked, now, origin, emit, summary, start, algorithm)
-            sweeping.run(old, observed_in, observed_out, full, hash_file_max, clock_ns, progress, cached=cached)
+            sweeping.run(
+                old, observed_in, observed_out, full, hash_file_max, clock_ns, progress, cached=cached, places=places
+            )
             return summary
         except DecodeError as error:
             summary = Summary(damaged=not isinstance(error, _OtherDigests))
@@ -232,6 +237,7 @@ class Sweep:
         progress: Callable[[Progress], None] | None,
         *,
         cached: bool = False,
+        places: Sequence[int] | None = None,
     ) -> None:
         summary, walker, references = self._summary, self._walker, self._references
         self._known = old is not None
@@ -261,6 +267,9 @@ class Sweep:
             walker.expected = expected
         if not quick:
             walker.confirm = confirm
+        elif places is not None and tuple(places) == walker.places:
+            walker.believe(timely.devices())
+        summary.places = walker.places
         told = Progress(0, 0, 0, 0)
         for visit in walker:
             if not visit.stats and old is not None and old.current is not None:  # all is exactly as it was seen
@@ -406,6 +415,8 @@ class Sweep:
         self._tell(absent(path, watch.category, self._now, self._origin))
 
     def _troubles(self) -> None:
+        if self._walker.troubles:
+            self._summary.places = ()  # of what was not looked at an older record is kept
         for path, why in self._walker.troubles:
             watch = self._plan.decide(path)
             self._summary.unreadable += 1

@@ -2,7 +2,8 @@
 
 A walk stays on the file systems that watches lie on; it says what it did not enter. Where others are mounted it passes
 through to the watches below, and sees nothing else there. It never follows a symlink, never recurses (a tree 2,000
-levels deep is a list here), and checks that the directory it opened is the one it saw listed.
+levels deep is a list here), and checks that the directory it opened is the one it saw listed. Where the caller knows
+that change times can be believed, a directory that has the one that it had is not listed again.
 Kinds of trouble that are part of life (a directory vanishes) are silent; the others are told.
 """
 
@@ -55,6 +56,15 @@ Learn = Callable[[str, int, list[bytes], Told, Watch], bytes | None]
 to be had so simply."""
 
 
+class _Step(NamedTuple):
+    """A directory that is to be visited."""
+
+    path: str
+    zone: Zone
+    identity: tuple[int, int] | None
+    timely: bool  # it has the change time that it had when its names were seen, and that can be believed
+
+
 class Walker:
     """Iterate for visits of directories that hold something watched. `troubles` and `skipped` say what was not looked
     at, and why; the consumer may take them meanwhile."""
@@ -64,6 +74,7 @@ class Walker:
         self.expected: Expected | None = None
         self.confirm: Confirm | None = None
         self.learn: Learn | None = None
+        self._timely: frozenset[int] = frozenset()
         self._glance = Glance()
         self._listing = dirents.Listing()
         self._prefix = os.path.join(os.getcwd(), root).rstrip("/")  # while it walks the process may stand elsewhere
@@ -74,6 +85,15 @@ class Walker:
         self.skipped: list[tuple[str, str]] = []  # mounts that were not entered, or not for all watches
         # Nothing may be said about what is below these, but for what the zone, where there is one, still watches.
         self._blocked: dict[str, Zone | None] = {}
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The devices that the watches begin on."""
+        return tuple(sorted(self._devices))
+
+    def believe(self, devices: frozenset[int]) -> None:
+        """On these a directory that has the change time that it had holds the names that are `expected` (`timely`)."""
+        self._timely = devices & self._devices
 
     def is_blocked(self, path: str) -> bool:
         """Does `path` lie in a place that could not be looked at?"""
@@ -97,16 +117,16 @@ class Walker:
         return max(places, key=len, default=None)
 
     def __iter__(self) -> Iterator[Visit]:
-        stack: list[tuple[str, Zone, tuple[int, int] | None]] = [(self._start, self._beginning(), None)]
+        stack = [_Step(self._start, self._beginning(), None, False)]
         try:
             while stack:
-                path, zone, identity = stack.pop()
+                path, zone, identity, timely = stack.pop()
                 fd = self._open(path, identity)
                 if fd < 0:
                     continue
                 try:
-                    deeper: list[tuple[str, Zone, tuple[int, int] | None]] = []
-                    visit = self._visit(path, zone, fd, deeper)
+                    deeper: list[_Step] = []
+                    visit = self._visit(path, zone, fd, deeper, timely)
                     if deeper:
                         deeper.reverse()
                         stack += deeper
@@ -136,9 +156,13 @@ class Walker:
             return -1
         return fd
 
-    def _visit(
-        self, path: str, zone: Zone, fd: int, deeper: list[tuple[str, Zone, tuple[int, int] | None]]
-    ) -> Visit | None:
+    def _visit(self, path: str, zone: Zone, fd: int, deeper: list[_Step], timely: bool) -> Visit | None:
+        if timely and zone.plain and self.expected is not None:
+            record = self.expected(path)
+            if record is not None and record.listing != NO_LISTING:
+                visit = self._as_before(path, zone, fd, record, deeper)
+                if visit is not None:
+                    return visit
         wanted = None if zone.plain else zone.names()
         listing = NO_LISTING
         if wanted is not None:
@@ -199,9 +223,7 @@ class Walker:
             return Visit(path, fd, names, joined, stats, b"".join(packed), zone.watch, (), listing)
         return self._chosen(path, fd, zone, names, stats, packed)
 
-    def _as_before(
-        self, path: str, zone: Zone, fd: int, record: Record, deeper: list[tuple[str, Zone, tuple[int, int] | None]]
-    ) -> Visit | None:
+    def _as_before(self, path: str, zone: Zone, fd: int, record: Record, deeper: list[_Step]) -> Visit | None:
         """None: some of what the record names is not as it was."""
         names = record.joined.split(b"\0")
         found = self._glance.same(fd, names, record.stats)
@@ -209,7 +231,7 @@ class Walker:
             return None
         if found:
             below = [(os.fsdecode(names[at]), device, inode) for at, device, inode in found]
-            self._descend(path, fd, zone, below, deeper)
+            self._descend(path, fd, zone, below, deeper, self._timely)
         return Visit(path, fd, [], b"", [], b"", zone.watch, ())
 
     def _below(
@@ -219,7 +241,7 @@ class Walker:
         zone: Zone,
         names: list[bytes],
         told: Told,
-        deeper: list[tuple[str, Zone, tuple[int, int] | None]],
+        deeper: list[_Step],
     ) -> None:
         inodes = memoryview(told.stats).cast("Q")[0::3]
         directories = [
@@ -266,8 +288,10 @@ class Walker:
         fd: int,
         zone: Zone,
         directories: list[tuple[str, int, int]],
-        deeper: list[tuple[str, Zone, tuple[int, int] | None]],
+        deeper: list[_Step],
+        timely: frozenset[int] = frozenset(),
     ) -> None:
+        """`timely`: all of them have the change time that they had; the devices where that can be believed."""
         if not directories:
             return
         device = os.fstat(fd).st_dev
@@ -277,7 +301,7 @@ class Walker:
             if on != device and on not in self._devices and not inner.dead:
                 inner = self._pass(below, zone, inner)
             if not inner.dead:
-                deeper.append((below, inner, (on, inode)))
+                deeper.append(_Step(below, inner, (on, inode), on in timely))
 
     @staticmethod
     def _chosen(

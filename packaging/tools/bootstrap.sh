@@ -13,7 +13,7 @@ for group in "$@"; do
         run)    wanted="$wanted $runtime $collector" ;;
         test)   wanted="$wanted $runtime $collector python3-pytest python3-pytest-xdist python3-hypothesis python3-aiosmtpd python3-paho-mqtt tzdata iproute2 procps" ;;
         services) wanted="$wanted mosquitto $tpm" ;;
-        root)   wanted="$wanted nftables iproute2 util-linux e2fsprogs procps gcc libc6-dev" ;;
+        root)   wanted="$wanted nftables iproute2 util-linux e2fsprogs xfsprogs procps gcc libc6-dev" ;;
         scale)  wanted="$wanted python3-psycopg postgresql nats-server" ;;
         power)  wanted="$wanted qemu-system-common qemu-utils util-linux e2fsprogs" ;;
         deb)    wanted="$wanted dpkg-dev debhelper dh-python python3 lintian" ;;

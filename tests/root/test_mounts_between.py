@@ -4,7 +4,6 @@ else on the way. Real mounts in a mount namespace of each test's own; the root i
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import os
 import select
@@ -26,31 +25,22 @@ from edgeguard.sensors import Context
 from edgeguard.sensors.deep import Position, read_slice
 from edgeguard.sensors.files import Files
 from edgeguard.sensors.revisit import complete, revisit
+from tests.root.own_mounts import own_mounts
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")]
 
-NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 SETID = Watch("/", "other", only="setid")
 APP = Watch("/srv/app", "program", protect=True)
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is / for the test; what is mounted there is seen by this thread and goes with the test."""
-    outside = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    home = os.getcwd()
-    assert not LIBC.unshare(NEWNS)
-    try:
-        assert not LIBC.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    """A directory that is / for the test."""
+    with own_mounts():
         root = tmp_path / "root"
         for name in ("etc", "srv", "home", "var"):
             (root / name).mkdir(parents=True)
         yield root
-    finally:
-        assert not LIBC.setns(outside, NEWNS)
-        os.close(outside)
-        os.chdir(home)
 
 
 def mount(*words: object) -> None:

@@ -13,7 +13,7 @@ from edgeguard.daemon import sweeping
 from edgeguard.daemon.frames import watches_to_plain
 from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.loop import Loop
-from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
+from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, Times, adopt
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.settings import Paths, Settings
 from tests import lent
@@ -22,17 +22,18 @@ from tests import lent
 class FakeHelpers:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.message: Any = None
         self.done: Any = None
 
-    def start(self, _verb: str, request: dict[str, Any], _message: Any, done: Any, **_more: Any) -> bool:
+    def start(self, _verb: str, request: dict[str, Any], message: Any, done: Any, **_more: Any) -> bool:
         self.asked.append(request)
-        self.done = done
+        self.message, self.done = message, done
         return True
 
 
 def made() -> tuple[Sweeps, FakeHelpers]:
     helpers = FakeHelpers()
-    sweeps = Sweeps(helpers, lambda _seen: None, lambda _request, _answer: None, lambda _error: None, dict)  # type: ignore[arg-type]
+    sweeps = Sweeps(helpers, lambda _seen: None, lambda _request, _answer: None, lambda _error: None, dict, lambda: 0)  # type: ignore[arg-type]
     return sweeps, helpers
 
 
@@ -72,6 +73,80 @@ def test_too_many_targets_are_a_whole_sweep() -> None:
         sweeps.ask(Request(Origin.SWEEP, targets=(f"/srv/{number}",)))
     helpers.done("")
     assert helpers.asked[-1]["targets"] == []
+
+
+class Clock:
+    """What is known of two clocks: how often the one was set, and how long the other, which nobody sets, has run."""
+
+    def __init__(self) -> None:
+        self.sets: int | None = 0
+        self.now = 1000.0
+        self.times = Times(lambda: self.sets, lambda: self.now)
+
+    def sweep(self, *, during: Callable[[], None] = lambda: None, failed: bool = False, **how: Any) -> list[int] | None:
+        """What the helper was told."""
+        told = self.times.places(Request(how.pop("origin", Origin.SWEEP), **how))
+        during()
+        self.times.done({} if failed else {"summary": {"places": [7, 9]}})
+        self.now += 6 * 3600
+        return told
+
+    def set(self) -> None:
+        assert self.sets is not None
+        self.sets += 1
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_first_sweep_believes_no_times_and_the_others_do_for_a_day(clock: Clock) -> None:
+    told = [clock.sweep() for _ in range(9)]
+    assert told == [None, [7, 9], [7, 9], [7, 9], None, [7, 9], [7, 9], [7, 9], None]
+
+
+def test_nothing_is_believed_after_the_clock_was_set(clock: Clock) -> None:
+    clock.sweep()
+    clock.set()
+    assert clock.sweep() is None
+    assert clock.sweep(during=clock.set) == [7, 9]
+    assert clock.sweep() is None  # it was set while the one before was on its way
+    assert clock.sweep() == [7, 9]
+
+
+def test_nothing_is_believed_where_setting_the_clock_is_not_noticed(clock: Clock) -> None:
+    clock.sets = None
+    assert [clock.sweep() for _ in range(3)] == [None, None, None]
+    clock.sets = 0
+    assert [clock.sweep() for _ in range(2)] == [None, [7, 9]]
+
+
+def test_nothing_is_believed_after_a_failure(clock: Clock) -> None:
+    clock.sweep()
+    assert clock.sweep(failed=True) == [7, 9]
+    assert clock.sweep() is None
+    assert clock.sweep() == [7, 9]
+
+
+@pytest.mark.parametrize(
+    "how", [{"full": True}, {"compare": True}, {"on_done": lambda _answer: None}, {"origin": Origin.DOWN}]
+)
+def test_who_asks_for_more_gets_more(clock: Clock, how: dict[str, Any]) -> None:
+    clock.sweep()
+    clock.sweep()
+    assert clock.sweep(**how) is None
+    assert [clock.sweep() for _ in range(4)] == [[7, 9], [7, 9], [7, 9], None]  # and the day begins anew
+
+
+def test_a_look_at_some_paths_changes_nothing_of_that() -> None:
+    sweeps, helpers = made()
+    for targets, told in (((), None), (("/a",), None), ((), [7]), (("/a",), None), ((), [7])):
+        sweeps.ask(Request(Origin.SWEEP, targets=targets))
+        assert helpers.asked[-1]["places"] == told
+        if not targets:
+            helpers.message({"summary": {"places": [7]}})
+        helpers.done("")
 
 
 def test_what_nobody_waits_for_gives_way() -> None:

@@ -456,11 +456,11 @@ def test_devices_are_not_entered_and_blocked_trees_keep_their_state(world, monke
     world.learn()
     real = sweep.Walker._visit
 
-    def broken(self, path, zone, fd, deeper):
+    def broken(self, path, zone, fd, deeper, timely):
         if path == "/etc/ssh":
             self._trouble(path, "Input/output error")
             return None
-        return real(self, path, zone, fd, deeper)
+        return real(self, path, zone, fd, deeper, timely)
 
     monkeypatch.setattr(sweep.Walker, "_visit", broken)
     world.write("/etc/passwd", b"changed")

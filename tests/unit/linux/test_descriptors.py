@@ -1,6 +1,7 @@
 """Mounts, timers, pidfds, priorities: the small interfaces that hand out descriptors."""
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -61,6 +62,32 @@ def test_no_step_of_the_clock_while_nobody_sets_it():
     try:
         assert not select.select([clock.fileno()], [], [], 0)[0]
         assert clock.step() == 0.0
+    finally:
+        clock.close()
+
+
+def test_each_time_that_the_clock_is_set_counts(monkeypatch):
+    """Also when it is set back before anybody looks, and while it is being armed again. No test may set the clock."""
+    clock = timerfd.ClockSteps()
+    read, arm = os.read, timerfd._set
+
+    def cancelled(*_):
+        raise OSError(errno.ECANCELED, "Operation canceled")
+
+    try:
+        assert clock.sets == 0
+        assert clock.step() == 0.0
+        assert clock.sets == 0
+        monkeypatch.setattr(os, "read", cancelled)
+        assert clock.step() == 0.0  # it tells the time that it told
+        assert clock.sets == 1
+        monkeypatch.setattr(timerfd, "_set", cancelled)
+        assert clock.step() == 0.0
+        assert clock.sets == 2
+        monkeypatch.setattr(os, "read", read)
+        monkeypatch.setattr(timerfd, "_set", arm)
+        assert clock.step() == 0.0
+        assert clock.sets == 2
     finally:
         clock.close()
 

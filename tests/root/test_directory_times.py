@@ -1,0 +1,78 @@
+"""Directories that are not listed again, because their change time is as it was: on each file system of which we
+believe that it keeps these times, whatever is done to a directory gives it another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "unit", "files"))
+from test_timely import CHANGES, made, once, same_both_ways, tick
+
+from edgeguard.linux import dirents
+from edgeguard.sensors import timely
+from tests.root.own_mounts import own_mounts
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts of its own")]
+
+MAKERS = {
+    "ext2": ("mkfs.ext2", "-qF"),
+    "ext3": ("mkfs.ext3", "-qF"),
+    "ext4": ("mkfs.ext4", "-qF"),
+    "ext4 with times in seconds": ("mkfs.ext4", "-qF", "-I", "128"),
+    "xfs": ("mkfs.xfs", "-qf"),
+}
+SIZE = 310 << 20  # bytes, none of them written: xfs makes nothing smaller
+
+
+@pytest.fixture(params=MAKERS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    maker, *words = MAKERS[request.param]
+    if shutil.which(maker) is None:
+        pytest.skip(f"no {maker}")
+    image, top = tmp_path / "image", tmp_path / "disk"
+    with open(image, "wb") as file:
+        file.truncate(SIZE)
+    subprocess.run([maker, *words, image], check=True, stderr=subprocess.DEVNULL)
+    top.mkdir()
+    with own_mounts():
+        if subprocess.run(["mount", "-o", "loop", image, top], check=False).returncode:
+            pytest.skip("no loop devices here, or a kernel without this file system")
+        yield top
+
+
+def test_a_directory_that_changed_has_another_time(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert os.lstat(disk).st_dev in timely.devices()
+    worlds = {}
+    for name in CHANGES:
+        (disk / name).mkdir()
+        worlds[name] = made(disk / name / "root")
+    tick(worlds["new"])
+    places = {name: once(world) for name, world in worlds.items()}
+    listed = _listed(monkeypatch)
+    for name, world in worlds.items():
+        listed.clear()
+        assert world.sweep(places=places[name]) == {}
+        assert sum(listed.values()) == 1
+        CHANGES[name](world)
+        same_both_ways(world, places[name])
+        assert world.told or name == "came and went", name
+
+
+def _listed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    real = dirents.Listing.read
+
+    def read(self: dirents.Listing, fd: int, most: int) -> object:
+        counts[fd] += 1
+        return real(self, fd, most)
+
+    monkeypatch.setattr(dirents.Listing, "read", read)
+    return counts

@@ -1,0 +1,255 @@
+"""What is not listed because its change time says that nothing was put in or taken out."""
+
+import io
+import os
+import shutil
+from collections import Counter
+
+import pytest
+from files_world import World
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeguard.linux import dirents, mounts
+from edgeguard.model import Watch
+from edgeguard.sensors import observed, timely, walk
+from edgeguard.sensors.observed import NO_LISTING, STAT, UNSURE
+
+FILES = ("/etc/a", "/etc/d/a", "/etc/d/b", "/etc/d/e/a", "/etc/d/e/f/a", "/etc/d/e/f/b", "/etc/g/a")
+
+
+@pytest.fixture(autouse=True)
+def _kept_well(monkeypatch, tmp_path):
+    """Wherever tests run."""
+    monkeypatch.setattr(timely, "devices", lambda: frozenset({os.lstat(tmp_path).st_dev}))
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Counts directories that are listed."""
+    counts = Counter()
+    real = dirents.Listing.read
+
+    def read(self, fd, most):
+        counts[os.readlink(f"/proc/self/fd/{fd}").rpartition("/etc")[2]] += 1
+        return real(self, fd, most)
+
+    monkeypatch.setattr(dirents.Listing, "read", read)
+    return counts
+
+
+def made(root, *watches):
+    world = World(root, list(watches) or None)
+    for path in FILES:
+        world.write(path)
+    world.learn()
+    return world
+
+
+@pytest.fixture
+def world(tmp_path):
+    return made(tmp_path / "root")
+
+
+def once(world):
+    """A sweep that lists, and what it leaves to the next."""
+    assert world.sweep() == {}
+    assert world.summary.places
+    tick(world)
+    return world.summary.places
+
+
+def tick(world):
+    """Until what changes has another change time: nothing is racy here."""
+    file = world.root.parent / "tick"
+    file.touch()
+    before = os.lstat(file).st_ctime_ns
+    while os.lstat(file).st_ctime_ns == before:
+        os.utime(file)
+
+
+def test_only_what_lies_in_no_other_is_listed(world, listed):
+    places = once(world)
+    assert sorted(listed) == ["", "/d", "/d/e", "/d/e/f", "/g"]
+    listed.clear()
+    assert world.sweep(places=places) == {}
+    assert listed == {"": 1}
+    assert world.summary.files == len(FILES) + len(("/etc", "/etc/d", "/etc/d/e", "/etc/d/e/f", "/etc/g"))
+    assert not world.summary.written
+    assert world.summary.places == places
+
+
+@pytest.mark.parametrize("places", [None, (), (1,), "more"])
+def test_another_place_is_listed(world, listed, places):
+    here = once(world)
+    listed.clear()
+    world.sweep(places=(*here, 1) if places == "more" else places)
+    assert len(listed) == 5
+
+
+def test_where_times_are_not_kept_it_is_listed(world, listed, monkeypatch):
+    places = once(world)
+    monkeypatch.setattr(timely, "devices", lambda: frozenset({1}))
+    listed.clear()
+    world.sweep(places=places)
+    assert len(listed) == 5
+
+
+@pytest.mark.parametrize("how", ["full", "cached", "compare"])
+def test_who_wants_more_has_it_listed(world, listed, how):
+    places = once(world)
+    listed.clear()
+    world.sweep(places=places, full=how != "compare", cached=how == "cached", compare=how == "compare")
+    assert len(listed) == 5
+
+
+def remove(full):
+    shutil.rmtree(full) if os.path.isdir(full) and not os.path.islink(full) else os.unlink(full)
+
+
+CHANGES = {
+    "new": lambda world: world.write("/etc/d/e/new"),
+    "new and old": lambda world: (world.write("/etc/d/e/new"), world.write("/etc/d/e/a", b"other")),
+    "gone": lambda world: remove(world.path("/etc/d/e/f/b")),
+    "renamed": lambda world: os.rename(world.path("/etc/d/e/f/b"), world.path("/etc/d/e/f/c")),
+    "moved": lambda world: os.rename(world.path("/etc/d/e/f/b"), world.path("/etc/g/b")),
+    "exchanged": lambda world: os.rename(world.path("/etc/d/b"), world.path("/etc/d/a")),
+    "directory": lambda world: world.write("/etc/d/e/f/g/h/i"),
+    "empty directory": lambda world: os.mkdir(world.path("/etc/d/e/f/g")),
+    "directory gone": lambda world: remove(world.path("/etc/d/e/f")),
+    "another directory": lambda world: (
+        os.rename(world.path("/etc/d/e/f"), world.path("/etc/old")),
+        world.write("/etc/d/e/f/a"),
+    ),
+    "hard link": lambda world: os.link(world.path("/etc/g/a"), world.path("/etc/d/e/f/c")),
+    "link": lambda world: os.symlink("a", world.path("/etc/d/e/f/c")),
+    "link for a directory": lambda world: (
+        os.rename(world.path("/etc/d/e"), world.path("/etc/e")),
+        os.symlink("../e", world.path("/etc/d/e")),
+    ),
+    "content": lambda world: world.write("/etc/d/e/f/b", b"CONTENT"),
+    "rights": lambda world: os.chmod(world.path("/etc/d/e/f"), 0o700),
+    "old times": lambda world: (world.write("/etc/d/e/f/c"), os.utime(world.path("/etc/d/e/f"), (1, 1))),
+    "came and went": lambda world: (world.write("/etc/d/e/f/c"), remove(world.path("/etc/d/e/f/c"))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_it_tells_what_a_listing_tells(world, change):
+    places = once(world)
+    CHANGES[change](world)
+    same_both_ways(world, places)
+    if change != "came and went":
+        assert world.told
+
+
+def same_both_ways(world, places):
+    before = world.observed
+    by_listing, listing = world.sweep(), world.observed
+    world.observed = before
+    world.told = world.sweep(places=places)
+    assert world.told == by_listing
+    assert world.observed == listing
+
+
+OTHERS = ("/etc/d/e", "/etc/d/new", "/etc/d/e/f/new", "/etc/g/x/y", "/etc/g")
+PATHS = st.sampled_from(FILES + OTHERS)
+DEEDS = st.lists(st.tuples(st.sampled_from(["write", "remove", "move", "link", "mkdir"]), PATHS, PATHS), max_size=6)
+
+
+@given(rounds=st.lists(DEEDS, max_size=4))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_done_between_sweeps(tmp_path_factory, rounds):
+    world = made(tmp_path_factory.mktemp("world") / "root")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timely, "devices", lambda: frozenset({os.lstat(world.root).st_dev}))
+        places = once(world)
+        for deeds in rounds:
+            for deed, one, other in deeds:
+                done(world, deed, one, other)
+            same_both_ways(world, places)
+            places = world.summary.places
+            tick(world)
+
+
+def done(world, deed, one, other):
+    here, there = world.path(one), world.path(other)
+    try:
+        if deed == "write":
+            world.write(one, other.encode())
+        elif deed == "remove":
+            remove(here)
+        elif deed == "move":
+            os.rename(here, there)
+        elif deed == "link":
+            os.link(here, there)
+        else:
+            os.makedirs(here)
+    except OSError:
+        pass  # there is no such thing, or there is already
+
+
+def record(world, directory):
+    return next(one for one in observed.Reader(io.BytesIO(world.observed)).records() if one.directory == directory)
+
+
+@pytest.mark.parametrize("watch", [Watch("/etc", "config"), Watch("/etc", "other", only="setid")])
+def test_what_was_just_changed_is_listed(tmp_path, listed, watch):
+    """It may get another name within the tick of the clock that gave it its change time."""
+    world = World(tmp_path / "root", [watch])
+    world.clock = lambda: os.lstat(world.path("/etc/d")).st_ctime_ns + 1_000_000_000
+    world.write("/etc/d/a")
+    world.learn()
+    assert STAT.unpack(record(world, b"/etc").stats[: STAT.size])[1] == UNSURE
+    world.sweep()
+    listed.clear()
+    world.sweep(places=world.summary.places)
+    assert listed["/d"] == 1
+
+
+def test_what_names_vanished_from_is_listed(world, listed):
+    places = once(world)
+    raw = record(world, b"/etc/d/e").raw
+    without = raw.replace(record(world, b"/etc/d/e").listing, NO_LISTING)
+    world.observed = world.observed.replace(raw, without)
+    listed.clear()
+    world.sweep(places=places)
+    assert listed["/d/e"] == 1
+
+
+def test_after_trouble_nothing_is_believed(world, monkeypatch):
+    """Of what was not looked at an older record is kept, beside a newer one of the directory that it lies in."""
+    places = once(world)
+    world.write("/etc/d/e/f/new")
+    monkeypatch.setattr(walk, "NAMES_MAX", 2)
+    assert world.sweep(places=places)["/etc/d/e/f"].note
+    assert world.summary.places == ()
+    monkeypatch.undo()
+    assert "/etc/d/e/f/new" in world.sweep(places=world.summary.places)
+
+
+def test_what_root_can_do_with_the_clock(world, monkeypatch):
+    """A name that comes while the clock is set to the change time of its directory: not told by a sweep that believes
+    it, hence the daemon asks for none after the clock was set, and for one that lists each day."""
+    places = once(world)
+    at = STAT.unpack(record(world, b"/etc/d").stats[-STAT.size :])
+    world.write("/etc/d/e/new")
+    seen = os.lstat(world.path("/etc/d/e"))
+    assert at[0] == seen.st_ino
+    world.observed = world.observed.replace(STAT.pack(*at), STAT.pack(seen.st_ino, seen.st_ctime_ns, seen.st_size))
+    assert world.sweep(places=places) == {}
+    assert sorted(world.sweep()) == ["/etc/d/e/new"]
+
+
+def test_which_devices(monkeypatch):
+    monkeypatch.undo()
+    lines = [b"24 1 8:2 / / rw - ext4 /dev/sda2 rw", b"25 1 8:1 / /boot rw - vfat /dev/sda1 rw"]
+    lines += [b"26 1 0:30 / /o rw - overlay overlay rw", b"27 1 259:3 / /srv rw - xfs /dev/nvme0n1p3 rw"]
+    monkeypatch.setattr(mounts, "read", lambda: mounts.parse(b"\n".join(lines)))
+    assert timely.devices() == {os.makedev(8, 2), os.makedev(259, 3)}
+
+    def refuse():
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(mounts, "read", refuse)
+    assert timely.devices() == frozenset()
