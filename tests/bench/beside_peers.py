@@ -134,6 +134,9 @@ def ourselves(tree: Tree, rounds: int) -> float:
         f"{mine:.3f} s CPU, find {theirs:.3f} s; goal 1.6",
     )
     unchanged = mine
+    listing = ours(tree, SWEEP, full=False, cached=False, places=None)
+    ratio, mine, theirs = pairs(max(1, rounds // 3), lambda: swept(tree, listing), lambda: cpu(find))
+    figure(f"{tree.name}: one that lists every directory", ratio, "x find", None, f"{mine:.3f} s CPU, once a day")
     floor = [PYTHON, "-ISOO", f"{HERE}/tests/bench/floor.py", tree.path]
     for name, command, bar in (
         ("floor: the barest loop in Python that leaves nothing out", floor, None),
