@@ -15,6 +15,8 @@ from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, Times, adopt
 from edgeguard.model import Observation, Origin, Watch
+from edgeguard.sensors import timely
+from edgeguard.sensors.walk import Walker
 from edgeguard.settings import Paths, Settings
 from tests import lent
 
@@ -223,6 +225,19 @@ def test_what_was_told_is_told_again_until_it_is_kept(device: Settings) -> None:
     assert swept(device, keeping=False)[0] == ["/etc/passwd"]
     assert swept(device)[0] == ["/etc/passwd"]
     assert swept(device)[0] == []
+
+
+def test_the_places_go_to_the_helper_and_come_from_it(device: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    believed: list[frozenset[int]] = []
+    monkeypatch.setattr(timely, "devices", lambda: frozenset({1}))
+    monkeypatch.setattr(Walker, "believe", lambda _walker, devices: believed.append(devices))
+    places = swept(device)[1]["places"]
+    assert places == [os.lstat(device.paths.root).st_dev]
+    for words in ({}, {"places": None}, {"places": [*places, 1]}):
+        assert swept(device, **words)[1]["places"] == places
+    assert believed == []
+    assert swept(device, places=places)[0] == []
+    assert believed == [{1}]
 
 
 @pytest.mark.parametrize(
