@@ -111,7 +111,6 @@ class Guard:
             self.observed,
             self.changed,
             lambda: self.upgrades.holding,
-            self.health.clock_sets,
         )
         self.upgrades = Upgrades(
             loop,

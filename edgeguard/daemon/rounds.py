@@ -20,6 +20,7 @@ from edgeguard.daemon.river import River
 from edgeguard.daemon.sensing import Sensing, now_ms
 from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
 from edgeguard.daemon.telling import Telling
+from edgeguard.daemon.times import Times
 from edgeguard.daemon.trouble import Trouble
 from edgeguard.model import Observation, Origin
 from edgeguard.sensors.look import LATER
@@ -45,7 +46,6 @@ class Rounds:
         take: Callable[[Observation], None],
         changed: Callable[[], None],
         holding: Callable[[], bool] = lambda: False,  # does what was told wait in memory, and would end with us?
-        clock_sets: Callable[[], int | None] = lambda: None,  # see `sweeps.Times`
     ) -> None:
         self._holding = holding
         self._loop = loop
@@ -64,7 +64,7 @@ class Rounds:
             self._swept,
             lambda error: trouble.helper_failed("sweep", error),
             judging.for_sweeps,
-            clock_sets,
+            Times(float(settings.budget.sweep_s)),
         )
         self._deeps = Deeps(
             loop,
@@ -144,8 +144,8 @@ class Rounds:
         if summary is None:
             self._loop.later(RELOOK_S, lambda: self.sweeps.ask(request.again()))
             return
-        if summary["written"]:
-            self.adopt_swept()
+        if summary["written"] and not self.adopt_swept():
+            self.sweeps.times.forget()
         self._trouble.helper_well("sweep")
         if not request.targets:
             self._look_at_logs(request.origin)
@@ -160,14 +160,16 @@ class Rounds:
         for seen in files.look_at_logs(now_ms(), origin) if files is not None else ():
             self._take(seen)
 
-    def adopt_swept(self) -> None:
+    def adopt_swept(self) -> bool:
         """Keep the findings first: after a kill in between, the next sweep tells all of it again. So it does of what
-        waits for packages to explain it, which is no finding yet."""
+        waits for packages to explain it, which is no finding yet: False."""
         if self._holding():
-            return
+            return False
         with contextlib.suppress(OSError):  # then it is told again, too
             if self._keeping.save():
                 adopt(self._settings.paths.state)
+                return True
+        return False
 
     def _look_at_findings(self) -> None:
         """A sweep tells what differs from the last one. What came and went between two looks of ours is not there to

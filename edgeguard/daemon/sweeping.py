@@ -103,7 +103,7 @@ def _whole(
             meter.progress,
             compare=request["compare"],
             cached=request.get("cached", False),  # a daemon from before an upgrade does not say it
-            places=request.get("places"),  # nor this
+            since=request.get("since"),  # nor this
             algorithm=digests.named(request.get("digest", "sha256")),  # nor this
             hash_file_max=settings.budget.hash_file_max,
         )
@@ -112,6 +112,7 @@ def _whole(
             summary.written = kept.keep()
         if kept.problem:  # what was found is told all the same; the next sweep finds it again
             summary.note(f"what was seen is not kept: {kept.problem}")
+            summary.began = 0
     return summary
 
 
@@ -204,7 +205,7 @@ def summary_to_plain(summary: Summary, seconds: float) -> dict[str, Any]:
         "written": summary.written,
         "notes": list(summary.notes),
         "skipped": [[path, why] for path, why in summary.skipped],
-        "places": list(summary.places),
+        "began": summary.began,
         "milliseconds": int(seconds * 1000),
     }
 

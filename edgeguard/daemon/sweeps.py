@@ -8,18 +8,17 @@ nobody waits for are joined: a program that writes a large file every second mus
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
 from edgeguard.daemon.frames import observation_from_plain, swept_path
 from edgeguard.daemon.helpers import Helpers
+from edgeguard.daemon.times import Times
 from edgeguard.errors import DecodeError
 from edgeguard.model import Observation, Origin
 
 SWEEP_S = 4 * 3600.0  # seconds; then something is wrong (a dead network file system, a dying card)
 TARGETS_MAX = 1000  # paths; beyond, a whole incremental sweep is cheaper
-LISTED_S = 24 * 3600.0  # seconds; then all directories are listed again, whatever their change times say
 
 OnDone = Callable[[dict[str, Any]], None]
 OnProgress = Callable[[dict[str, Any]], None]
@@ -55,6 +54,11 @@ class Request:
         self.on_progress = on_progress
         self.on_done = on_done
 
+    @property
+    def listing(self) -> bool:
+        """Is every directory to be listed, whatever its change time says?"""
+        return self.full or self.compare or self.on_done is not None or self.origin is not Origin.SWEEP
+
     def again(self) -> Request:
         """The same wish, for nobody in particular."""
         return Request(self.origin, full=self.full, cached=self.cached, compare=self.compare, targets=self.targets)
@@ -73,32 +77,6 @@ class Request:
         return True
 
 
-class Times:
-    """May a sweep believe that a directory with the change time that it had holds the names that it had? Only root can
-    set the clock to that time, and make a name then; so as long as nobody has set it since the last sweep began."""
-
-    def __init__(self, clock_sets: Callable[[], int | None], boot_s: Callable[[], float]) -> None:
-        self._clock_sets = clock_sets
-        self._boot_s = boot_s
-        self._places: list[int] = []  # of the last sweep, see `sensors.sweep`
-        self._sets: int | None = None  # when it began
-        self._listed = 0.0  # when the last one began that believed nothing
-        self._next: tuple[int | None, float] = (None, 0.0)  # the same, of the one that runs
-
-    def places(self, request: Request) -> list[int] | None:
-        """What the helper is told as a whole sweep begins; None: list everything."""
-        sets, now = self._clock_sets(), self._boot_s()
-        asked = request.full or request.compare or request.on_done is not None or request.origin is not Origin.SWEEP
-        believed = bool(self._places) and sets is not None and sets == self._sets and now - self._listed < LISTED_S
-        self._next = (sets, self._listed if believed and not asked else now)
-        return self._places if believed and not asked else None
-
-    def done(self, answer: dict[str, Any]) -> None:
-        """A whole sweep ended. One that failed leaves nothing to believe in."""
-        self._places = answer.get("summary", {}).get("places", [])
-        self._sets, self._listed = self._next
-
-
 class Sweeps:
     """Runs one at a time."""
 
@@ -109,10 +87,9 @@ class Sweeps:
         finished: Callable[[Request, dict[str, Any]], None],
         failed: Callable[[str], None],
         judged_by: Callable[[], dict[str, Any]],  # watches and manifest in force, as sweeping.sweep takes them
-        clock_sets: Callable[[], int | None],  # how often somebody set the clock; None: that is not noticed
-        boot_s: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        times: Times,
     ) -> None:
-        self._times = Times(clock_sets, boot_s)
+        self.times = times
         self._helpers = helpers
         self._judged_by = judged_by
         self._take = take
@@ -138,7 +115,7 @@ class Sweeps:
                 "cached": request.cached,
                 "compare": request.compare,
                 "targets": [os.fsencode(path) for path in request.targets],
-                "places": self._times.places(request) if not request.targets else None,
+                "since": self.times.since(listing=request.listing) if not request.targets else None,
                 "low": request.on_done is None,  # also a large file that is written all day
                 **self._judged_by(),
             },
@@ -164,7 +141,7 @@ class Sweeps:
     def _done(self, request: Request, answer: dict[str, Any], error: str) -> None:
         self.running = None
         if not request.targets:
-            self._times.done(answer)
+            self.times.done(answer.get("summary", {}).get("began", 0))  # a helper from before an upgrade says nothing
         if error:
             answer["error"] = error
             self._failed(error)

@@ -52,8 +52,8 @@ def covering(table: list[Mount], path: str) -> Mount | None:
     return best
 
 
-class Mounts:
-    """The mount table, read again when it changed. Wait on fileno() for EPOLLPRI | EPOLLERR, not for EPOLLIN."""
+class Changes:
+    """Tells that the mount table changed. Wait on fileno() for EPOLLPRI | EPOLLERR, not for EPOLLIN."""
 
     EVENTS = select.EPOLLPRI | select.EPOLLERR
 
@@ -61,14 +61,28 @@ class Mounts:
         self._fd = os.open(f"{proc}/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLPRI)
-        self._mounts = self._read()
 
     def fileno(self) -> int:
         return self._fd
 
     def changed(self) -> bool:
+        """Was something mounted, moved or unmounted since the last call?"""
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Mounts(Changes):
+    """The mount table, read again when it changed."""
+
+    def __init__(self, proc: str = "/proc") -> None:
+        super().__init__(proc)
+        self._mounts = self._read()
+
+    def changed(self) -> bool:
         """Was something mounted, moved or unmounted since the last call? Reads the table again if so."""
-        if not self._poll.poll(0):
+        if not super().changed():
             return False
         self._mounts = self._read()
         return True
@@ -78,9 +92,6 @@ class Mounts:
 
     def of(self, path: str) -> Mount | None:
         return covering(self._mounts, path)
-
-    def close(self) -> None:
-        os.close(self._fd)
 
     def _read(self) -> list[Mount]:
         os.lseek(self._fd, 0, os.SEEK_SET)

@@ -81,7 +81,6 @@ class ClockSteps:
 
     def __init__(self) -> None:
         self._fd = _create(CLOCK_REALTIME)
-        self.sets = 0  # times that it was set, also by less than a step, and also when it was set back again
         self._offset = _offset()
         self._arm()
 
@@ -90,22 +89,27 @@ class ClockSteps:
 
     def step(self) -> float:
         """Seconds by which the clock jumped since the last call (negative: back); 0.0 for no step. Never blocks."""
+        if not self.was_set():
+            return 0.0
+        before, self._offset = self._offset, _offset()
+        moved = (self._offset - before) / 1e9
+        return moved if abs(moved) >= STEP_MIN_S else 0.0
+
+    def was_set(self) -> bool:
+        """Did somebody set the clock since the last call, by however little, and maybe back again? Never blocks."""
         try:
             os.read(self._fd, 8)
         except BlockingIOError:
-            return 0.0
+            return False
         except OSError as error:
             if error.errno != errno.ECANCELED:
                 raise
-        self.sets += 1
         try:
             self._arm()
         except OSError as error:
             if error.errno != errno.ECANCELED:  # set once more just now: it is armed all the same
                 raise
-        before, self._offset = self._offset, _offset()
-        moved = (self._offset - before) / 1e9
-        return moved if abs(moved) >= STEP_MIN_S else 0.0
+        return True
 
     def close(self) -> None:
         os.close(self._fd)

@@ -194,10 +194,6 @@ class Health:
     def clock_synchronised(self) -> bool:
         return adjtimex.synchronised()
 
-    def clock_sets(self) -> int | None:
-        """How often somebody set the clock, as far as `ready` and `observe` know; None: that is not noticed here."""
-        return self._clock.sets if self._clock is not None else None
-
     def ready(self, now: int) -> Iterator[Observation]:
         self._last = max(self._last, now)
         self._check_clock(now)

@@ -53,7 +53,7 @@ class Summary:
         self.copies: set[str] = set()  # names of all that are to be kept
         self.notes: list[str] = []  # plain sentences: what has a limit
         self.skipped: list[tuple[str, str]] = []  # (mount point, why it was not entered)
-        self.places: tuple[int, ...] = ()  # devices that the watches lie on; none: something was not looked at
+        self.began = 0  # ns by the wall clock; 0 where the next sweep may not believe change times because of this one
 
     def note(self, line: str) -> None:
         if len(self.notes) < NOTES_MAX:
@@ -193,9 +193,8 @@ class Looker:
         """None: it vanished."""
         stat = visit.stats[at]
         path = f"{visit.path}/{visit.names[at]}"
-        racy = stat.st_ctime_ns > self._clock_ns() - RACY_NS
         if watch.only == "setid" and S_IFMT(stat.st_mode) != S_IFREG:
-            return _unsure(packed) if racy else packed, None  # the change time of a directory may stand for its names
+            return packed, None
         if watch.only == "setid" and not stat.st_mode & 0o6111:
             return packed, None  # neither set-id nor executable: capabilities would be without effect
         try:
@@ -213,7 +212,7 @@ class Looker:
         if seen.note:
             notes[name] = seen.note
             self._summary.note(f"{path}: {seen.note}")
-        if not seen.settled or (racy and not watch.by_rights):
+        if not seen.settled or (stat.st_ctime_ns > self._clock_ns() - RACY_NS and not watch.by_rights):
             packed = _unsure(packed)
         return packed, seen.entry if is_subject(seen.entry, watch) else None
 

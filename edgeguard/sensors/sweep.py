@@ -25,6 +25,7 @@ from edgeguard.sensors import observed, timely
 from edgeguard.sensors.look import absent, masked, unreadable
 from edgeguard.sensors.looker import (
     NOTES_MAX,
+    RACY_NS,
     Looker,
     Looks,
     Progress,
@@ -123,7 +124,7 @@ def sweep(
     compare: bool = False,
     cached: bool = False,
     start: str = "",
-    places: Sequence[int] | None = None,
+    since: int | None = None,
     hash_file_max: int = HASH_FILE_MAX,
     clock_ns: Callable[[], int] = time.time_ns,
     algorithm: Algorithm = Algorithm.SHA256,
@@ -132,9 +133,9 @@ def sweep(
 
     `full`: read every content again, thoroughly, and compare with the manifest; `cached`: thoroughly only what the page
     cache has otherwise than it was seen. `compare`: compare with the manifest, but only read what changed (after a new
-    baseline). Without a usable `observed_in` all is read thoroughly and compared. `start`: only this tree. `places`:
-    what the summary of the sweep before named, if `observed_in` is as that left it, and nobody has set the clock since
-    it began: directories that have the change time that they had are not listed, only their names looked at.
+    baseline). Without a usable `observed_in` all is read thoroughly and compared. `start`: only this tree. `since`:
+    when the sweep before began (ns), if `observed_in` is as that left it, and nobody has set the clock or changed the
+    mounts since: directories that have the change time that they had, one from before that, are not listed.
     `algorithm`: of the manifest's digests; what was seen with another one says nothing.
     """
     plan = Plan(resolved(watches, root))
@@ -147,7 +148,7 @@ def sweep(
             asked = _opened(manifest) if full or compare else None
             sweeping = Sweep(plan, root, asked, now, origin, emit, summary, start, algorithm)
             sweeping.run(
-                old, observed_in, observed_out, full, hash_file_max, clock_ns, progress, cached=cached, places=places
+                old, observed_in, observed_out, full, hash_file_max, clock_ns, progress, cached=cached, since=since
             )
             return summary
         except DecodeError as error:
@@ -237,7 +238,7 @@ class Sweep:
         progress: Callable[[Progress], None] | None,
         *,
         cached: bool = False,
-        places: Sequence[int] | None = None,
+        since: int | None = None,
     ) -> None:
         summary, walker, references = self._summary, self._walker, self._references
         self._known = old is not None
@@ -267,9 +268,9 @@ class Sweep:
             walker.expected = expected
         if not quick:
             walker.confirm = confirm
-        elif places is not None and tuple(places) == walker.places:
-            walker.believe(timely.devices())
-        summary.places = walker.places
+        elif since is not None:
+            walker.believe(timely.devices(), since - RACY_NS)
+        summary.began = clock_ns()
         told = Progress(0, 0, 0, 0)
         for visit in walker:
             if not visit.stats and old is not None and old.current is not None:  # all is exactly as it was seen
@@ -416,7 +417,7 @@ class Sweep:
 
     def _troubles(self) -> None:
         if self._walker.troubles:
-            self._summary.places = ()  # of what was not looked at an older record is kept
+            self._summary.began = 0  # of what was not looked at an older record is kept
         for path, why in self._walker.troubles:
             watch = self._plan.decide(path)
             self._summary.unreadable += 1

@@ -75,6 +75,7 @@ class Walker:
         self.confirm: Confirm | None = None
         self.learn: Learn | None = None
         self._timely: frozenset[int] = frozenset()
+        self._until = 0
         self._glance = Glance()
         self._listing = dirents.Listing()
         self._prefix = os.path.join(os.getcwd(), root).rstrip("/")  # while it walks the process may stand elsewhere
@@ -86,14 +87,10 @@ class Walker:
         # Nothing may be said about what is below these, but for what the zone, where there is one, still watches.
         self._blocked: dict[str, Zone | None] = {}
 
-    @property
-    def places(self) -> tuple[int, ...]:
-        """The devices that the watches begin on."""
-        return tuple(sorted(self._devices))
-
-    def believe(self, devices: frozenset[int]) -> None:
-        """On these a directory that has the change time that it had holds the names that are `expected` (`timely`)."""
-        self._timely = devices & self._devices
+    def believe(self, devices: frozenset[int], until: int) -> None:
+        """On these a directory that has the change time that it had, one from before `until` (ns), holds the names that
+        are `expected`. See `timely`."""
+        self._timely, self._until = devices & self._devices, until
 
     def is_blocked(self, path: str) -> bool:
         """Does `path` lie in a place that could not be looked at?"""
@@ -231,7 +228,8 @@ class Walker:
             return None
         if found:
             below = [(os.fsdecode(names[at]), device, inode) for at, device, inode in found]
-            self._descend(path, fd, zone, below, deeper, self._timely)
+            times = memoryview(record.stats).cast("q")[1::3] if self._timely else ()
+            self._descend(path, fd, zone, below, deeper, [times[at] for at, _, _ in found] if times else ())
         return Visit(path, fd, [], b"", [], b"", zone.watch, ())
 
     def _below(
@@ -289,19 +287,20 @@ class Walker:
         zone: Zone,
         directories: list[tuple[str, int, int]],
         deeper: list[_Step],
-        timely: frozenset[int] = frozenset(),
+        times: Sequence[int] = (),
     ) -> None:
-        """`timely`: all of them have the change time that they had; the devices where that can be believed."""
+        """`times`: their change times (ns), where all have those that they had."""
         if not directories:
             return
         device = os.fstat(fd).st_dev
-        for name, on, inode in directories:
+        for at, (name, on, inode) in enumerate(directories):
             below = f"{path}/{name}"
             inner = zone if zone.plain else zone.child(below)
             if on != device and on not in self._devices and not inner.dead:
                 inner = self._pass(below, zone, inner)
             if not inner.dead:
-                deeper.append(_Step(below, inner, (on, inode), on in timely))
+                timely = bool(times) and on in self._timely and times[at] < self._until
+                deeper.append(_Step(below, inner, (on, inode), timely))
 
     @staticmethod
     def _chosen(

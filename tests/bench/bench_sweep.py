@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -109,9 +110,9 @@ def make_world(scratch: str, files: int) -> World:
         "low": True,
         "manifest": None,
         "targets": [],
-        "places": [os.lstat(tree).st_dev],  # as it is asked while nobody sets the clock
+        "since": time.time_ns() + 10**10,  # as it is asked while nobody sets the clock
     }
-    for name, more in (("request", {}), ("listing", {"places": None})):
+    for name, more in (("request", {}), ("listing", {"since": None})):
         with open(f"{scratch}/{name}", "wb") as request:
             request.write(cbor.encode(asked | more))
     sweep = [*python, SWEEP.format(**words)]

@@ -18,6 +18,7 @@ import random
 import shlex
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -65,7 +66,7 @@ def references():
     return manifest.Reader(os.open({db!r} + ".manifest", os.O_RDONLY))
 with open({db!r}, "rb") as old, open({db!r} + ".new", "wb") as new:
     done = sweep.sweep(watches, "/", references, old, new, 0, Origin.SWEEP, {full}, lambda seen: None,
-        cached={cached}, places={places})
+        cached={cached}, since={since})
 print(done.files, done.emitted, flush=True)
 os._exit(0)
 """
@@ -100,8 +101,8 @@ def cpu(command: list[str]) -> float:
 
 
 def ours(tree: Tree, text: str, **more: object) -> list[str]:
-    places = f"[{os.lstat(tree.path).st_dev}]"  # as the daemon asks for it, while nobody sets the clock
-    words = {"here": HERE, "db": f"{tree.work}/observed.db", "tree": tree.path, "places": places, **more}
+    since = time.time_ns()  # as the daemon asks for it, while nobody sets the clock
+    words = {"here": HERE, "db": f"{tree.work}/observed.db", "tree": tree.path, "since": since, **more}
     return [PYTHON, "-ISOO", "-X", f"pycache_prefix={KEPT.parent}/pyc", "-c", text.format(**words)]
 
 
@@ -134,7 +135,7 @@ def ourselves(tree: Tree, rounds: int) -> float:
         f"{mine:.3f} s CPU, find {theirs:.3f} s; goal 1.6",
     )
     unchanged = mine
-    listing = ours(tree, SWEEP, full=False, cached=False, places=None)
+    listing = ours(tree, SWEEP, full=False, cached=False, since=None)
     ratio, mine, theirs = pairs(max(1, rounds // 3), lambda: swept(tree, listing), lambda: cpu(find))
     figure(f"{tree.name}: one that lists every directory", ratio, "x find", None, f"{mine:.3f} s CPU, once a day")
     floor = [PYTHON, "-ISOO", f"{HERE}/tests/bench/floor.py", tree.path]

@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "unit", "files"))
 from test_timely import CHANGES, made, once, same_both_ways, tick
 
+from edgeguard.daemon.times import Disturbances
 from edgeguard.linux import dirents
 from edgeguard.sensors import timely
 from tests.root.own_mounts import own_mounts
@@ -55,15 +56,31 @@ def test_a_directory_that_changed_has_another_time(disk: Path, monkeypatch: pyte
         (disk / name).mkdir()
         worlds[name] = made(disk / name / "root")
     tick(worlds["new"])
-    places = {name: once(world) for name, world in worlds.items()}
+    since = {name: once(world) for name, world in worlds.items()}
     listed = _listed(monkeypatch)
     for name, world in worlds.items():
         listed.clear()
-        assert world.sweep(places=places[name]) == {}
+        assert world.sweep(since=since[name]) == {}
         assert sum(listed.values()) == 1
         CHANGES[name](world)
-        same_both_ways(world, places[name])
+        same_both_ways(world, since[name])
         assert world.told or name == "came and went", name
+
+
+def test_each_mount_is_a_disturbance(tmp_path: Path) -> None:
+    """Also one that is gone again when somebody asks."""
+    with own_mounts():
+        disturbances = Disturbances()
+        assert not disturbances.any()
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+        assert disturbances.any()
+        assert not disturbances.any()
+        subprocess.run(["umount", tmp_path], check=True)
+        assert disturbances.any()
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+        subprocess.run(["umount", tmp_path], check=True)
+        assert disturbances.any()
+        assert not disturbances.any()
 
 
 def _listed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:

@@ -113,13 +113,6 @@ def test_an_installed_baseline_ends_what_was_said_of_refused_ones(guard: Guard, 
     assert not [problem for problem in guard.health.problems() if problem.startswith("baseline")]
 
 
-def test_sweeps_know_how_often_the_clock_was_set(guard: Guard) -> None:
-    assert guard.health.clock_sets() is None
-    guard.health.start()
-    assert guard.rounds.sweeps._times._clock_sets() == 0
-    guard.health.close()
-
-
 def test_what_a_helper_signed_and_could_not_tell_is_found(guard: Guard, monkeypatch: Any) -> None:
     """It took the manifest away that held before: sweeps would fail until the next start."""
     loads: list[str] = []

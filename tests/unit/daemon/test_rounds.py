@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgeguard.daemon.rounds import Rounds
+from edgeguard.daemon.sweeps import Request
 from edgeguard.model import NOBODY, Actor, Observation, Origin
 from edgeguard.sensors.look import LATER, unreadable
 
@@ -47,7 +48,7 @@ def made(
         anything(save=lambda: True),
         anything(sensor=lambda _name: files),
         anything(),
-        anything(),
+        anything(helper_well=lambda _verb: None),
         taken.append,
         lambda: None,
         holding,
@@ -86,3 +87,13 @@ def test_what_waits_for_an_explanation_is_found_again_after_a_kill(tmp_path: Pat
     rounds.adopt_swept()
     assert seen.read_text() == "after"
     assert not swept.exists()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_was_not_adopted_leaves_nothing_to_believe_in(tmp_path: Path, waits: bool) -> None:
+    """The next sweep compares with what an earlier one saw, and that may be from before the clock was set."""
+    rounds, _ = made(Files(), str(tmp_path), lambda: waits)
+    (tmp_path / "observed.db.swept").write_text("after")
+    rounds.sweeps.times.done(7)
+    rounds._swept(Request(Origin.SWEEP, targets=("/a",)), {"summary": {"written": True}})
+    assert rounds.sweeps.times._began == (0 if waits else 7)

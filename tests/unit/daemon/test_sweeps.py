@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from edgeguard.daemon import sweeping
 from edgeguard.daemon.frames import watches_to_plain
 from edgeguard.daemon.helpers import Helpers
+from edgeguard.daemon.kept_file import Kept
 from edgeguard.daemon.loop import Loop
-from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, Times, adopt
+from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
+from edgeguard.daemon.times import Times
 from edgeguard.model import Observation, Origin, Watch
-from edgeguard.sensors import timely
+from edgeguard.sensors.looker import RACY_NS
 from edgeguard.sensors.walk import Walker
 from edgeguard.settings import Paths, Settings
 from tests import lent
@@ -33,9 +36,18 @@ class FakeHelpers:
         return True
 
 
+class Still:
+    """Nobody sets the clock, and nobody mounts."""
+
+    def any(self) -> bool:
+        return False
+
+
 def made() -> tuple[Sweeps, FakeHelpers]:
     helpers = FakeHelpers()
-    sweeps = Sweeps(helpers, lambda _seen: None, lambda _request, _answer: None, lambda _error: None, dict, lambda: 0)  # type: ignore[arg-type]
+    sweeps = Sweeps(
+        helpers, lambda _seen: None, lambda _request, _answer: None, lambda _error: None, dict, Times(3600.0, Still)
+    )  # type: ignore[arg-type]
     return sweeps, helpers
 
 
@@ -77,78 +89,37 @@ def test_too_many_targets_are_a_whole_sweep() -> None:
     assert helpers.asked[-1]["targets"] == []
 
 
-class Clock:
-    """What is known of two clocks: how often the one was set, and how long the other, which nobody sets, has run."""
-
-    def __init__(self) -> None:
-        self.sets: int | None = 0
-        self.now = 1000.0
-        self.times = Times(lambda: self.sets, lambda: self.now)
-
-    def sweep(self, *, during: Callable[[], None] = lambda: None, failed: bool = False, **how: Any) -> list[int] | None:
-        """What the helper was told."""
-        told = self.times.places(Request(how.pop("origin", Origin.SWEEP), **how))
-        during()
-        self.times.done({} if failed else {"summary": {"places": [7, 9]}})
-        self.now += 6 * 3600
-        return told
-
-    def set(self) -> None:
-        assert self.sets is not None
-        self.sets += 1
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def test_the_first_sweep_believes_no_times_and_the_others_do_for_a_day(clock: Clock) -> None:
-    told = [clock.sweep() for _ in range(9)]
-    assert told == [None, [7, 9], [7, 9], [7, 9], None, [7, 9], [7, 9], [7, 9], None]
-
-
-def test_nothing_is_believed_after_the_clock_was_set(clock: Clock) -> None:
-    clock.sweep()
-    clock.set()
-    assert clock.sweep() is None
-    assert clock.sweep(during=clock.set) == [7, 9]
-    assert clock.sweep() is None  # it was set while the one before was on its way
-    assert clock.sweep() == [7, 9]
-
-
-def test_nothing_is_believed_where_setting_the_clock_is_not_noticed(clock: Clock) -> None:
-    clock.sets = None
-    assert [clock.sweep() for _ in range(3)] == [None, None, None]
-    clock.sets = 0
-    assert [clock.sweep() for _ in range(2)] == [None, [7, 9]]
-
-
-def test_nothing_is_believed_after_a_failure(clock: Clock) -> None:
-    clock.sweep()
-    assert clock.sweep(failed=True) == [7, 9]
-    assert clock.sweep() is None
-    assert clock.sweep() == [7, 9]
-
-
 @pytest.mark.parametrize(
-    "how", [{"full": True}, {"compare": True}, {"on_done": lambda _answer: None}, {"origin": Origin.DOWN}]
+    ("how", "listing"),
+    [
+        ({}, False),
+        ({"full": True}, True),
+        ({"compare": True}, True),
+        ({"on_done": lambda _answer: None}, True),
+        ({"origin": Origin.DOWN}, True),
+    ],
 )
-def test_who_asks_for_more_gets_more(clock: Clock, how: dict[str, Any]) -> None:
-    clock.sweep()
-    clock.sweep()
-    assert clock.sweep(**how) is None
-    assert [clock.sweep() for _ in range(4)] == [[7, 9], [7, 9], [7, 9], None]  # and the day begins anew
+def test_who_has_everything_listed(how: dict[str, Any], listing: bool) -> None:
+    assert Request(how.pop("origin", Origin.SWEEP), **how).listing is listing
 
 
-def test_a_look_at_some_paths_changes_nothing_of_that() -> None:
+def test_when_the_last_one_began_goes_to_the_next() -> None:
+    """A look at some paths changes nothing of that, and one that fails leaves nothing."""
     sweeps, helpers = made()
-    for targets, told in (((), None), (("/a",), None), ((), [7]), (("/a",), None), ((), [7])):
+    for targets, began, told in (
+        ((), 7, None),
+        (("/a",), 8, None),
+        ((), 9, 7),
+        ((), None, 9),
+        (("/a",), 8, None),
+        ((), 10, None),
+        ((), 11, 10),
+    ):
         sweeps.ask(Request(Origin.SWEEP, targets=targets))
-        assert helpers.asked[-1]["places"] == told
-        if not targets:
-            helpers.message({"summary": {"places": [7]}})
-        helpers.done("")
+        assert helpers.asked[-1]["since"] == told
+        if began is not None:
+            helpers.message({"summary": {"began": began}})
+        helpers.done("" if began is not None else "killed")
 
 
 def test_what_nobody_waits_for_gives_way() -> None:
@@ -227,17 +198,27 @@ def test_what_was_told_is_told_again_until_it_is_kept(device: Settings) -> None:
     assert swept(device)[0] == []
 
 
-def test_the_places_go_to_the_helper_and_come_from_it(device: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    believed: list[frozenset[int]] = []
-    monkeypatch.setattr(timely, "devices", lambda: frozenset({1}))
-    monkeypatch.setattr(Walker, "believe", lambda _walker, devices: believed.append(devices))
-    places = swept(device)[1]["places"]
-    assert places == [os.lstat(device.paths.root).st_dev]
-    for words in ({}, {"places": None}, {"places": [*places, 1]}):
-        assert swept(device, **words)[1]["places"] == places
+def test_the_time_goes_to_the_helper_and_the_next_comes_from_it(
+    device: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed: list[int] = []
+    monkeypatch.setattr(Walker, "believe", lambda _walker, _devices, until: believed.append(until))
+    before = time.time_ns()
+    began = swept(device)[1]["began"]
+    assert before <= began <= time.time_ns()
+    assert swept(device, since=None)[1]["began"] > began
     assert believed == []
-    assert swept(device, places=places)[0] == []
-    assert believed == [{1}]
+    assert swept(device, since=began)[0] == []
+    assert believed == [began - RACY_NS]
+
+
+def test_what_was_not_kept_is_nothing_to_believe_in(device: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(kept: Kept) -> bool:
+        kept.problem = "no space left on device"
+        return False
+
+    monkeypatch.setattr(Kept, "keep", keep)
+    assert swept(device)[1]["began"] == 0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgeguard.linux import dirents, mounts
 from edgeguard.model import Watch
 from edgeguard.sensors import observed, timely, walk
-from edgeguard.sensors.observed import NO_LISTING, STAT, UNSURE
+from edgeguard.sensors.observed import NO_LISTING, STAT
 
 FILES = ("/etc/a", "/etc/d/a", "/etc/d/b", "/etc/d/e/a", "/etc/d/e/f/a", "/etc/d/e/f/b", "/etc/g/a")
 
@@ -54,9 +54,8 @@ def world(tmp_path):
 def once(world):
     """A sweep that lists, and what it leaves to the next."""
     assert world.sweep() == {}
-    assert world.summary.places
     tick(world)
-    return world.summary.places
+    return world.summary.began
 
 
 def tick(world):
@@ -69,37 +68,61 @@ def tick(world):
 
 
 def test_only_what_lies_in_no_other_is_listed(world, listed):
-    places = once(world)
+    since = once(world)
     assert sorted(listed) == ["", "/d", "/d/e", "/d/e/f", "/g"]
     listed.clear()
-    assert world.sweep(places=places) == {}
+    assert world.sweep(since=since) == {}
     assert listed == {"": 1}
     assert world.summary.files == len(FILES) + len(("/etc", "/etc/d", "/etc/d/e", "/etc/d/e/f", "/etc/g"))
     assert not world.summary.written
-    assert world.summary.places == places
+    assert world.summary.began >= since
 
 
-@pytest.mark.parametrize("places", [None, (), (1,), "more"])
-def test_another_place_is_listed(world, listed, places):
-    here = once(world)
+@pytest.mark.parametrize(("later", "count"), [(3, 1), (1, 5), (-60, 5)])
+def test_a_time_from_just_before_the_last_sweep_or_from_after_it_is_listed(world, listed, later, count):
+    """It may be given once more: the clock has steps, and it may have been ahead when it was given."""
+    once(world)
     listed.clear()
-    world.sweep(places=(*here, 1) if places == "more" else places)
+    last = max(os.lstat(above).st_ctime_ns for above, _, _ in os.walk(world.root / "etc/d"))
+    assert world.sweep(since=last + later * 1_000_000_000) == {}
+    assert sum(listed.values()) == count
+
+
+def test_of_two_file_systems_only_the_one_that_keeps_them_is_believed(world, listed, monkeypatch):
+    since = once(world)
+    listed.clear()
+    monkeypatch.setattr(timely, "devices", lambda: frozenset({1}))
+    real = walk.Walker.__init__
+
+    def begins_on_both(walker, *args):
+        real(walker, *args)
+        walker._devices.add(1)
+
+    monkeypatch.setattr(walk.Walker, "__init__", begins_on_both)
+    world.sweep(since=since)
+    assert len(listed) == 5
+
+
+def test_who_does_not_know_when_the_last_one_began_has_it_listed(world, listed):
+    once(world)
+    listed.clear()
+    world.sweep(since=None)
     assert len(listed) == 5
 
 
 def test_where_times_are_not_kept_it_is_listed(world, listed, monkeypatch):
-    places = once(world)
+    since = once(world)
     monkeypatch.setattr(timely, "devices", lambda: frozenset({1}))
     listed.clear()
-    world.sweep(places=places)
+    world.sweep(since=since)
     assert len(listed) == 5
 
 
 @pytest.mark.parametrize("how", ["full", "cached", "compare"])
 def test_who_wants_more_has_it_listed(world, listed, how):
-    places = once(world)
+    since = once(world)
     listed.clear()
-    world.sweep(places=places, full=how != "compare", cached=how == "cached", compare=how == "compare")
+    world.sweep(since=since, full=how != "compare", cached=how == "cached", compare=how == "compare")
     assert len(listed) == 5
 
 
@@ -136,18 +159,18 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_it_tells_what_a_listing_tells(world, change):
-    places = once(world)
+    since = once(world)
     CHANGES[change](world)
-    same_both_ways(world, places)
+    same_both_ways(world, since)
     if change != "came and went":
         assert world.told
 
 
-def same_both_ways(world, places):
+def same_both_ways(world, since):
     before = world.observed
     by_listing, listing = world.sweep(), world.observed
     world.observed = before
-    world.told = world.sweep(places=places)
+    world.told = world.sweep(since=since)
     assert world.told == by_listing
     assert world.observed == listing
 
@@ -163,12 +186,12 @@ def test_whatever_is_done_between_sweeps(tmp_path_factory, rounds):
     world = made(tmp_path_factory.mktemp("world") / "root")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timely, "devices", lambda: frozenset({os.lstat(world.root).st_dev}))
-        places = once(world)
+        since = once(world)
         for deeds in rounds:
             for deed, one, other in deeds:
                 done(world, deed, one, other)
-            same_both_ways(world, places)
-            places = world.summary.places
+            same_both_ways(world, since)
+            since = world.summary.began
             tick(world)
 
 
@@ -193,51 +216,47 @@ def record(world, directory):
     return next(one for one in observed.Reader(io.BytesIO(world.observed)).records() if one.directory == directory)
 
 
-@pytest.mark.parametrize("watch", [Watch("/etc", "config"), Watch("/etc", "other", only="setid")])
-def test_what_was_just_changed_is_listed(tmp_path, listed, watch):
-    """It may get another name within the tick of the clock that gave it its change time."""
-    world = World(tmp_path / "root", [watch])
-    world.clock = lambda: os.lstat(world.path("/etc/d")).st_ctime_ns + 1_000_000_000
-    world.write("/etc/d/a")
-    world.learn()
-    assert STAT.unpack(record(world, b"/etc").stats[: STAT.size])[1] == UNSURE
-    world.sweep()
+def test_set_id_programs_and_what_is_just_made(tmp_path, listed):
+    world = made(tmp_path / "root", Watch("/etc", "other", only="setid"))
+    since = once(world)
     listed.clear()
-    world.sweep(places=world.summary.places)
-    assert listed["/d"] == 1
+    assert world.sweep(since=since) == {}
+    assert sum(listed.values()) == 1
+    world.write("/etc/d/e/f/new", mode=0o4755)
+    assert sorted(world.sweep(since=since)) == ["/etc/d/e/f/new"]
 
 
 def test_what_names_vanished_from_is_listed(world, listed):
-    places = once(world)
+    since = once(world)
     raw = record(world, b"/etc/d/e").raw
     without = raw.replace(record(world, b"/etc/d/e").listing, NO_LISTING)
     world.observed = world.observed.replace(raw, without)
     listed.clear()
-    world.sweep(places=places)
+    world.sweep(since=since)
     assert listed["/d/e"] == 1
 
 
 def test_after_trouble_nothing_is_believed(world, monkeypatch):
     """Of what was not looked at an older record is kept, beside a newer one of the directory that it lies in."""
-    places = once(world)
+    since = once(world)
     world.write("/etc/d/e/f/new")
     monkeypatch.setattr(walk, "NAMES_MAX", 2)
-    assert world.sweep(places=places)["/etc/d/e/f"].note
-    assert world.summary.places == ()
+    assert world.sweep(since=since)["/etc/d/e/f"].note
+    assert world.summary.began == 0
     monkeypatch.undo()
-    assert "/etc/d/e/f/new" in world.sweep(places=world.summary.places)
+    assert "/etc/d/e/f/new" in world.sweep(since=world.summary.began)
 
 
 def test_what_root_can_do_with_the_clock(world, monkeypatch):
     """A name that comes while the clock is set to the change time of its directory: not told by a sweep that believes
     it, hence the daemon asks for none after the clock was set, and for one that lists each day."""
-    places = once(world)
+    since = once(world)
     at = STAT.unpack(record(world, b"/etc/d").stats[-STAT.size :])
     world.write("/etc/d/e/new")
     seen = os.lstat(world.path("/etc/d/e"))
     assert at[0] == seen.st_ino
     world.observed = world.observed.replace(STAT.pack(*at), STAT.pack(seen.st_ino, seen.st_ctime_ns, seen.st_size))
-    assert world.sweep(places=places) == {}
+    assert world.sweep(since=since) == {}
     assert sorted(world.sweep()) == ["/etc/d/e/new"]
 
 
