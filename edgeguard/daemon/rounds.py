@@ -162,7 +162,7 @@ class Rounds:
 
     def adopt_swept(self) -> bool:
         """Keep the findings first: after a kill in between, the next sweep tells all of it again. So it does of what
-        waits for packages to explain it, which is no finding yet: False."""
+        waits for packages to explain it, which is no finding yet. True: it is in place."""
         if self._holding():
             return False
         with contextlib.suppress(OSError):  # then it is told again, too

@@ -2,7 +2,7 @@
 
 It may, as long as nobody has set the clock or changed the mounts since the last sweep began: each name that came or
 went since then gave its directory a time from after that. Root could set the clock to the old time and make a name
-then, and another file system may have any times. Which file systems keep these times is in `sensors.timely`.
+then, and another file system may have any times. What else it takes is in `sensors.timely`.
 """
 
 from __future__ import annotations

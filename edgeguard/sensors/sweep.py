@@ -21,7 +21,7 @@ from edgeguard.codec.manifest import Block, Entry, Packed, order
 from edgeguard.errors import DecodeError
 from edgeguard.linux.glance import Told
 from edgeguard.model import Observation, Origin, Watch
-from edgeguard.sensors import observed, timely
+from edgeguard.sensors import observed
 from edgeguard.sensors.look import absent, masked, unreadable
 from edgeguard.sensors.looker import (
     NOTES_MAX,
@@ -269,7 +269,7 @@ class Sweep:
         if not quick:
             walker.confirm = confirm
         elif since is not None:
-            walker.believe(timely.devices(), since - RACY_NS)
+            walker.believe(since - RACY_NS)
         summary.began = clock_ns()
         told = Progress(0, 0, 0, 0)
         for visit in walker:

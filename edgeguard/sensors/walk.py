@@ -10,7 +10,8 @@ Kinds of trouble that are part of life (a directory vanishes) are silent; the ot
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from struct import error as out_of_range
 from typing import NamedTuple
 
@@ -21,11 +22,14 @@ from edgeguard.linux import dirents, mounts
 from edgeguard.linux.glance import Glance, Told
 from edgeguard.linux.inside import inside
 from edgeguard.model import Watch
+from edgeguard.sensors import timely
 from edgeguard.sensors.observed import LISTING, NO_LISTING, STAT, Record
+from edgeguard.sensors.timely import Believed
 from edgeguard.sensors.watching import Plan, Zone, literal_root
 
 LISTING_MAX = NAMES_MAX * 280  # bytes: an entry has at most so many
 NAMES_BYTES_MAX = BLOCK_MAX // 2  # of one directory, with what is kept of each: else no record could hold them
+NO_TIME = 1 << 63  # ns: no time that is known to be as it was
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -62,7 +66,7 @@ class _Step(NamedTuple):
     path: str
     zone: Zone
     identity: tuple[int, int] | None
-    timely: bool  # it has the change time that it had when its names were seen, and that can be believed
+    as_listed: bool  # its names are those that were seen: its change time says so, and can be believed
 
 
 class Walker:
@@ -74,8 +78,7 @@ class Walker:
         self.expected: Expected | None = None
         self.confirm: Confirm | None = None
         self.learn: Learn | None = None
-        self._timely: frozenset[int] = frozenset()
-        self._until = 0
+        self._believed = Believed()
         self._glance = Glance()
         self._listing = dirents.Listing()
         self._prefix = os.path.join(os.getcwd(), root).rstrip("/")  # while it walks the process may stand elsewhere
@@ -87,10 +90,10 @@ class Walker:
         # Nothing may be said about what is below these, but for what the zone, where there is one, still watches.
         self._blocked: dict[str, Zone | None] = {}
 
-    def believe(self, devices: frozenset[int], until: int) -> None:
-        """On these a directory that has the change time that it had, one from before `until` (ns), holds the names that
-        are `expected`. See `timely`."""
-        self._timely, self._until = devices & self._devices, until
+    def believe(self, until: int) -> None:
+        """A directory that has the change time that it had, one from before `until` (ns), holds the names that are
+        `expected`, where that can be said: see `timely`."""
+        self._believed = timely.believed(self._devices, until)
 
     def is_blocked(self, path: str) -> bool:
         """Does `path` lie in a place that could not be looked at?"""
@@ -117,13 +120,13 @@ class Walker:
         stack = [_Step(self._start, self._beginning(), None, False)]
         try:
             while stack:
-                path, zone, identity, timely = stack.pop()
+                path, zone, identity, as_listed = stack.pop()
                 fd = self._open(path, identity)
                 if fd < 0:
                     continue
                 try:
                     deeper: list[_Step] = []
-                    visit = self._visit(path, zone, fd, deeper, timely)
+                    visit = self._visit(path, zone, fd, deeper, as_listed)
                     if deeper:
                         deeper.reverse()
                         stack += deeper
@@ -153,8 +156,8 @@ class Walker:
             return -1
         return fd
 
-    def _visit(self, path: str, zone: Zone, fd: int, deeper: list[_Step], timely: bool) -> Visit | None:
-        if timely and zone.plain and self.expected is not None:
+    def _visit(self, path: str, zone: Zone, fd: int, deeper: list[_Step], as_listed: bool) -> Visit | None:
+        if as_listed and zone.plain and self.expected is not None:
             record = self.expected(path)
             if record is not None and record.listing != NO_LISTING:
                 visit = self._as_before(path, zone, fd, record, deeper)
@@ -228,8 +231,8 @@ class Walker:
             return None
         if found:
             below = [(os.fsdecode(names[at]), device, inode) for at, device, inode in found]
-            times = memoryview(record.stats).cast("q")[1::3] if self._timely else ()
-            self._descend(path, fd, zone, below, deeper, [times[at] for at, _, _ in found] if times else ())
+            times = memoryview(record.stats).cast("q")[1::3]
+            self._descend(path, fd, zone, below, deeper, [times[at] for at, _, _ in found])
         return Visit(path, fd, [], b"", [], b"", zone.watch, ())
 
     def _below(
@@ -287,20 +290,20 @@ class Walker:
         zone: Zone,
         directories: list[tuple[str, int, int]],
         deeper: list[_Step],
-        times: Sequence[int] = (),
+        times: Iterable[int] = repeat(NO_TIME),
     ) -> None:
         """`times`: their change times (ns), where all have those that they had."""
         if not directories:
             return
         device = os.fstat(fd).st_dev
-        for at, (name, on, inode) in enumerate(directories):
+        devices, until = self._believed
+        for (name, on, inode), time in zip(directories, times, strict=False):
             below = f"{path}/{name}"
             inner = zone if zone.plain else zone.child(below)
             if on != device and on not in self._devices and not inner.dead:
                 inner = self._pass(below, zone, inner)
             if not inner.dead:
-                timely = bool(times) and on in self._timely and times[at] < self._until
-                deeper.append(_Step(below, inner, (on, inode), timely))
+                deeper.append(_Step(below, inner, (on, inode), time < until and on in devices))
 
     @staticmethod
     def _chosen(

@@ -28,7 +28,7 @@ from edgeguard.daemon.frames import Unpacker, watches_to_plain  # noqa: E402
 from edgeguard.model import Origin, Watch  # noqa: E402
 
 BAR = 1.6  # it is 1.1 to 1.2
-LISTING_BAR = 1.9  # it is 1.4 to 1.5
+LISTING_BAR = 1.9  # it is 1.3 to 1.5
 PEAK_BAR_KB = 14 * 1024
 GROWTH_BAR_KB = 512
 PYTHON = "/usr/bin/python3"

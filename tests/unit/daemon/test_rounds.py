@@ -47,7 +47,7 @@ def made(
         anything(),
         anything(save=lambda: True),
         anything(sensor=lambda _name: files),
-        anything(),
+        anything(state=lambda _subject, _text: None),
         anything(helper_well=lambda _verb: None),
         taken.append,
         lambda: None,
@@ -95,5 +95,6 @@ def test_what_was_not_adopted_leaves_nothing_to_believe_in(tmp_path: Path, waits
     rounds, _ = made(Files(), str(tmp_path), lambda: waits)
     (tmp_path / "observed.db.swept").write_text("after")
     rounds.sweeps.times.done(7)
-    rounds._swept(Request(Origin.SWEEP, targets=("/a",)), {"summary": {"written": True}})
+    rounds._look_at_logs, rounds._look_at_findings = lambda _origin: None, lambda: None
+    rounds._swept(Request(Origin.SWEEP), {"summary": {"written": True, "files": 1, "emitted": 0}})
     assert rounds.sweeps.times._began == (0 if waits else 7)

@@ -202,7 +202,7 @@ def test_the_time_goes_to_the_helper_and_the_next_comes_from_it(
     device: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     believed: list[int] = []
-    monkeypatch.setattr(Walker, "believe", lambda _walker, _devices, until: believed.append(until))
+    monkeypatch.setattr(Walker, "believe", lambda _walker, until: believed.append(until))
     before = time.time_ns()
     began = swept(device)[1]["began"]
     assert before <= began <= time.time_ns()

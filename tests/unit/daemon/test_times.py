@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,12 +130,3 @@ def test_both_are_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     both = Disturbances()
     assert [both.any() for _ in range(3)] == [True, True, False]
     assert asked == ["clock", "mounts"] * 3
-
-
-def test_nothing_happens_here(tmp_path: Path) -> None:
-    """The kernel's own word; that it tells of mounts is in the tests that need root."""
-    both = Disturbances()
-    assert isinstance(both.any(), bool)
-    both._clock.close()
-    both._mounts.close()
-    assert os.path.isdir(tmp_path)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeguard.linux import dirents, mounts
+from edgeguard.linux.mounts import Mount
 from edgeguard.model import Watch
 from edgeguard.sensors import observed, timely, walk
 from edgeguard.sensors.observed import NO_LISTING, STAT
@@ -21,7 +22,14 @@ FILES = ("/etc/a", "/etc/d/a", "/etc/d/b", "/etc/d/e/a", "/etc/d/e/f/a", "/etc/d
 @pytest.fixture(autouse=True)
 def _kept_well(monkeypatch, tmp_path):
     """Wherever tests run."""
-    monkeypatch.setattr(timely, "devices", lambda: frozenset({os.lstat(tmp_path).st_dev}))
+    mounted(monkeypatch, tmp_path)
+
+
+def mounted(patch, place, fstype=None, point="/"):
+    """The file system of a place is of a type that keeps times, and mounted there."""
+    device = os.lstat(place).st_dev
+    table = [Mount(1, 0, f"{os.major(device)}:{os.minor(device)}", "/", str(point), (), (), fstype or "ext4", "x", ())]
+    patch.setattr(mounts, "read", lambda: table)
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def test_a_time_from_just_before_the_last_sweep_or_from_after_it_is_listed(world
 def test_of_two_file_systems_only_the_one_that_keeps_them_is_believed(world, listed, monkeypatch):
     since = once(world)
     listed.clear()
-    monkeypatch.setattr(timely, "devices", lambda: frozenset({1}))
+    monkeypatch.setattr(mounts, "read", lambda: [Mount(1, 0, "0:1", "/", "/", (), (), "ext4", "x", ())])
     real = walk.Walker.__init__
 
     def begins_on_both(walker, *args):
@@ -110,9 +118,9 @@ def test_who_does_not_know_when_the_last_one_began_has_it_listed(world, listed):
     assert len(listed) == 5
 
 
-def test_where_times_are_not_kept_it_is_listed(world, listed, monkeypatch):
+def test_where_times_are_not_kept_it_is_listed(world, listed, monkeypatch, tmp_path):
     since = once(world)
-    monkeypatch.setattr(timely, "devices", lambda: frozenset({1}))
+    mounted(monkeypatch, tmp_path, "vfat")
     listed.clear()
     world.sweep(since=since)
     assert len(listed) == 5
@@ -185,7 +193,7 @@ DEEDS = st.lists(st.tuples(st.sampled_from(["write", "remove", "move", "link", "
 def test_whatever_is_done_between_sweeps(tmp_path_factory, rounds):
     world = made(tmp_path_factory.mktemp("world") / "root")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timely, "devices", lambda: frozenset({os.lstat(world.root).st_dev}))
+        mounted(patch, world.root)
         since = once(world)
         for deeds in rounds:
             for deed, one, other in deeds:
@@ -216,7 +224,7 @@ def record(world, directory):
     return next(one for one in observed.Reader(io.BytesIO(world.observed)).records() if one.directory == directory)
 
 
-def test_set_id_programs_and_what_is_just_made(tmp_path, listed):
+def test_where_only_set_id_programs_are_watched(tmp_path, listed):
     world = made(tmp_path / "root", Watch("/etc", "other", only="setid"))
     since = once(world)
     listed.clear()
@@ -260,15 +268,50 @@ def test_what_root_can_do_with_the_clock(world, monkeypatch):
     assert sorted(world.sweep()) == ["/etc/d/e/new"]
 
 
-def test_which_devices(monkeypatch):
+def test_a_directory_above_a_mount_that_was_renamed(world, listed, monkeypatch, tmp_path):
+    """So mounts change places, and nobody is told."""
+    once(world)
+    above = tmp_path / "above"
+    (above / "one").mkdir(parents=True)
+    mounted(monkeypatch, world.root, point=above / "one/point")
+    listed.clear()
+    world.sweep(since=above.stat().st_ctime_ns + 3_000_000_000)
+    assert len(listed) == 1
+    listed.clear()
+    tick(world)
+    (above / "one").rename(above / "two")
+    mounted(monkeypatch, world.root, point=above / "two/point")
+    world.sweep(since=(above / "two").stat().st_ctime_ns + 2_000_000_000)
+    assert len(listed) == 5
+
+
+def test_it_says_when_it_began(world):
+    """What changes while it is on its way may be after its look."""
+    times = []
+    world.write("/etc/d/e/f/new")
+    clock, world.clock = world.clock, lambda: times.append(clock()) or times[-1]
+    assert world.sweep()
+    assert world.summary.began == times[0] < times[-1]
+
+
+DEVICES = {os.makedev(8, 2), os.makedev(8, 1), os.makedev(0, 30), os.makedev(259, 3)}
+
+
+def test_what_is_believed(monkeypatch):
     monkeypatch.undo()
     lines = [b"24 1 8:2 / / rw - ext4 /dev/sda2 rw", b"25 1 8:1 / /boot rw - vfat /dev/sda1 rw"]
     lines += [b"26 1 0:30 / /o rw - overlay overlay rw", b"27 1 259:3 / /srv rw - xfs /dev/nvme0n1p3 rw"]
     monkeypatch.setattr(mounts, "read", lambda: mounts.parse(b"\n".join(lines)))
-    assert timely.devices() == {os.makedev(8, 2), os.makedev(259, 3)}
+    later = (os.lstat("/").st_ctime_ns // 10**9 + 1) * 10**9
+    assert timely.believed(DEVICES, later) == ({os.makedev(8, 2), os.makedev(259, 3)}, later)
+    assert timely.believed({os.makedev(259, 3)}, later) == ({os.makedev(259, 3)}, later)
+    assert timely.believed(DEVICES, 1 << 62).until == (2**31 - 1) * 10**9
+    assert timely.believed(DEVICES, os.lstat("/").st_ctime_ns) == timely.Believed()
+    lines.append(b"28 1 8:2 / /is/not/there rw - ext4 /dev/sda2 rw")
+    assert timely.believed(DEVICES, later) == timely.Believed(), "somebody moved it just now"
 
     def refuse():
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(mounts, "read", refuse)
-    assert timely.devices() == frozenset()
+    assert timely.believed(DEVICES, later) == timely.Believed()

@@ -90,6 +90,8 @@ def test_what_is_as_it_was_seen_needs_no_full_look(world, no_look):
 
 
 def test_it_counts_as_a_full_look_counts(world):
+    now = world.clock()
+    world.clock = lambda: now
     in_full(world)
     full = vars(world.summary)
     verify(world)
