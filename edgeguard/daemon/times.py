@@ -20,8 +20,12 @@ class Disturbances:
     """What nobody tells us, but the kernel when it is asked. Raises Unavailable, OSError where it cannot."""
 
     def __init__(self) -> None:
-        self._clock = timerfd.ClockSteps()
         self._mounts = mounts.Changes()
+        try:
+            self._clock = timerfd.ClockSteps()
+        except BaseException:
+            self._mounts.close()
+            raise
 
     def any(self) -> bool:
         """Did somebody set the clock, mount, move or unmount something since the last call?"""

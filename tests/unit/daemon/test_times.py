@@ -10,6 +10,7 @@ import pytest
 from edgeguard.daemon import times
 from edgeguard.daemon.times import Disturbances, Times
 from edgeguard.errors import Unavailable
+from tests import lent
 
 HOUR = 3600.0
 
@@ -109,6 +110,17 @@ def test_where_the_kernel_tells_nothing_everything_is_listed(world: World) -> No
     assert [world.sweep() for _ in range(2)] == [False, True]
     world.works = False
     assert not world.sweep()
+
+
+def test_what_cannot_be_had_leaves_no_descriptor_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise Unavailable("timerfd_create: Function not implemented")
+
+    monkeypatch.setattr(times.timerfd, "ClockSteps", refuse)
+    before = lent.open_now()
+    with pytest.raises(Unavailable):
+        Disturbances()
+    assert lent.open_now() == before
 
 
 def test_both_are_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
