@@ -117,7 +117,7 @@ def explain(settings: Settings, request: dict[str, Any], out: Out) -> None:
         people = accounts.Accounts(eye, pending).explained(rows) if rows and happened else {}
     found = Overlay(base_digest, digest, size, came, notable, superseded, _accounts(standing, before, people))
     _keep(state, found, past._replace(brought=eye.brought, gone=gone), trust.key)
-    overlay.install(state, found, trust.key)
+    overlay.install(state, found, trust.key, before)
     look = _as_many_as_fit(eye.others, judge.LOOK_MAX, LOOK_BYTES)
     _tidy(state, found)
     out.say(

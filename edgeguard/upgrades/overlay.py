@@ -173,8 +173,9 @@ def write_manifest(state: str, *streams: Iterable[Block], algorithm: Algorithm =
     return digest, size
 
 
-def install(state: str, overlay: Overlay, key: bytes | cose.Signer) -> None:
-    """From now on this one holds. Manifests of others are taken away afterwards."""
+def install(state: str, overlay: Overlay, key: bytes | cose.Signer, before: Overlay | None = None) -> None:
+    """From now on this one holds. Manifests of others are taken away afterwards, but for that of the one `before`: a
+    sweep that was asked for while it held may not have opened it yet."""
     data = cose.sign1(pack(overlay), key, cose.UPGRADES_AAD)
     folder = os.path.dirname(place(state))
     with open(f"{place(state)}.new", "wb") as file:
@@ -184,8 +185,9 @@ def install(state: str, overlay: Overlay, key: bytes | cose.Signer) -> None:
     durable.sync(folder)  # the manifest's name before the name that asks for it
     os.rename(f"{place(state)}.new", place(state))
     durable.sync(folder)
+    kept = {f"{one.sha256.hex()}.egm" for one in (overlay, before) if one is not None}
     for name in _manifests(folder):
-        if name != f"{overlay.sha256.hex()}.egm":
+        if name not in kept:
             with suppress(FileNotFoundError):
                 os.unlink(f"{folder}/{name}")
 

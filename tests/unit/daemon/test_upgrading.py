@@ -137,14 +137,25 @@ def test_the_same_transaction_twice_is_told_once(world: World, tmp_path: Path) -
 def test_more_than_one_upgrade(world: World, tmp_path: Path) -> None:
     other = build(tmp_path, "more", "1", {"/usr/bin/more": "m\n"})
     world.trust(*world.debs.values(), other)
-    world.bring("3")
+    first = world.bring("3")
     name = world.transaction(other)
     world.install(other)
     world.ask("prepare", {"transactions": [name]})
     answer = world.ask("explain", {"transactions": [name], "held": [], **world.judged_by()})
     assert world.lookup(answer, TOOL) is not None, "what the first one brought is kept"
     assert world.lookup(answer, "/usr/bin/more") is not None
-    assert len([path for path in (world.state / "upgrades").iterdir() if len(path.name) == 68]) == 1
+    assert manifests(world) == names_of(first, answer), "a sweep may have been asked for while the first one held"
+    last = world.bring("1")
+    assert manifests(world) == names_of(answer, last)
+
+
+def manifests(world: World) -> set[str]:
+    return {path.name for path in (world.state / "upgrades").iterdir() if len(path.name) == 68}
+
+
+def names_of(*answers: dict[str, Any]) -> set[str]:
+    found = [upgraded(answer["overlay"]) for answer in answers]
+    return {f"{one.sha256.hex()}.egm" for one in found if one is not None}
 
 
 def test_a_package_that_nobody_vouches_for_is_notable_until_another_comes(world: World) -> None:
