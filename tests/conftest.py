@@ -12,8 +12,6 @@ from hypothesis import HealthCheck, settings
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
-from tests import lent  # noqa: E402 - the tree's own, from here on
-
 os.umask(0o022)  # users of Debian 13 have 002, and what a group may write is nothing that we trust
 
 # Shared, slow machines: the number of examples bounds the time, a deadline would only make tests fail by chance.
@@ -40,5 +38,7 @@ def top() -> Path:
 
 @pytest.fixture(autouse=True)
 def _descriptors_come_back() -> Iterator[None]:
+    from tests import lent
+
     yield
     lent.give_back()

@@ -8,17 +8,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "unit", "files"))
-from test_timely import CHANGES, made, once, same_both_ways, tick
+from test_timely import CHANGES, counting, made, once, same_both_ways, tick
 
 from edgeguard.daemon.times import Disturbances
-from edgeguard.linux import dirents
 from edgeguard.sensors import timely
 from tests.root.own_mounts import own_mounts
 
@@ -59,7 +57,7 @@ def test_a_directory_that_changed_has_another_time(disk: Path, monkeypatch: pyte
         worlds[name].clock = lambda: time.time_ns() + 10**13  # whatever others do above the mount point meanwhile
     tick(worlds["new"])
     since = {name: once(world) for name, world in worlds.items()}
-    listed = _listed(monkeypatch)
+    listed = counting(monkeypatch)
     for name, world in worlds.items():
         listed.clear()
         assert world.sweep(since=since[name]) == {}
@@ -83,15 +81,3 @@ def test_each_mount_is_a_disturbance(tmp_path: Path) -> None:
         subprocess.run(["umount", tmp_path], check=True)
         assert disturbances.any()
         assert not disturbances.any()
-
-
-def _listed(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    real = dirents.Listing.read
-
-    def read(self: dirents.Listing, fd: int, most: int) -> object:
-        counts[fd] += 1
-        return real(self, fd, most)
-
-    monkeypatch.setattr(dirents.Listing, "read", read)
-    return counts

@@ -34,7 +34,11 @@ def mounted(patch, place, fstype=None, point="/"):
 
 @pytest.fixture
 def listed(monkeypatch):
-    """Counts directories that are listed."""
+    return counting(monkeypatch)
+
+
+def counting(patch):
+    """How often each directory is listed from now on."""
     counts = Counter()
     real = dirents.Listing.read
 
@@ -42,7 +46,7 @@ def listed(monkeypatch):
         counts[os.readlink(f"/proc/self/fd/{fd}").rpartition("/etc")[2]] += 1
         return real(self, fd, most)
 
-    monkeypatch.setattr(dirents.Listing, "read", read)
+    patch.setattr(dirents.Listing, "read", read)
     return counts
 
 
