@@ -16,7 +16,7 @@ from edgeguard.daemon.helpers import Helpers
 from edgeguard.daemon.kept_file import Kept
 from edgeguard.daemon.loop import Loop
 from edgeguard.daemon.sweeps import TARGETS_MAX, Request, Sweeps, adopt
-from edgeguard.daemon.times import Times
+from edgeguard.daemon.times import Disturbances, Times
 from edgeguard.model import Observation, Origin, Watch
 from edgeguard.sensors.looker import RACY_NS
 from edgeguard.sensors.walk import Walker
@@ -36,19 +36,21 @@ class FakeHelpers:
         return True
 
 
-class Still:
+class Still(Disturbances):
     """Nobody sets the clock, and nobody mounts."""
+
+    def __init__(self) -> None:
+        pass
 
     def any(self) -> bool:
         return False
 
 
 def made() -> tuple[Sweeps, FakeHelpers]:
-    helpers = FakeHelpers()
-    sweeps = Sweeps(
-        helpers, lambda _seen: None, lambda _request, _answer: None, lambda _error: None, dict, Times(3600.0, Still)
-    )  # type: ignore[arg-type]
-    return sweeps, helpers
+    fake: Any = FakeHelpers()
+    times = Times(3600.0, Still)
+    sweeps = Sweeps(fake, lambda _seen: None, lambda _request, _answer: None, lambda _error: None, dict, times)
+    return sweeps, fake
 
 
 def test_what_nobody_waits_for_is_joined() -> None:
